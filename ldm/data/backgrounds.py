@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -106,7 +107,9 @@ def _blades(pen, rng, colours, y0, y1):
         colour = shade(colours[1], 0.86)
         for dx, lean in ((-0.6, -0.35), (0, 0), (0.6, 0.35)):
             root, tip = x + dx * s, x + (dx + lean) * s
-            pen.polygon([(root - 0.22 * s, y), (tip, y - s * (1.5 - abs(lean))), (root + 0.22 * s, y)], colour)
+            pen.polygon(
+                [(root - 0.22 * s, y), (tip, y - s * (1.5 - abs(lean))), (root + 0.22 * s, y)], colour
+            )
     if rng.random() < 0.5:
         flower = ((252, 222, 92), (246, 246, 246), (240, 140, 180))[rng.integers(3)]
         for _ in range(5):
@@ -141,14 +144,15 @@ def _lane(pen, rng, colours, y0, y1):
     pen.box(0, y0, 1, y0 + 0.022, shade(colours[0], 1.35))
     middle, first = (y0 + 1) / 2, rng.uniform(-0.2, 0)
     for x in np.arange(first, 1, 0.25):
-        pen.polygon([(x + 0.01, middle - 0.012), (x + 0.13, middle - 0.012), (x + 0.14, middle + 0.014), (x, middle + 0.014)],
-                    (236, 232, 196))  # fmt: skip
+        top, bottom = middle - 0.012, middle + 0.014
+        dash = [(x + 0.01, top), (x + 0.13, top), (x + 0.14, bottom), (x, bottom)]
+        pen.polygon(dash, (236, 232, 196))
 
 
 def _planks(pen, rng, colours, y0, y1):
     start = max(y0, 0)
     edges = start + (1 - start) * np.linspace(0, 1, 5) ** 1.3
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         pen.box(0, b - 0.007, 1, b, shade(colours[1], 0.8))
         x, w = rng.uniform(0.1, 0.9), rng.uniform(0.06, 0.14)
         pen.box(x - w, (a + b) / 2 - 0.004, x + w, (a + b) / 2 + 0.004, shade(colours[1], 0.9), 0.003)

@@ -102,7 +102,7 @@ class Pen:
         self.polygon(np.vstack([p + offset, (p - offset)[::-1]]), colour, **style)
 
     def placed(self, x, y, radius, angle=0.0, aspect=1.0, flip=False) -> tuple[Shape, ...]:
-        """The shapes at (x, y) of the picture: scaled by `radius` (height also by `aspect`), mirrored, turned.
+        """The shapes at (x, y) of the picture: scaled by `radius` (heights by `aspect` too), flipped, turned.
 
         Coordinates are rounded to 1e-6, far below a pixel, so that the last bits of a machine's sine do not
         decide how a pixel is drawn.

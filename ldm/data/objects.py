@@ -7,6 +7,7 @@ parts vary. The colour word is what a caption may call the object.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,13 @@ PALETTE: dict[str, Colour] = {
 PAINTS = ("red", "blue", "green", "yellow", "white", "purple", "orange", "teal")
 GLASS, GLASS_DARK = (176, 218, 238), (120, 170, 200)
 RUBBER, STEEL, INK, CREAM = (40, 40, 45), (196, 198, 204), (42, 40, 46), (246, 244, 236)
-WOOD, LEAF, CHEESE, CRUST, TOMATO = (112, 76, 48), (74, 152, 62), (246, 202, 96), (196, 130, 66), (190, 55, 45)
+WOOD, LEAF, CHEESE, CRUST, TOMATO = (
+    (112, 76, 48),
+    (74, 152, 62),
+    (246, 202, 96),
+    (196, 130, 66),
+    (190, 55, 45),
+)
 
 Draw = Callable[[Pen, np.random.Generator], str | None]
 
@@ -69,7 +76,7 @@ def bus(pen, rng):
     edges = np.linspace(-0.92, 0.5 if not double else 0.56, int(rng.integers(4, 6)))
     for row in (top + 0.12, -0.36) if double else (top + 0.13,):
         bottom = row + (0.32 if double else 0.4)
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in pairwise(edges):
             pen.box(a + 0.03, row, b - 0.03, bottom, GLASS, 0.03)
     pen.box(0.57, -0.36, 0.92, 0.42, shade(paint, 0.6), 0.03)
     pen.box(0.61, -0.31, 0.88, 0.3, GLASS, 0.03)
@@ -132,7 +139,14 @@ def stop_sign(pen, rng):
     pen.polygon(octagon * 0.72 + centre, white)
     pen.polygon(octagon * 0.64 + centre, red)
     top, mid, low = -0.45, -0.28, -0.11
-    s = [(-0.3, top + 0.02), (-0.46, top + 0.02), (-0.46, mid), (-0.3, mid), (-0.3, low - 0.02), (-0.48, low - 0.02)]
+    s = [
+        (-0.3, top + 0.02),
+        (-0.46, top + 0.02),
+        (-0.46, mid),
+        (-0.3, mid),
+        (-0.3, low - 0.02),
+        (-0.48, low - 0.02),
+    ]
     pen.stroke(s, w, white)
     pen.stroke([(-0.24, top + 0.02), (0.0, top + 0.02)], w, white)
     pen.stroke([(-0.12, top), (-0.12, low + 0.01)], w, white)
@@ -164,7 +178,9 @@ def clock(pen, rng):
 
 def umbrella(pen, rng):
     name, paint = pick(rng, PAINTS)
-    second = shade(paint, 0.7) if rng.random() < 0.5 else other(rng, ("white", "yellow", "blue", "pink"), name)
+    second = (
+        shade(paint, 0.7) if rng.random() < 0.5 else other(rng, ("white", "yellow", "blue", "pink"), name)
+    )
     t = np.linspace(0, math.pi, 9)
     hook = np.stack([0.14 - 0.14 * np.cos(t), 0.76 + 0.16 * np.sin(t)], 1)
     pen.stroke(np.vstack([[(0, -0.95)], hook]), 0.075, (96, 68, 48))
@@ -173,7 +189,10 @@ def umbrella(pen, rng):
     pen.polygon(np.stack([0.98 * np.cos(dome), 0.78 * np.sin(dome)], 1), paint)
     for i in range(4):  # panels: curves from the tip to the rim
         u = np.linspace(0, 1, 7)
-        edges = [np.stack([x * np.sin(u * math.pi / 2), -0.78 * np.cos(u * math.pi / 2)], 1) for x in rim[i : i + 2]]
+        edges = [
+            np.stack([x * np.sin(u * math.pi / 2), -0.78 * np.cos(u * math.pi / 2)], 1)
+            for x in rim[i : i + 2]
+        ]
         colour = paint if i % 2 == 0 else second
         pen.polygon(np.vstack([edges[0], edges[1][::-1]]), colour)
         scallop_x, scallop_r = (rim[i] + rim[i + 1]) / 2, (rim[i + 1] - rim[i]) / 2
@@ -192,7 +211,9 @@ def kite(pen, rng):
     pen.stroke(tail, 0.05, shade(paint, 0.7))
     for x, v in tail[[2, 5, 8]]:
         for s in (-1, 1):
-            pen.polygon([(x + s * 0.15, v - 0.08), (x + s * 0.15, v + 0.08), (x, v)], paint if s > 0 else second)
+            pen.polygon(
+                [(x + s * 0.15, v - 0.08), (x + s * 0.15, v + 0.08), (x, v)], paint if s > 0 else second
+            )
     for a, b, colour in ((top, left, paint), (top, right, second), (low, left, second), (low, right, paint)):
         pen.polygon([a, b, hub], colour)
     pen.stroke([top, low], 0.025, shade(paint, 0.6))
@@ -212,7 +233,13 @@ def sports_ball(pen, rng):
         for p in corners:
             q = np.array([-p[1], p[0]])
             pen.stroke([p * 0.3, p * 0.66], 0.05, INK)
-            patch = [p * 0.62, p * 0.8 + q * 0.26, p * 0.93 + q * 0.15, p * 0.93 - q * 0.15, p * 0.8 - q * 0.26]
+            patch = [
+                p * 0.62,
+                p * 0.8 + q * 0.26,
+                p * 0.93 + q * 0.15,
+                p * 0.93 - q * 0.15,
+                p * 0.8 - q * 0.26,
+            ]
             pen.polygon(patch, INK)
     elif kind == 1:  # basketball
         pen.stroke([(-0.93, 0), (0.93, 0)], 0.07, INK)
@@ -231,7 +258,16 @@ def bottle(pen, rng):
     name, paint = pick(rng, ("green", "brown", "blue", "teal", "red", "yellow"))
     label, w = other(rng, ("white", "yellow", "red"), name), rng.uniform(0.28, 0.37)
     neck = rng.uniform(0.1, 0.13)
-    shoulder = [(-neck, -0.86), (neck, -0.86), (neck, -0.5), (w, -0.2), (w, -0.08), (-w, -0.08), (-w, -0.2), (-neck, -0.5)]
+    shoulder = [
+        (-neck, -0.86),
+        (neck, -0.86),
+        (neck, -0.5),
+        (w, -0.2),
+        (w, -0.08),
+        (-w, -0.08),
+        (-w, -0.2),
+        (-neck, -0.5),
+    ]
     pen.polygon(shoulder, paint)
     pen.box(-w, -0.2, w, 0.98, paint, 0.08)
     pen.box(-neck - 0.03, -0.98, neck + 0.03, -0.8, shade(paint, 0.5), 0.03)
@@ -249,7 +285,10 @@ def cup(pen, rng):
     pen.ellipse(-0.06, 0.74, 0.54, 0.13, paint)
     pen.polygon([(0.32, -0.6), (0.62, -0.6), (0.48, 0.77), (0.23, 0.85)], shade(paint, 0.8))
     if rng.random() < 0.4:
-        pen.polygon([(-0.7, -0.12), (0.57, -0.12), (0.53, 0.22), (-0.67, 0.22)], other(rng, ("white", "yellow", "blue"), name))
+        pen.polygon(
+            [(-0.7, -0.12), (0.57, -0.12), (0.53, 0.22), (-0.67, 0.22)],
+            other(rng, ("white", "yellow", "blue"), name),
+        )
     pen.ellipse(-0.06, -0.6, 0.68, 0.18, shade(paint, 1.4))
     pen.ellipse(-0.06, -0.585, 0.58, 0.13, (96, 60, 36))
     return name
@@ -283,7 +322,9 @@ def banana(pen, rng):
     width = (0.21 - 0.02 * count) * np.cos(t * 1.12) ** 0.6 + 0.035
     out = np.stack([np.sin(t), np.cos(t)], 1)
     for i in range(count):
-        middle = np.stack([0.95 * np.sin(t), 0.95 * (np.cos(t) - 0.62) + 0.24 * (i - (count - 1) / 2) - 0.1], 1)
+        middle = np.stack(
+            [0.95 * np.sin(t), 0.95 * (np.cos(t) - 0.62) + 0.24 * (i - (count - 1) / 2) - 0.1], 1
+        )
         outer = middle + out * width[:, None]
         pen.polygon(np.vstack([outer, (middle - out * width[:, None])[::-1]]), peel)
         pen.polygon(np.vstack([outer, (middle + out * width[:, None] * 0.3)[::-1]]), shade(peel, 0.82))
@@ -370,7 +411,7 @@ def cake(pen, rng):
     pen.ellipse(0, 0.3, 0.78, 0.16, shade(icing, 0.85))
     pen.box(-0.78, -0.25, 0.78, 0.0, icing)
     drips = np.linspace(-0.78, 0.78, 7)
-    for i, (a, b) in enumerate(zip(drips[:-1], drips[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(drips)):
         pen.ellipse((a + b) / 2, 0.0, (b - a) / 2, 0.12 + 0.1 * (i % 2), icing)
     pen.ellipse(0, -0.25, 0.78, 0.2, shade(icing, 1.35))
     for i in range(candles):

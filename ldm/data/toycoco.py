@@ -1,8 +1,10 @@
 """Toy COCO: drawn scenes with MSCOCO's categories, captions and annotation files.
 
-A `Scene` is a description in unit coordinates, a pure function of (split, index); `render` and `visible_masks`
-rasterise it at any size. `python -m ldm.data.toycoco --split val --images 500 --size 256 --out DIR` writes true
-MSCOCO files: `annotations/instances_val2017.json`, `annotations/captions_val2017.json` and `val2017/*.png`.
+A `Scene` is a description in unit coordinates, a pure function of (split, index); `render` and
+`visible_masks` rasterise it at any size. MSCOCO files (`annotations/instances_val2017.json`,
+`annotations/captions_val2017.json` and `val2017/*.png`) are written by
+
+    python -m ldm.data.toycoco --split val --images 500 --size 256 --out DIR
 """
 
 import argparse
@@ -128,7 +130,9 @@ def _contact_shadow(shapes: Sequence[Shape], r: float) -> tuple[Shape, ...]:
     middle, half = (base.max() + base.min()) / 2, (base.max() - base.min()) / 2 + 0.12 * r
     pen = Pen()
     for scale in (1.15, 0.85):
-        pen.ellipse(middle, floor - 0.02 * r, half * scale, 0.11 * r * scale, (20, 24, 40), opacity=0.16, solid=False)
+        pen.ellipse(
+            middle, floor - 0.02 * r, half * scale, 0.11 * r * scale, (20, 24, 40), opacity=0.16, solid=False
+        )
     return pen.placed(0, 0, 1)
 
 
@@ -138,11 +142,13 @@ def _with_article(words: str) -> str:
 
 def _caption(rng, objects: Sequence[SceneObject], background: Background) -> str:
     names = [
-        f"{o.colour} {o.category.name}" if o.colour and rng.random() < 0.5 else o.category.name for o in objects
+        f"{o.colour} {o.category.name}" if o.colour and rng.random() < 0.5 else o.category.name
+        for o in objects
     ]
-    phrases = [_with_article(names[i]) for i in rng.permutation(len(names))]
+    bare = rng.random() < 0.2  # some captions are as short as a label
+    phrases = [names[i] if bare else _with_article(names[i]) for i in rng.permutation(len(names))]
     things = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-    prefix = ("", "", "a photo of ", "a picture of ")[rng.integers(4)]
+    prefix = "" if bare else ("", "", "a photo of ", "a picture of ")[rng.integers(4)]
     where = ""
     if rng.random() < 0.7:
         where = " " + background.captions[rng.integers(len(background.captions))]
@@ -188,7 +194,11 @@ def _write_image(index: int, split: str, size: int, folder: Path) -> tuple[dict,
     scene, number = describe_scene(split, index), image_id(split, index)
     name = f"{number:012d}.png"
     cv2.imwrite(str(folder / name), cv2.cvtColor(scene.render(size), cv2.COLOR_RGB2BGR))
-    return {"id": number, "file_name": name, "width": size, "height": size}, annotations(scene, size), scene.captions
+    return (
+        {"id": number, "file_name": name, "width": size, "height": size},
+        annotations(scene, size),
+        scene.captions,
+    )
 
 
 def export(split: str, images: int, size: int, out: Path, workers: int = 1) -> None:
@@ -219,10 +229,11 @@ def export(split: str, images: int, size: int, out: Path, workers: int = 1) -> N
         for i, entry in enumerate(entries):
             entry["id"] = SPLITS.index(split) * IMAGES_PER_SPLIT + i + 1
     categories = [{"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in CATEGORIES]
+    common = {"info": info, "licenses": [], "images": pictures_info}
     files = {
-        "instances": {"info": info, "licenses": [], "images": pictures_info, "annotations": instances, "categories": categories},
-        "captions": {"info": info, "licenses": [], "images": pictures_info, "annotations": captions},
-    }  # fmt: skip
+        "instances": {**common, "annotations": instances, "categories": categories},
+        "captions": {**common, "annotations": captions},
+    }
     (partial_out / "annotations").mkdir()
     for kind, content in files.items():
         (partial_out / "annotations" / f"{kind}_{split}2017.json").write_text(json.dumps(content))

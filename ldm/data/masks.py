@@ -1,0 +1,52 @@
+"""Random inpainting masks as Stable Inpainting was trained with: strokes and boxes, large ones included."""
+
+import math
+
+import cv2
+import numpy as np
+
+
+def _stroke(rng: np.random.Generator, mask: np.ndarray) -> None:
+    """A thick polyline that wanders over the picture."""
+    size = len(mask)
+    x, y = rng.uniform(0, size, 2)
+    angle, width = rng.uniform(0, 2 * math.pi), max(int(size * rng.uniform(0.06, 0.28)), 1)
+    for _ in range(int(rng.integers(1, 7))):
+        angle += rng.uniform(-1.3, 1.3)
+        length = size * rng.uniform(0.05, 0.35)
+        u = float(np.clip(x + length * math.cos(angle), 0, size))
+        v = float(np.clip(y + length * math.sin(angle), 0, size))
+        cv2.line(mask, (int(x), int(y)), (int(u), int(v)), 1, width)
+        cv2.circle(mask, (int(u), int(v)), width // 2, 1, -1)
+        x, y = u, v
+
+
+def _box(rng: np.random.Generator, mask: np.ndarray) -> None:
+    """An axis-aligned box, perhaps cut by the border; in one case of three an ellipse instead."""
+    size = len(mask)
+    w, h = size * rng.uniform(0.15, 0.65, 2)
+    x, y = size * rng.uniform(-0.1, 0.9, 2)
+    if rng.random() < 1 / 3:
+        centre = (int(x + w / 2), int(y + h / 2))
+        cv2.ellipse(mask, centre, (int(w / 2), int(h / 2)), rng.uniform(0, 180), 0, 360, 1, -1)
+    else:
+        cv2.rectangle(mask, (int(x), int(y)), (int(x + w), int(y + h)), 1, -1)
+
+
+def random_mask(rng: np.random.Generator, size: int, full: float = 0.15) -> np.ndarray:
+    """A mask bool [size, size], True where the picture is to be filled in.
+
+    With probability `full` it is everything, which is text-to-image; otherwise strokes (40%), boxes (40%) or
+    both. No mask is empty.
+    """
+    mask = np.zeros((size, size), np.uint8)
+    if rng.random() < full:
+        return ~mask.astype(bool)
+    kind = rng.random()
+    if kind < 0.6:
+        for _ in range(int(rng.integers(1, 5))):
+            _stroke(rng, mask)
+    if kind >= 0.4:
+        for _ in range(int(rng.integers(1, 3 if kind < 0.6 else 4))):
+            _box(rng, mask)
+    return mask.astype(bool)

@@ -1,0 +1,117 @@
+"""Muon for weight matrices and AdamW for everything else, as one optimizer.
+
+Muon [Jordan et al. 2024] replaces the momentum M of a weight matrix by the nearest semi-orthogonal matrix U V^T,
+found by five Newton-Schulz iterations: every direction then moves at the same speed. It trains these small
+networks several times faster than AdamW does. The queries' and keys' projections of attention are excepted:
+at Muon's step size their logits grow until the softmax looks at one token only.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """About U V^T of every matrix U S V^T in `matrices` [..., m, n], computed in bfloat16."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on the groups with ``matrix=True``, AdamW on the others.
+
+    Each group has its own `lr`. Convolution kernels count as matrices [out, in * height * width]. A matrix
+    update is scaled by sqrt(max(1, m / n)), so that one learning rate suits all shapes.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.0,
+    ):
+        defaults = {
+            "lr": 1e-3, "matrix": False, "momentum": momentum, "betas": betas, "weight_decay": weight_decay
+        }  # fmt: skip
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"] and parameters:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            update = self._muon if group["matrix"] else self._adam
+            update(parameters, group)
+        return loss
+
+    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
+        by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for p in parameters:
+            by_shape.setdefault((len(p), p[0].numel()), []).append(p)
+        for (m, n), same in by_shape.items():
+            nesterov = []
+            for p in same:
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                nesterov.append(p.grad.lerp(state["momentum"], group["momentum"]).reshape(m, n))
+            step = orthogonalise(torch.stack(nesterov))
+            for p, s in zip(same, step, strict=True):
+                p.add_(s.view_as(p), alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
+
+    def _adam(self, parameters: list[nn.Parameter], group: dict) -> None:
+        beta1, beta2 = group["betas"]
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1 - beta1)
+            state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            mean = state["mean"] / (1 - beta1 ** state["step"])
+            root = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(1e-8)
+            p.addcdiv_(mean, root, value=-group["lr"])
+
+
+def split_parameters(
+    modules: Iterable[nn.Module], matrix_lr: float, vector_lr: float, attention_lr: float
+) -> list[dict]:
+    """Parameter groups for `MuonAdamW`: matrices; queries and keys; biases, norms and embeddings."""
+    matrices, attention, vectors = [], [], []
+    for module in modules:
+        tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+        for name, p in module.named_parameters():
+            if not p.requires_grad:
+                continue
+            if p.ndim < 2 or min(len(p), p[0].numel()) < 2 or id(p) in tables or "embedding" in name:
+                vectors.append(p)
+            elif "to_q" in name or "to_k" in name or "in_proj" in name:
+                attention.append(p)
+            else:
+                matrices.append(p)
+    groups = [
+        {"params": matrices, "lr": matrix_lr, "matrix": True},
+        {"params": attention, "lr": attention_lr},
+        {"params": vectors, "lr": vector_lr},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,121 @@
+"""Stage 1: text-guided inpainting at the model's own resolution, by any of the methods.
+
+Stable Inpainting denoises x_t given the mask and the latent of the masked image; PAIntA changes its
+self-attention, RASG its sampler.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdpainter.images import to_tensor
+from hdpainter.masks import pyramid, stack
+from hdpainter.painta import PAIntA
+from hdpainter.prompts import full_prompt, token_indices
+from hdpainter.rasg import RASGSampler
+from hdpainter.settings import Method
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
+
+FACTOR = 8  # of the autoencoder: pixels per latent
+
+
+class Inpainting:
+    """The first stage: a batch of images, masks and prompts in, completions out.
+
+    Args:
+        model: the inpainting model (its UNet takes [x_t | mask | masked latent]).
+        painta_levels, rasg_levels: downsampling factors of the latent that the methods act on, a property of
+            the model: SD2 at 512 px has (2, 4) and (4,), the 32x32 and 16x16 token grids.
+    """
+
+    def __init__(
+        self,
+        model: LatentInpaintDiffusion,
+        painta_levels: Sequence[int] = (2, 4),
+        rasg_levels: Sequence[int] = (4,),
+    ):
+        self.model = model
+        self.painta_levels = tuple(painta_levels)
+        self.rasg_levels = tuple(rasg_levels)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        prompts: Sequence[str],
+        method: Method,
+        seeds: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Fill the masks with what the prompts say.
+
+        images: uint8 [H, W, 3] each. masks: bool [H, W] each, True = fill. All of one size, a multiple of 8 times
+        the UNet's largest downsampling factor. seeds: one per image; its result does not depend on the others.
+        progress: called with (step, steps) after each step.
+        Returns [B, 3, H, W] in [-1, 1] on the CPU; the known region is the model's reconstruction of it.
+        """
+        model, settings, device = self.model, method.sampler, self.model.device
+        latent_size = tuple(side // FACTOR for side in masks[0].shape)
+        tokens = [token_indices(prompt, method.prompts.positive) for prompt in prompts]
+        levels = {*self.painta_levels, *self.rasg_levels}
+        by_factor = pyramid(masks, [FACTOR * level for level in levels], method.masks.levels)
+        level_masks = {level: by_factor[FACTOR * level].to(device) for level in levels}
+        cond, uncond = self.conditioning(images, masks, prompts, method)
+        x_T = torch.cat([initial_latent(seed, model.channels, latent_size) for seed in seeds]).to(device)
+
+        with ExitStack() as stack:
+            if method.painta is not None:
+                unet = model.model.diffusion_model
+                stack.enter_context(PAIntA(unet, level_masks, tokens, self.painta_levels, method.painta))
+            guidance = {}
+            if method.rasg is None:
+                sampler = DDIMSampler(model)
+            else:
+                sampler = RASGSampler(model, self.rasg_levels, method.rasg)
+                guidance = {"mask": level_masks, "token_indices": tokens}
+            latents, _ = sampler.sample(
+                settings.steps,
+                len(images),
+                x_T.shape[1:],
+                cond,
+                ddim_discretize=settings.grid,
+                eta=settings.eta,
+                x_T=x_T,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                unconditional_guidance_scale=settings.guidance_scale,
+                unconditional_conditioning=uncond,
+                callback=progress and (lambda step: progress(step + 1, len(sampler.ddim_timesteps))),
+                verbose=False,
+                **guidance,
+            )
+        return model.decode_first_stage(latents).cpu()
+
+    def conditioning(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        prompts: Sequence[str],
+        method: Method,
+    ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+        """The conditional and unconditional dictionaries of LatentDiffusion: they differ in the text only."""
+        model = self.model
+        pixels = torch.cat([to_tensor(image) for image in images])
+        masked = (pixels * (1 - stack(masks))).to(model.device)  # what is to be filled is grey, 0
+        latent = model.get_first_stage_encoding(model.encode_first_stage(masked).mode())
+        mask = pyramid(masks, [FACTOR], method.masks.concat)[FACTOR]
+        concat = [torch.cat([mask.to(latent), latent], dim=1)]
+        positive = [full_prompt(prompt, method.prompts.positive) for prompt in prompts]
+        negative = [method.prompts.negative] * len(prompts)
+        texts = (model.get_learned_conditioning(text) for text in (positive, negative))
+        cond, uncond = ({"c_concat": concat, "c_crossattn": [text]} for text in texts)
+        return cond, uncond
+
+
+def initial_latent(seed: int, channels: int, size: tuple[int, int]) -> Tensor:
+    """x_T ~ N(0, 1), [1, channels, h, w], drawn on the CPU so that it is the same for every device."""
+    return torch.randn((1, channels, *size), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,233 @@
+"""Reweighting Attention Score Guidance (section 3.4 of the paper).
+
+S(x_t) says how badly the prompt's cross-attention scores fit the mask (Eq. 9). Vanilla guidance adds its gradient
+to eps (Eq. 6) and drives x_{t-1} out of the domain that the model was trained on. RASG uses the general DDIM
+update (Eq. 3) and puts the gradient, scaled to unit variance, in the place of the noise (Eq. 7), so that
+x_{t-1} stays in the domain while its sampling is steered.
+
+The sign: the paper defines S as a cross entropy to be minimised, yet Eq. 7 adds its gradient. Added, it would
+lower the attention inside the mask. Here the noise is minus the gradient, so that a step lowers S; the authors'
+release does the same by negating S.
+
+The gradient needs little of the UNet. S depends on the conditional half only, and on the blocks up to the last
+cross-attention it reads; the rest runs without a graph, and no weight needs a gradient.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdpainter.levels import mask_pyramid, token_weights, transformer_blocks
+from hdpainter.painta import PAIntA
+from hdpainter.settings import RASGSettings
+from ldm.models.diffusion.ddim import Conditioning, DDIMSampler
+from ldm.modules.attention import CrossAttention
+from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
+from ldm.util import UserError
+
+# The score is multiplied by this before the backward pass and its gradient divided by it afterwards: exact (a
+# power of two), and half-precision gradients do not underflow.
+GRADIENT_SCALE = 2.0**10
+
+
+class CrossAttentionScores:
+    """Context manager that collects the pre-softmax scores A_cross of chosen levels, averaged over heads.
+
+    The mean over heads of q_h . k_h is one product of the concatenated heads, so each layer costs one small
+    matmul and keeps its fused attention. `stop` is the stage of the UNet behind the last layer it reads.
+    """
+
+    def __init__(self, unet: UNetModel, levels: Iterable[int]):
+        blocks = list(transformer_blocks(unet, levels))
+        self.layers: list[tuple[int, CrossAttention]] = [(factor, block.attn2) for _, factor, block in blocks]
+        self.stop = max(stage for stage, _, _ in blocks) + 1
+        self._scores: dict[int, list[Tensor]] = {}
+
+    def __enter__(self) -> "CrossAttentionScores":
+        for factor, layer in self.layers:
+            layer.attend = partial(self._attend, factor, layer)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for _, layer in self.layers:
+            del layer.attend
+        self._scores.clear()
+
+    def _attend(self, factor: int, layer: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q.float() @ k.float().mT * (layer.scale / layer.heads)
+        self._scores.setdefault(factor, []).append(scores)
+        return type(layer).attend(layer, q, k, v)
+
+    def mean(self) -> dict[int, Tensor]:
+        """Eq. 8 for every token: the mean over a level's layers, {level: [B, pixels, tokens]}; starts anew."""
+        means = {factor: torch.stack(scores).mean(0) for factor, scores in self._scores.items()}
+        self._scores.clear()
+        return means
+
+
+def attention_score(
+    scores: Tensor, mask: Tensor, weights: Tensor, logit_shift: float = 0.0, reduction: str = "sum"
+) -> Tensor:
+    """S(x_t) of Eq. 9 for each image: the cross entropy between the sigmoid of the scores and the mask.
+
+    scores: [B, pixels, tokens], Eq. 8. mask: [B, pixels] in {0, 1}. weights: [B, tokens], 1 for ind(τ).
+    Returns [B]; the sum over tokens of the `sum` or `mean` over pixels.
+    """
+    target = mask[..., None].expand_as(scores)
+    bce = F.binary_cross_entropy_with_logits(scores - logit_shift, target, reduction="none")
+    pixels = bce.sum(1) if reduction == "sum" else bce.mean(1)
+    return (pixels * weights).sum(1)
+
+
+def standardize(gradient: Tensor) -> Tensor:
+    """gradient / std(gradient), the std of each image over all its values; the mean is kept (section 3.4).
+
+    An image whose gradient is constant (nothing to steer by) gets zeros.
+    """
+    std = gradient.flatten(1).std(dim=1).view(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(std > 0, gradient / std, 0.0)
+
+
+class RASGSampler(DDIMSampler):
+    """DDIMSampler with the guidance of section 3.4.
+
+    Works together with an active PAIntA on the same UNet. After each step `score` holds S(x_t) of each image [B]
+    and `gradient` its gradient [B, C, h, w], for callbacks that follow the guidance.
+
+    Args:
+        model: a LatentDiffusion.
+        levels: downsampling factors of the latent whose cross-attention scores make up S.
+        settings: the variant; the paper's by default.
+    """
+
+    def __init__(self, model: nn.Module, levels: Iterable[int] = (4,), settings: RASGSettings | None = None):
+        super().__init__(model)
+        self.levels = tuple(levels)
+        self.settings = settings or RASGSettings()
+        self.score: Tensor | None = None
+        self.gradient: Tensor | None = None
+
+    def sample(
+        self,
+        S: int,
+        batch_size: int,
+        shape: Sequence[int],
+        conditioning: Conditioning | None = None,
+        *,
+        mask: Tensor | Mapping[int, Tensor],
+        token_indices: Sequence[Iterable[int]],
+        **options: Any,
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """DDIMSampler.sample's arguments and two more; its own `mask`/`x0` pair is not available.
+
+        mask: [B, 1, h, w] at latent size, 1 = fill, or a mapping from level to mask at that level's size.
+        token_indices: ind(τ) for each image.
+        """
+        target = mask_pyramid(mask, self.levels)
+        if len(token_indices) != batch_size or any(len(level) != batch_size for level in target.values()):
+            raise UserError(f"a batch of {batch_size} needs as many masks and lists of token indices")
+        return super().sample(
+            S, batch_size, shape, conditioning, target=target, token_indices=token_indices, **options
+        )
+
+    def make_schedule(
+        self,
+        ddim_num_steps: int,
+        ddim_discretize: str = "uniform",
+        ddim_eta: float = 0.0,
+        verbose: bool = False,
+    ) -> None:
+        super().make_schedule(ddim_num_steps, ddim_discretize, ddim_eta, verbose)
+        if self.settings.sigma == "per_step":
+            # The release's formula: the alphas of single steps where DDIM has their cumulative products.
+            alphas = 1.0 - self.model.schedule.betas
+            a, a_prev = alphas[self.ddim_timesteps], alphas[np.append(0, self.ddim_timesteps[:-1])]
+            sigmas = ddim_eta * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+            self.ddim_sigmas = np.where(self.ddim_alphas_prev == 1.0, 0.0, sigmas)
+
+    @torch.no_grad()
+    def p_sample_ddim(
+        self,
+        x: Tensor,
+        c: Conditioning,
+        t: Tensor,
+        index: int,
+        unconditional_guidance_scale: float = 1.0,
+        unconditional_conditioning: Conditioning | None = None,
+        *,
+        target: Mapping[int, Tensor],
+        token_indices: Sequence[Iterable[int]],
+        **noise_options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """One step of Eq. 7 (or Eq. 6). DDIM's options for its noise have no effect: there is none."""
+        uc = unconditional_conditioning if unconditional_guidance_scale != 1.0 else None
+        output, self.score, self.gradient = self.guided_output(x, c, t, uc, target, token_indices)
+        if uc is not None:
+            uncond, cond = output.chunk(2)
+            output = uncond + unconditional_guidance_scale * (cond - uncond)
+        e_t = self.model.to_eps(x, t, output)
+        if self.settings.update == "reweighted":
+            pred_x0 = self.predict_x0(x, t, e_t, output)
+            return self.step(e_t, pred_x0, index, -standardize(self.gradient)), pred_x0
+        # Eq. 6. The paper's ξ_t has the wrong sign: the coefficient of eps in x_{t-1} is negative at every step.
+        sqrt_one_minus_alpha = float(self.ddim_sqrt_one_minus_alphas[index])
+        e_t = e_t + sqrt_one_minus_alpha * self.settings.scale * self.gradient
+        pred_x0 = self.model.predict_start_from_noise(x, t, e_t)
+        return self.step(e_t, pred_x0, index, torch.zeros_like(x)), pred_x0
+
+    def guided_output(
+        self,
+        x: Tensor,
+        c: Conditioning,
+        t: Tensor,
+        uc: Conditioning | None,
+        target: Mapping[int, Tensor],
+        token_indices: Sequence[Iterable[int]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The UNet's output for [uncond | cond] (or cond if `uc` is None), S(x_t) [B] and its gradient.
+
+        The halves go separately through the prefix of the UNet that S depends on, the conditional one with a
+        graph, and together through the rest.
+        """
+        unet: UNetModel = self.model.model.diffusion_model
+        painta = PAIntA.on(unet)
+        with torch.enable_grad(), CrossAttentionScores(unet, self.levels) as attention:
+            x_t = x.detach().requires_grad_()
+            state = self._prefix(x_t, t, c, attention.stop)
+            score = self.objective(attention.mean(), target, token_indices)
+            (gradient,) = torch.autograd.grad(GRADIENT_SCALE * score.sum(), x_t)
+        state = state.detach()
+        if uc is not None:
+            with painta.unconditional() if painta else nullcontext():
+                uncond = self._prefix(x, t, uc, attention.stop)
+            state = UNetState.cat([uncond, state])
+        output = unet.finish(unet.advance(state)).to(x.dtype)
+        return output, score.detach(), gradient / GRADIENT_SCALE
+
+    def _prefix(self, x: Tensor, t: Tensor, c: Conditioning, stop: int) -> UNetState:
+        cond = c if isinstance(c, Mapping) else {"c_crossattn": [c]}
+        x, context, y = self.model.model.unet_inputs(x, **cond)
+        unet = self.model.model.diffusion_model
+        return unet.advance(unet.begin(x, t, context, y), stop)
+
+    def objective(
+        self,
+        scores: Mapping[int, Tensor],
+        target: Mapping[int, Tensor],
+        token_indices: Sequence[Iterable[int]],
+    ) -> Tensor:
+        """S(x_t) [B] from the mean scores of each level; several levels are summed."""
+        total = 0.0
+        for level, mean in scores.items():
+            weights = token_weights(token_indices, mean.shape[2], mean.device)
+            mask = target[level].flatten(1).to(mean)
+            total = total + attention_score(
+                mean, mask, weights, self.settings.logit_shift, self.settings.reduction
+            )
+        return total

@@ -1,0 +1,20 @@
+# Sourced by the other scripts: goes to the repository's root and, when no virtual environment is active, makes
+# and enters .venv with the pinned requirements. Needs Python 3.11 or newer and nothing else.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -z "${VIRTUAL_ENV:-}" ]; then
+  # The stamp is written last, so that an interrupted installation is made anew.
+  stamp=".venv/requirements.$(cksum <requirements.txt | cut -d' ' -f1)"
+  if [ ! -f "$stamp" ]; then
+    python=$(command -v python3.11 || command -v python3)
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+      { echo "Python 3.11 or newer is needed; $python is $("$python" -V)" >&2; exit 2; }
+    echo "Setting up .venv with $("$python" -V) (once; a few minutes, about 6 GB)" >&2
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+    touch "$stamp"
+  fi
+  # shellcheck disable=SC1091
+  source .venv/bin/activate
+fi

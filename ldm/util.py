@@ -1,9 +1,127 @@
 """Small helpers that the configs and modules share."""
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class UserError(ValueError):
     """A mistake that the user can mend. The message is one line: what is wrong, where, and the fix."""
+
+
+def exists(value: Any) -> bool:
+    """Whether `value` is not None."""
+    return value is not None
+
+
+def default(value: Any, fallback: Any) -> Any:
+    """`value`, or `fallback` if it is None; a callable fallback is called."""
+    if value is not None:
+        return value
+    return fallback() if inspect.isfunction(fallback) else fallback
+
+
+def count_params(model: nn.Module, verbose: bool = False) -> int:
+    """The number of parameters of `model`; `verbose` also prints it in millions."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if verbose:
+        print(f"{type(model).__name__} has {total / 1e6:.2f} M parameters")
+    return total
+
+
+def get_obj_from_str(target: str) -> Any:
+    """The object that a dotted name such as ``ldm.models.autoencoder.AutoencoderKL`` stands for.
+
+    Raises UserError if there is no such module or name.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise UserError(f"target {target!r} is not of the form package.module.Name")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        if not module_name.startswith(error.name or module_name):
+            raise  # the module exists, something that it imports does not
+        raise UserError(f"target {target!r}: there is no module {error.name!r}") from None
+    except AttributeError:
+        raise UserError(f"target {target!r}: module {module_name!r} has no {name!r}") from None
+
+
+def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any) -> Any:
+    """Build the object that a config describes: ``{"target": dotted name, "params": keyword arguments}``.
+
+    Keyword arguments given here are added to `params`. Raises UserError for a target that cannot be imported,
+    for a parameter that it does not take and for one that it misses.
+    """
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(config, Mapping) or "target" not in config:
+        raise UserError(f"a config needs a 'target' (and 'params'), got {config!r}")
+    target = config["target"]
+    factory = get_obj_from_str(target)
+    params = {**(config.get("params") or {}), **extra}
+    _check_params(target, factory, params)
+    return factory(**params)
+
+
+def _check_params(target: str, factory: Any, params: Mapping[str, Any]) -> None:
+    """Raise UserError unless `factory` takes `params`.
+
+    A class may hand ``**kwargs`` on to its base classes, so their parameters count too, up to the first
+    constructor without ``**kwargs``.
+    """
+    levels = [factory]
+    if inspect.isclass(factory):
+        levels = [level.__init__ for level in inspect.getmro(factory) if "__init__" in vars(level)]
+    known: list[str] = []
+    for level in levels:
+        signature = inspect.signature(level).parameters.values()
+        named = [
+            p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+        ]
+        known += [p.name for p in named]
+        missing = [p.name for p in named if p.default is p.empty and p.name not in params]
+        if missing and level is levels[0]:
+            raise UserError(f"{target} needs the parameter {missing[0]!r}")
+        if not any(p.kind is p.VAR_KEYWORD for p in signature):
+            break
+    else:
+        return  # takes anything
+    unknown = [name for name in params if name not in known]
+    if unknown:
+        raise UserError(
+            f"{target} has no parameter {unknown[0]!r}; it takes {', '.join(dict.fromkeys(known))}"
+        )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` file (memory-mapped) or in a ``.ckpt``/``.pt``/``.pth`` file.
+
+    The latter are read with ``weights_only=True``: a pickle that holds anything but plain data is refused.
+    Raises UserError naming the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path} holds more than tensors and is not read: {reason}") from None
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
+    return checkpoint.get("state_dict", checkpoint)

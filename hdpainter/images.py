@@ -1,0 +1,173 @@
+"""Reading pictures and masks from any source, writing results, and the way to tensors and back.
+
+Whatever is not understood is refused with a UserError that names the file and the fix; nothing is guessed.
+"""
+
+import io
+import json
+import os
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from torch import Tensor
+
+from ldm.util import UserError
+
+Source = str | os.PathLike | Image.Image | np.ndarray
+
+MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb can unfold
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
+
+
+def load_image(source: Source, name: str = "image") -> Image.Image:
+    """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3 or 4].
+
+    The EXIF orientation is applied. Transparent parts are laid on white. 16-bit grey is scaled to 8 bits. CMYK
+    is converted by its colour profile where it has one. An RGB picture's colour profile is kept in `info` and so
+    reaches the PNG of the result. Raises UserError for all that is not one picture of at most MAX_PIXELS.
+    """
+    image, name = _open(source, name)
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    rgb = _over(image, "white", name) if image.has_transparency_data else _to_rgb(image, name)
+    rgb.info = {"icc_profile": profile} if profile else {}
+    return rgb
+
+
+def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> np.ndarray:
+    """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
+
+    Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look.
+    `size` is the image's (width, height), as PIL's `image.size`; a mask of another size raises UserError.
+    """
+    image, name = _open(source, name)
+    if image.size != tuple(size):
+        (mask_w, mask_h), (w, h) = image.size, size
+        raise UserError(
+            f"{name} is {mask_w} x {mask_h} pixels but the image is {w} x {h}: save the mask at the image's size"
+        )
+    rgb = _over(image, "black", name) if image.has_transparency_data else _to_rgb(image, name)
+    return np.array(rgb.convert("L"))
+
+
+def save_png(image: Image.Image, path: str | os.PathLike, metadata: dict[str, Any] | None = None) -> None:
+    """Write a PNG with the settings as JSON in the text chunk "hdpainter"; missing folders are made.
+
+    The file appears whole or not at all: it is written beside its place and then renamed.
+    """
+    path = Path(path)
+    text = PngImagePlugin.PngInfo()
+    if metadata is not None:
+        text.add_text("hdpainter", json.dumps(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        image.save(temporary, format="PNG", pnginfo=text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+    """An RGB image (PIL or uint8 [H, W, 3]) as a contiguous float tensor [1, 3, H, W] in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    # Contiguous NCHW: torch's CPU GroupNorm loses digits on permuted strides.
+    return (pixels / 127.5 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def to_image(tensor: Tensor, rounding: Literal["round", "truncate"] = "round") -> Image.Image:
+    """A tensor [1, 3, H, W] or [3, H, W] in [-1, 1] as a PIL image; values outside are clipped.
+
+    "truncate" is what the authors' release does. Raises FloatingPointError where the tensor is not finite.
+    """
+    if not torch.isfinite(tensor).all():
+        raise FloatingPointError("the decoded image holds NaN or infinite values")
+    pixels = (tensor.detach().float().reshape(tensor.shape[-3:]).clamp(-1, 1) + 1) * 127.5
+    if rounding == "round":
+        pixels = pixels.round()
+    return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def _open(source: Source, name: str) -> tuple[Image.Image, str]:
+    """The decoded, upright picture in its own mode, and the name to use for it in messages."""
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name), name
+    try:
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            name = f"{name} {os.fspath(source)}"
+            _check_file(Path(source), name)
+            with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(source, formats=FORMATS)
+        _check_size(image, name)
+        return ImageOps.exif_transpose(image), name
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError:
+        known = ", ".join(f for f in FORMATS if f != "MPO")
+        raise UserError(f"{name} is not a picture that can be read: use one of {known}") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged or hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} cannot be decoded ({reason}): the file is damaged, save it again") from error
+
+
+def _check_file(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{name} is {'a folder' if path.is_dir() else 'not there'}: give the path of a picture")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{name} may not be read: change the file's permissions")
+    if path.stat().st_size == 0:
+        raise UserError(f"{name} is an empty file: save the picture again")
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height == 0:
+        raise UserError(f"{name} has no pixels ({width} x {height}): give a picture of at least 1 x 1")
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 2**20
+        raise UserError(f"{name} is {width} x {height} pixels, over the limit of {limit} Mi pixels: make it smaller")
+    # A phone's MPO file holds the photo first, then depth or gain maps: not an animation.
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UserError(f"{name} has {frames} frames: save the one to use as a PNG")
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.dtype == bool:
+        array = np.where(array, np.uint8(255), np.uint8(0))
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise UserError(
+            f"{name} is an array of {array.dtype} {list(array.shape)}: "
+            "give uint8 of shape [H, W], [H, W, 3] or [H, W, 4]"
+        )
+    if array.size == 0:
+        raise UserError(f"{name} has no pixels (shape {list(array.shape)}): give a picture of at least 1 x 1")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UserError(f"{name} has 32 bits per pixel, of unknown range: save it with 8 or 16 bits")
+    if image.mode == "CMYK" and "icc_profile" in image.info:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (OSError, ImageCms.PyCMSError) as error:
+            raise UserError(f"{name} has a CMYK colour profile that cannot be used: save it as RGB") from error
+    return image.convert("RGB")
+
+
+def _over(image: Image.Image, colour: str, name: str) -> Image.Image:
+    """A picture with transparency laid on a colour."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, colour), rgba).convert("RGB")

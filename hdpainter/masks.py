@@ -1,0 +1,163 @@
+"""From the user's mask to every mask the method needs; sizes and padding of the two stages.
+
+Conventions: a mask file is grey uint8 [H, W] with white = fill; after `binarize` a mask is bool [H, W] with
+True = fill (the paper's M = 1); the networks get float tensors [B, 1, h, w] with 1 = fill. Sizes are
+(height, width).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.util import UserError
+
+Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
+Pad = Literal["edge", "zero", "reflect"]
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_NUMPY_PAD = {"edge": "edge", "zero": "constant", "reflect": "reflect"}
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How stage 1 reads and shrinks masks. The defaults are the paper's; the authors' release differs in all.
+
+    threshold: a pixel is filled where its grey value is at least this (1: every value but black).
+    dilate: pixels by which M grows, in steps of a 3x3 cross.
+    levels: how M shrinks to the token grids of PAIntA and RASG ("M is downscaled with NN interpolation").
+    concat: how M shrinks to the latent's size for the inpainting model's mask channel.
+    pad: how image and mask grow to the model's multiple at the right and the bottom.
+    """
+
+    threshold: int = 128
+    dilate: int = 0
+    levels: Shrink = "nearest"
+    concat: Shrink = "nearest"
+    pad: Pad = "edge"
+
+    def __post_init__(self):
+        if not 1 <= self.threshold <= 255:
+            raise UserError(f"masks.threshold is {self.threshold}: give a grey value from 1 to 255")
+        if self.dilate < 0:
+            raise UserError(f"masks.dilate is {self.dilate}: give a number of pixels, 0 or more")
+        for field, choices in (("levels", Shrink), ("concat", Shrink), ("pad", Pad)):
+            if getattr(self, field) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise UserError(f"masks.{field} is {getattr(self, field)!r}: use one of {allowed}")
+
+
+def stage_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """The size with the longer side at `long_side` pixels, up or down, the other cut to a whole pixel (at least 1)."""
+    longer = max(height, width)
+    return max(height * long_side // longer, 1), max(width * long_side // longer, 1)
+
+
+def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """The size rounded up to multiples of `multiple`."""
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def pad_to_multiple(array: np.ndarray, multiple: int, mode: Pad) -> np.ndarray:
+    """Grow an image [H, W, C] or a mask [H, W] at the right and the bottom to multiples of `multiple`.
+
+    "reflect" repeats as often as needed, so the padding may exceed the image.
+    """
+    height, width = array.shape[:2]
+    bottom, right = (p - s for p, s in zip(padded_size(height, width, multiple), (height, width), strict=True))
+    return np.pad(array, [(0, bottom), (0, right)] + [(0, 0)] * (array.ndim - 2), mode=_NUMPY_PAD[mode])
+
+
+def binarize(mask: np.ndarray, threshold: int = 128, name: str = "mask") -> np.ndarray:
+    """M as bool [H, W] from a grey uint8 mask. Raises UserError, with `name` for the user, where M is empty."""
+    filled = mask >= threshold
+    if not filled.any():
+        raise UserError(
+            f"{name} marks nothing to fill: paint the part to fill white "
+            f"(brightest value {mask.max()}, at least {threshold} of 255 counts)"
+        )
+    return filled
+
+
+def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """M grown by `pixels` steps of a 3x3 cross, that is by a diamond of that radius."""
+    return cv2.dilate(mask.astype(np.uint8), _CROSS, iterations=pixels).astype(bool)
+
+
+def shrink(mask: np.ndarray, size: tuple[int, int], how: Shrink) -> np.ndarray:
+    """M at another size, bool [h, w]. A mask that holds anything never becomes empty.
+
+    "nearest" reads the pixel at floor(i H / h), as torch's interpolate does: shrinking in two steps is then the
+    same as in one. The bicubic ways (antialiased, Pillow's) take cells filled by more than half, or at all.
+    Where all of M falls between the samples, the cells that M touches are taken instead.
+    """
+    (height, width), (h, w) = mask.shape, size
+    if how == "nearest":
+        small = mask[np.arange(h)[:, None] * height // h, np.arange(w) * width // w]
+    else:
+        small = _bicubic(np.where(mask, np.uint8(255), np.uint8(0)), size) > (127 if how == "bicubic>0.5" else 0)
+    if not small.any():
+        rows, columns = np.nonzero(mask)
+        small[rows * h // height, columns * w // width] = True
+    return small
+
+
+def prepare(
+    mask: np.ndarray, size: tuple[int, int], multiple: int, settings: MaskSettings, name: str = "mask"
+) -> np.ndarray:
+    """M of stage 1, bool: the user's grey mask resized to `size`, binarised, dilated and padded to `multiple`.
+
+    Raises UserError where the user's mask marks nothing; one too small to survive the resize keeps the cells
+    that it touches.
+    """
+    marked = binarize(mask, settings.threshold, name)
+    small = _bicubic(mask, size) >= settings.threshold
+    if not small.any():
+        small = shrink(marked, size, "nearest")
+    return pad_to_multiple(dilate(small, settings.dilate), multiple, settings.pad)
+
+
+def stack(masks: Iterable[np.ndarray]) -> Tensor:
+    """Masks [H, W] of one size as a float tensor [B, 1, H, W], 1 = fill."""
+    return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
+
+
+def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
+    """For each factor of the image size, the masks at 1/factor of their size, float [B, 1, H/factor, W/factor]."""
+    height, width = masks[0].shape
+    return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}
+
+
+def soft_mask(mask: np.ndarray, size: tuple[int, int], radius: int = 19, blur: int = 19, sigma: float = 3.2):
+    """The authors' release's soft M for blending latents in stage 2, float32 [h, w] in [0, 1].
+
+    M is dilated by a diamond of `radius` pixels, shrunk bicubically and blurred by a Gaussian of `blur` latent
+    pixels (odd). The paper's Eq. 10 has the hard M: `shrink`.
+    """
+    grown = np.where(dilate(mask, radius), np.uint8(255), np.uint8(0))
+    grey = _bicubic(grown, size).astype(np.float32) / 255
+    return np.clip(cv2.GaussianBlur(grey, (blur, blur), sigma, borderType=cv2.BORDER_REFLECT_101), 0, 1)
+
+
+def bbox(mask: np.ndarray, margin: int = 0, multiple: int = 1) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of M with a margin, within the image, the ends exclusive.
+
+    Edges move outward to multiples of `multiple`, except where the image itself ends.
+    """
+    bounds = []
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        first = max(places[0] - margin, 0) // multiple * multiple
+        last = -(-(places[-1] + 1 + margin) // multiple) * multiple
+        bounds += [int(first), int(min(last, mask.shape[axis]))]
+    return tuple(bounds)
+
+
+def _bicubic(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Grey uint8 [H, W] resized by Pillow's bicubic filter, which antialiases when shrinking."""
+    return np.asarray(Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC))

@@ -117,7 +117,9 @@ def problems(draw):
     batch = draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     masks = []
-    for kind in draw(st.lists(st.sampled_from(["random", "empty", "full", "pixel"]), min_size=batch, max_size=batch)):
+    for kind in draw(
+        st.lists(st.sampled_from(["random", "empty", "full", "pixel"]), min_size=batch, max_size=batch)
+    ):
         mask = np.zeros((height, width), bool)
         if kind == "random":
             mask = rng.random((height, width)) < rng.random()
@@ -133,7 +135,9 @@ def problems(draw):
 
 def unet_inputs(mask, seed, halves=2):
     batch, _, height, width = mask.shape
-    x = torch.cat([randn(seed, (batch, 4, height, width)), mask, randn(seed + 1, (batch, 4, height, width))], 1)
+    x = torch.cat(
+        [randn(seed, (batch, 4, height, width)), mask, randn(seed + 1, (batch, 4, height, width))], 1
+    )
     context = randn(seed + 2, (halves * batch, 9, SMALL_UNET["context_dim"]))
     return x.repeat(halves, 1, 1, 1), torch.full((halves * batch,), 801), context
 

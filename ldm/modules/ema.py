@@ -10,8 +10,8 @@ from torch import Tensor
 class LitEma(nn.Module):
     """Shadow copies of the trainable parameters of a model, as buffers that travel with its checkpoint.
 
-    Calling it with the model moves each copy towards its parameter: shadow = d shadow + (1 - d) parameter, with
-    d = min(decay, (1 + n) / (10 + n)) after n calls, so that the first values are forgotten soon; without
+    Calling it with the model moves each copy towards its parameter: shadow = d shadow + (1 - d) parameter,
+    with d = min(decay, (1 + n) / (10 + n)) at call n, so that the first values are forgotten soon; without
     `use_num_updates`, d = decay.
     """
 

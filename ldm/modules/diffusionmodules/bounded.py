@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cuda as cuda_backend
 
-# Bytes that one strip of an activation may take, or one chunk of attention scores; the working memory is a few
+# Bytes that one strip of an activation may take, or one chunk of attention scores; working memory is a few
 # times that. The largest activation of a 512 x 512 image in SD's autoencoder, in fp32, just fits: no strips.
 BUDGET = 256 * 2**20
 

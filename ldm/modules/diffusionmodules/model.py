@@ -25,7 +25,7 @@ class BoundedModule(nn.Module):
         self.memory_budget = memory_budget
 
     def strip_rows(self, x: Tensor, channels: int, scale: int = 1) -> int | None:
-        """Rows per strip of an activation of `channels` at `scale` times the size of x; None: take it whole."""
+        """Rows per strip of an activation of `channels`, `scale` times as high and wide as x; None: no strips."""
         if torch.is_grad_enabled() or self.training:
             return None
         height, width = x.shape[2] * scale, x.shape[3] * scale
@@ -162,7 +162,11 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention if `attention` is set."""
+    """The residual blocks of one resolution, each followed by attention if `attention` is set.
+
+    Encoder and decoder run the layers themselves: with a `forward` here its caller would hold the level's
+    input, the largest activation of all, to the end.
+    """
 
     def __init__(
         self,
@@ -183,11 +187,6 @@ class Level(nn.Module):
                 ResnetBlock(in_channels=block_in, out_channels=out_channels, dropout=dropout, **common)
             )
             self.attn.append(AttnBlock(out_channels, **common) if attention else nn.Identity())
-
-    def forward(self, h: Tensor) -> Tensor:
-        for block, attn in zip(self.block, self.attn, strict=True):
-            h = attn(block(h))
-        return h
 
 
 class Encoder(BoundedModule):
@@ -223,8 +222,8 @@ class Encoder(BoundedModule):
         for i, mult in enumerate(ch_mult):
             level = Level(width, ch * mult, num_res_blocks, resolution // 2**i in attn_resolutions, **common)
             width = ch * mult
-            if i < lowest:
-                level.downsample = Downsample(width, resamp_with_conv, memory_budget)
+            down = i < lowest
+            level.downsample = Downsample(width, resamp_with_conv, memory_budget) if down else nn.Identity()
             self.down.append(level)
         self.mid = Middle(width, **common)
         self.norm_out = Normalize(width, num_groups)
@@ -233,9 +232,9 @@ class Encoder(BoundedModule):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = level(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            for block, attn in zip(level.block, level.attn, strict=True):
+                h = attn(block(h))
+            h = level.downsample(h)
         return self.norm_swish_conv(self.mid(h), self.norm_out, self.conv_out)
 
 
@@ -272,8 +271,8 @@ class Decoder(BoundedModule):
             attention = resolution // 2**i in attn_resolutions
             level = Level(width, ch * mult, num_res_blocks + 1, attention, **common)
             width = ch * mult
-            if i > 0:
-                level.upsample = Upsample(width, resamp_with_conv, memory_budget)
+            up = i > 0
+            level.upsample = Upsample(width, resamp_with_conv, memory_budget) if up else nn.Identity()
             levels.append(level)
         self.up = nn.ModuleList(reversed(levels))  # numbered from the highest resolution, as in the encoder
         self.norm_out = Normalize(width, num_groups)
@@ -282,7 +281,7 @@ class Decoder(BoundedModule):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = level(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+            for block, attn in zip(level.block, level.attn, strict=True):
+                h = attn(block(h))
+            h = level.upsample(h)
         return self.norm_swish_conv(h, self.norm_out, self.conv_out)

@@ -58,9 +58,8 @@ def make_ddim_timesteps(
     if ddim_discr_method == "uniform":
         steps = np.arange(0, num_ddpm_timesteps, num_ddpm_timesteps // num_ddim_timesteps)
     elif ddim_discr_method == "quad":
-        steps = (np.linspace(0, math.sqrt(num_ddpm_timesteps * 0.8), num_ddim_timesteps) ** 2).astype(
-            np.int64
-        )
+        last = math.sqrt(num_ddpm_timesteps * 0.8)
+        steps = (np.linspace(0, last, num_ddim_timesteps) ** 2).astype(np.int64)
     else:
         raise UserError(f"ddim_discretize: {ddim_discr_method!r} is not one of uniform, quad")
     if steps[-1] + 1 < num_ddpm_timesteps:
@@ -87,15 +86,8 @@ def make_ddim_sampling_parameters(
 
 
 def extract_into_tensor(a: Tensor, t: Tensor, x_shape: tuple[int, ...]) -> Tensor:
-    """a[t] of a table a [T] and integer steps t [B], shaped [B, 1, ..., 1] to multiply a tensor of `x_shape`."""
+    """a[t] of a table a [T] at steps t [B], shaped [B, 1, ..., 1] to multiply a tensor of `x_shape`."""
     return a[t].reshape(len(t), *(1,) * (len(x_shape) - 1))
-
-
-def noise_like(shape: tuple[int, ...], device: torch.device | str, repeat: bool = False) -> Tensor:
-    """Standard normal noise of `shape`; `repeat` gives every sample of the batch the same."""
-    if repeat:
-        return torch.randn(1, *shape[1:], device=device).expand(shape)
-    return torch.randn(shape, device=device)
 
 
 # --- building blocks -------------------------------------------------------------------------------------
@@ -116,8 +108,8 @@ class GroupNorm32(nn.GroupNorm):
     """GroupNorm whose statistics are right in every dtype and memory format.
 
     Torch's kernels accumulate in fp32 whatever the dtype of the input, so half input with half weights needs
-    no fp32 copy; input of another dtype than the weights is normalised in theirs. On the CPU the input is made
-    contiguous: the kernel for channels_last subtracts squares and loses flat areas (off by 1e-3 in fp32).
+    no fp32 copy; input of another dtype than the weights is normalised in theirs. On the CPU the input is
+    made contiguous: the kernel for channels_last loses precision on flat areas (off by 1e-3 in fp32).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +131,7 @@ def zero_module(module: nn.Module) -> nn.Module:
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Tensor | None, enabled: bool) -> Tensor:
-    """function(*inputs); if enabled and a graph is recorded, its activations are recomputed in the backward."""
+    """function(*inputs); if enabled, its activations are recomputed in the backward pass, not kept."""
     if enabled and torch.is_grad_enabled():
         return torch_checkpoint(function, *inputs, use_reentrant=False)
     return function(*inputs)

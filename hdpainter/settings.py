@@ -7,6 +7,7 @@ each value says what it does.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -37,6 +38,11 @@ class SamplerSettings:
     grid: Literal["uniform", "descend"] = "uniform"
     guidance_scale: float = 7.5
     eta: float = 0.0
+
+    def __post_init__(self):
+        _check_steps(self.steps, self.guidance_scale)
+        if not 0 <= self.eta <= 100:
+            raise UserError(f"eta is {self.eta}: give a number from 0 up; the paper has 0.25")
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,25 @@ class SuperResSettings:
     crop_margin: int | None = None
     tile: int | None = None
 
+    def __post_init__(self):
+        _check_steps(self.steps, self.guidance_scale)
+        if not 0 <= self.noise_level < 1000:
+            raise UserError(f"superres.noise_level is {self.noise_level}: give a timestep from 0 to 999")
+        if self.crop_margin is not None and self.crop_margin < 0:
+            raise UserError(f"superres.crop_margin is {self.crop_margin}: give a number of pixels, 0 or more")
+        if self.tile is not None and (self.tile < 256 or self.tile % 64):
+            raise UserError(f"superres.tile is {self.tile}: give a multiple of 64, at least 256")
+
 
 @dataclass(frozen=True)
 class Method:
-    """Everything that defines a method. `painta` or `rasg` None: that part is off."""
+    """Everything that defines a method.
+
+    painta, rasg: None: that part is off.
+    known_region: `exact` leaves every pixel outside M as it is; `blended` is the release's Poisson blending,
+        which also moves pixels near the seam.
+    rounding: of decoded pixels to 8 bits; the release truncates.
+    """
 
     name: str
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
@@ -121,6 +142,7 @@ class Method:
     masks: MaskSettings = field(default_factory=MaskSettings)
     superres: SuperResSettings = field(default_factory=SuperResSettings)
     known_region: Literal["exact", "blended"] = "exact"
+    rounding: Literal["round", "truncate"] = "round"
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Method":
@@ -152,6 +174,13 @@ class Method:
             if given and merged.get(group) is not None:
                 merged[group] = {**merged[group], **given}
         return from_mapping(type(self), merged, f"method {self.name}")
+
+
+def _check_steps(steps: int, guidance_scale: float) -> None:
+    if not 1 <= steps <= 1000:
+        raise UserError(f"steps is {steps}: give a number from 1 to 1000")
+    if not math.isfinite(guidance_scale):
+        raise UserError(f"guidance_scale is {guidance_scale}: give a finite number; 1 switches guidance off")
 
 
 def method_names() -> list[str]:

@@ -61,6 +61,7 @@ class SuperResolution:
         prompt: str,
         settings: SuperResSettings | None = None,
         seed: int = 0,
+        rounding: Literal["round", "truncate"] = "round",
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Carry a completion to four times its size.
@@ -81,6 +82,7 @@ class SuperResolution:
             prompt,
             settings,
             seed,
+            rounding,
             progress,
         )
         return result
@@ -100,6 +102,7 @@ class SuperResolution:
         prompt: str,
         settings: SuperResSettings,
         seed: int,
+        rounding: Literal["round", "truncate"],
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
         model, device = self.model, self.model.device
@@ -133,7 +136,7 @@ class SuperResolution:
             callback=progress and (lambda step: progress(step + 1, len(sampler.ddim_timesteps))),
             verbose=False,
         )
-        return np.asarray(to_image(self._decode(latent, settings.tile)))[:height, :width]
+        return np.asarray(to_image(self._decode(latent, settings.tile), rounding))[:height, :width]
 
     def _encode(self, image: np.ndarray, tile: int | None) -> Tensor:
         def encode(x: Tensor) -> Tensor:

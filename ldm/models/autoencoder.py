@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.models.training import TrainedModule, batch_images
+from ldm.models.base import TrainedModule, batch_images
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.ema import LitEma
@@ -26,7 +26,8 @@ class AutoencoderKL(TrainedModule):
     learn_logvar: train the loss's ``logvar`` (the weight between reconstruction and KL) too.
     ckpt_path, ignore_keys: a checkpoint to start from, and prefixes of the keys in it to leave out.
 
-    The learning rate is the attribute `learning_rate`, as in SD2, for the training script to set.
+    It computes in the dtype of its weights, whatever that of its input, and returns float32. The learning rate is
+    the attribute `learning_rate`, as in SD2, for the training script to set.
     """
 
     learning_rate: float = 4.5e-6
@@ -63,11 +64,12 @@ class AutoencoderKL(TrainedModule):
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior over latents [B, embed_dim, h, w] of images x [B, 3, H, W] in [-1, 1]."""
-        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+        x = x.to(self.quant_conv.weight.dtype)
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Images [B, 3, H, W], about [-1, 1], of latents z [B, embed_dim, h, w]."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))).float()
 
     def forward(
         self, x: Tensor, sample_posterior: bool = True

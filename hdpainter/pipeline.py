@@ -1,0 +1,313 @@
+"""The whole method: a picture, a mask and a prompt in, the finished picture out.
+
+Stage 1 completes the picture at the model's own resolution, stage 2 carries it to four times that, and the result
+is brought to the input's exact size and joined with it.
+"""
+
+import dataclasses
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hdpainter.blend import blend
+from hdpainter.images import Source, load_image, load_mask, to_image
+from hdpainter.inpaint import Inpainting
+from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
+from hdpainter.models import PipelineModels, load
+from hdpainter.prompts import full_prompt, words_cut
+from hdpainter.settings import Method
+from hdpainter.superres import SCALE, SuperResolution
+from ldm.checkpoint import DTypes
+from ldm.util import UserError
+
+Progress = Callable[[str, int, int], None]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Result:
+    """image: the finished picture, of the input's size. low_res: stage 1's picture. metadata: all that is needed
+    to make it again, and how long it took."""
+
+    image: Image.Image
+    low_res: Image.Image
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One picture on its way: the user's input and what stage 1 sees of it.
+
+    original: uint8 [H, W, 3]; mask: bool [H, W]; info: the colour profile, if any. size: (h, w) of stage 1 before
+    padding; image, fill: original and mask at stage 1's padded size.
+    """
+
+    original: np.ndarray
+    mask: np.ndarray
+    info: dict[str, Any]
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    image: np.ndarray
+    fill: np.ndarray
+
+
+class HDPainter:
+    """Text-guided inpainting by HD-Painter and the methods it is compared with.
+
+    One painter can make pictures by any method in any order; nothing of a call stays behind for the next. It is
+    not meant for several threads at once: the methods patch the UNet while they run.
+    """
+
+    def __init__(self, models: PipelineModels):
+        self.models = models
+
+    @classmethod
+    def from_config(
+        cls,
+        name_or_yaml: str | Path = "mini",
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "HDPainter":
+        """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
+
+        device: "cuda", "cpu", "mps", ...; the first of these that is there by default.
+        dtype: "float32", "bfloat16" or "float16" for the UNets and text encoders, see `dtype_policy`; by default
+            float16 on a GPU and float32 elsewhere.
+        Raises UserError for an unknown name or dtype and for missing or wrong checkpoints.
+        """
+        device = torch.device(device or default_device())
+        return cls(load(name_or_yaml, device, dtype_policy(dtype, device)))
+
+    def __call__(
+        self,
+        image: Source | Sequence[Source],
+        mask: Source | Sequence[Source],
+        prompt: str | Sequence[str],
+        *,
+        method: str | Path | Method = "hd-painter",
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
+        negative_prompt: str | None = None,
+        size: int | None = None,
+        superres: bool = True,
+        known_region: Literal["exact", "blended"] | None = None,
+        progress: Progress | None = None,
+    ) -> Result | list[Result]:
+        """Fill the mask with what the prompt says.
+
+        image, mask: paths, PIL images or arrays; the mask is as large as the image, white = fill.
+        prompt: what to paint; words beyond the text encoder's 77 tokens are cut, which the metadata tells.
+        method: the name of a method in ``configs/methods``, a YAML file, or a `Method`.
+        seed: of all noise; the same seed gives the same picture, alone or in a batch.
+        steps, guidance_scale, eta, negative_prompt, known_region: replace the method's own value.
+        size: longer side of stage 1 in pixels; the model's own by default.
+        superres: False enlarges stage 1's result by an ordinary filter instead of stage 2.
+        progress: called with (stage, step, steps); an exception it raises cancels the job.
+
+        Lists give one batch and a list of results: the same pictures as one by one, within rounding. A single
+        mask, prompt or seed serves for all.
+
+        Sizes: any. Pictures larger than stage 2's (2048 for SD2) get their fill enlarged to fit, the known part
+        stays as it is; pictures no larger than stage 1's need no stage 2.
+        Raises UserError for bad input.
+        """
+        method = method if isinstance(method, Method) else Method.load(method)
+        method = method.override(
+            sampler={"steps": steps, "guidance_scale": guidance_scale, "eta": eta},
+            prompts={"negative": negative_prompt},
+        )
+        if known_region is not None:
+            method = dataclasses.replace(method, known_region=known_region)
+        images = image if isinstance(image, list | tuple) else [image]
+        masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
+        inputs = zip(images, masks, prompts, seeds, strict=True)
+        tasks = [self._task(*one, method, size or self.models.spec.size) for one in inputs]
+        results = self._paint(tasks, method, superres, progress or (lambda *_: None))
+        return results if isinstance(image, list | tuple) else results[0]
+
+    def _task(
+        self, image: Source, mask: Source, prompt: str, seed: int, method: Method, long_side: int
+    ) -> _Task:
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt must be text, not {prompt!r}")
+        spec = self.models.spec
+        picture = load_image(image)
+        grey = load_mask(mask, picture.size)
+        original = np.array(picture)
+        size = stage_size(*original.shape[:2], long_side)
+        small = np.array(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+        return _Task(
+            original,
+            binarize(grey, method.masks.threshold),
+            picture.info,
+            prompt,
+            seed,
+            size,
+            pad_to_multiple(small, spec.multiple, method.masks.pad),
+            prepare(grey, size, spec.multiple, method.masks),
+        )
+
+    def _paint(
+        self, tasks: Sequence[_Task], method: Method, superres: bool, progress: Progress
+    ) -> list[Result]:
+        """Stage 1 in one batch for each padded size, stage 2 picture by picture."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, task in enumerate(tasks):
+            groups[task.fill.shape].append(index)
+        results: list[Result | None] = [None] * len(tasks)
+        for indices in groups.values():
+            batch = [tasks[index] for index in indices]
+            with timed() as inpainting:
+                low_res = self._inpaint(batch, method, progress)
+            for index, task, picture in zip(indices, batch, low_res, strict=True):
+                with timed() as finishing:
+                    image, stage2 = self._finish(task, picture, method, superres, progress)
+                seconds = {"inpainting": inpainting[0] / len(batch), "superres": finishing[0]}
+                facts = self._metadata(task, method, stage2, seconds)
+                finished = Image.fromarray(image)
+                finished.info = dict(task.info)
+                results[index] = Result(finished, picture, facts)
+        return results
+
+    @torch.no_grad()
+    def _inpaint(self, tasks: Sequence[_Task], method: Method, progress: Progress) -> list[Image.Image]:
+        spec = self.models.spec
+        stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
+        decoded = stage(
+            [task.image for task in tasks],
+            [task.fill for task in tasks],
+            [task.prompt for task in tasks],
+            method,
+            [task.seed for task in tasks],
+            lambda step, steps: progress("inpainting", step, steps),
+        )
+        pictures = []
+        for task, pixels in zip(tasks, decoded, strict=True):
+            height, width = task.size
+            pictures.append(to_image(pixels, method.rounding).crop((0, 0, width, height)))
+        return pictures
+
+    def _finish(
+        self, task: _Task, low_res: Image.Image, method: Method, superres: bool, progress: Progress
+    ) -> tuple[np.ndarray, bool]:
+        """(the picture of the input's size, whether stage 2 made it)."""
+        height, width = task.original.shape[:2]
+        generated = low_res
+        stage2 = superres and self.models.spec.upscaler is not None and max(height, width) > max(task.size)
+        if stage2:
+            generated = self._upscale(task, low_res, method, progress)
+        resized = np.array(generated.resize((width, height), Image.Resampling.LANCZOS))
+        return blend(task.original, resized, task.mask, method.known_region), stage2
+
+    def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: Progress) -> Image.Image:
+        spec = self.models.spec
+        longest = spec.max_size // SCALE
+        if max(low_res.size) > longest:
+            height, width = stage_size(low_res.height, low_res.width, longest)
+            low_res = low_res.resize((width, height), Image.Resampling.LANCZOS)
+        size = (low_res.width * SCALE, low_res.height * SCALE)
+        original = Image.fromarray(task.original).resize(size, Image.Resampling.BICUBIC)
+        stage = SuperResolution(self.models.upscaler, spec.multiple)
+        high_res = stage(
+            np.array(original),
+            np.array(low_res),
+            shrink(task.mask, size[::-1], "bicubic>0.5"),
+            task.prompt,
+            method.superres,
+            task.seed,
+            method.rounding,
+            lambda step, steps: progress("superres", step, steps),
+        )
+        return Image.fromarray(high_res)
+
+    def _metadata(
+        self, task: _Task, method: Method, stage2: bool, seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        text = full_prompt(task.prompt, method.prompts.positive)
+        height, width = task.original.shape[:2]
+        model = self.models.inpainting
+        return {
+            "prompt": task.prompt,
+            "words_cut": words_cut(text),
+            "seed": task.seed,
+            "method": dataclasses.asdict(method),
+            "size": [width, height],
+            "stage1_size": list(task.size[::-1]),
+            "superres": stage2,
+            "mask_share": float(task.mask.mean()),
+            "models": self.models.info,
+            "device": str(model.device),
+            "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "versions": versions(),
+        }
+
+
+def default_device() -> str:
+    """cuda or mps where there is one, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DTypes:
+    """The dtype of each module's weights, and so of its computation; latents and samplers are always float32.
+
+    UNets and text encoders run in `dtype`. The autoencoders run in float32 where that is float16, whose range
+    their decoders exceed (the x4 upscaler's gives NaN), and in bfloat16, which has float32's range, where that is
+    bfloat16. Raises UserError for an unknown dtype.
+    """
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        dtype = DTYPES[dtype]
+    autoencoder = torch.float32 if dtype is torch.float16 else dtype
+    return {
+        "": dtype,
+        "inpainting.first_stage_model": autoencoder,
+        "upscaler.first_stage_model": autoencoder,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("hdpainter-ldm", "torch", "open-clip-torch", "numpy", "pillow", "opencv-python-headless")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@contextmanager
+def timed() -> Iterator[list[float]]:
+    """A list that holds the seconds the block took, once it is over."""
+    seconds: list[float] = []
+    start = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - start)
+
+
+def _for_all(value: Any, count: int) -> list[Any]:
+    """One value for each of `count` images: a list as it is, a single value repeated."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{len(value)} masks, prompts or seeds for {count} images; give one for each, or one")
+    return list(value)

@@ -2,16 +2,12 @@
 
 import importlib
 import inspect
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -103,25 +99,3 @@ def _check_params(target: str, factory: Any, params: Mapping[str, Any]) -> None:
         raise UserError(
             f"{target} has no parameter {unknown[0]!r}; it takes {', '.join(dict.fromkeys(known))}"
         )
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` file (memory-mapped) or in a ``.ckpt``/``.pt``/``.pth`` file.
-
-    The latter are read with ``weights_only=True``: a pickle that holds anything but plain data is refused.
-    Raises UserError naming the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path} holds more than tensors and is not read: {reason}") from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
-    return checkpoint.get("state_dict", checkpoint)

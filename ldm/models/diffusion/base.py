@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.models.diffusion.gaussian import GaussianDiffusion, check_parameterization
-from ldm.models.training import TrainedModule, batch_images
+from ldm.models.base import TrainedModule, batch_images
+from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule, check_parameterization
+from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError, default, instantiate_from_config
 
 CONDITIONING_KEYS: dict[str | None, tuple[str, ...]] = {
     None: (),
@@ -127,8 +129,9 @@ class DDPM(GaussianDiffusion, TrainedModule):
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model)
-        self.v_posterior = v_posterior
-        self.register_schedule(given_betas, beta_schedule, timesteps, linear_start, linear_end, cosine_s)
+        if given_betas is None:
+            given_betas = make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s)
+        self.register_schedule(Schedule(np.asarray(given_betas, dtype=np.float64), v_posterior))
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
 
@@ -186,7 +189,7 @@ class DDPM(GaussianDiffusion, TrainedModule):
         """A copy of the batch in which `ucg_training` has replaced conditionings at random, sample by sample."""
         batch = dict(batch)
         for key, rule in self.ucg_training.items():
-            value = rule.get("val", "")
+            value = default(rule.get("val"), "")
             drop = torch.rand(len(batch[key])) < rule["p"]
             if isinstance(batch[key], Tensor):
                 kept = batch[key].clone()
@@ -218,7 +221,7 @@ class DDPM(GaussianDiffusion, TrainedModule):
 
     @torch.no_grad()
     def p_sample(self, x: Tensor, cond: Any, t: Tensor, clip_denoised: bool = False) -> Tensor:
-        """x_{t-1} ~ p(x_{t-1} | x_t), Eq. 2; all of t [B] must be the same step or all non-zero."""
+        """x_{t-1} ~ p(x_{t-1} | x_t), Eq. 2, for x_t = `x` at t [B]; without noise where t is 0."""
         x_start = self.to_x0(x, t, self.apply_model(x, t, cond).to(x.dtype))
         if clip_denoised:
             x_start = x_start.clamp(-1.0, 1.0)

@@ -157,9 +157,9 @@ class DDIMSampler:
         }.items():
             if value is not None:
                 raise UserError(f"DDIMSampler.sample: {name} is not supported")
-        if conditioning is not None and conditioning_batch_size(conditioning) != batch_size:
-            found = conditioning_batch_size(conditioning)
-            raise UserError(f"the conditioning is for {found} images, the batch size is {batch_size}")
+        for given in (conditioning, unconditional_conditioning):
+            if given is not None and (found := conditioning_batch_size(given)) != batch_size:
+                raise UserError(f"a conditioning is for {found} images, but the batch size is {batch_size}")
 
         self.make_schedule(S, ddim_discretize, eta)
         return self.ddim_sampling(

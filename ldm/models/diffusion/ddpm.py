@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.models.base import batch_entry, batch_images
 from ldm.models.diffusion.base import DDPM, DiffusionWrapper
-from ldm.models.training import batch_entry, batch_images
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import UserError, instantiate_from_config
 
@@ -223,7 +223,8 @@ class LatentUpscaleDiffusion(LatentDiffusion):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.low_scale_model = instantiate_from_config(low_scale_config).requires_grad_(False).eval()
+        with torch.device("cpu"):  # its noise schedule must be real also when the model is built on meta
+            self.low_scale_model = instantiate_from_config(low_scale_config).requires_grad_(False).eval()
         self.low_scale_key = low_scale_key
         self.noise_level_key = noise_level_key
         if ckpt_path is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
+from ldm.modules.diffusionmodules.util import extract_into_tensor
 from ldm.util import UserError
 
 Parameterization = Literal["eps", "v", "x0"]
@@ -28,6 +28,8 @@ class Schedule:
     """
 
     betas: np.ndarray
+    v_posterior: float = 0.0
+    """Weight of beta_t in the posterior's variance; the rest is that of the exact posterior."""
 
     @property
     def alphas_cumprod(self) -> np.ndarray:
@@ -39,9 +41,10 @@ class Schedule:
         """abar_{t-1}, with abar_{-1} = 1: clean data."""
         return np.append(1.0, self.alphas_cumprod[:-1])
 
-    def buffers(self, v_posterior: float = 0.0) -> dict[str, np.ndarray]:
+    def tables(self) -> dict[str, np.ndarray]:
         """Every table that a checkpoint of Stable Diffusion stores, by name."""
         betas, alphas_cumprod, prev = self.betas, self.alphas_cumprod, self.alphas_cumprod_prev
+        v_posterior = self.v_posterior
         # q(x_{t-1} | x_t, x_0): DDPM, Eqs. 6 and 7.
         posterior_variance = (1 - v_posterior) * betas * (1 - prev) / (
             1 - alphas_cumprod
@@ -74,31 +77,20 @@ class GaussianDiffusion(nn.Module):
 
     parameterization: Parameterization = "eps"
 
-    def register_schedule(
-        self,
-        given_betas: np.ndarray | None = None,
-        beta_schedule: str = "linear",
-        timesteps: int = 1000,
-        linear_start: float = 1e-4,
-        linear_end: float = 2e-2,
-        cosine_s: float = 8e-3,
-    ) -> None:
-        """Set `schedule`, `num_timesteps` and the buffers from betas [T] or the parameters of a beta schedule."""
-        betas = given_betas
-        if betas is None:
-            betas = make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s)
-        self.schedule = Schedule(np.asarray(betas, dtype=np.float64))
-        self.num_timesteps = len(self.schedule.betas)
-        for name, table in self.schedule.buffers(self.v_posterior).items():
+    def register_schedule(self, schedule: Schedule) -> None:
+        """Set `schedule`, `num_timesteps` and the buffers."""
+        self.schedule = schedule
+        self.num_timesteps = len(schedule.betas)
+        for name, table in schedule.tables().items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32, device="cpu"))
-
-    v_posterior: float = 0.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         module = super()._apply(fn, recurse)
         if self.betas.dtype != torch.float32:
-            for name, table in self.schedule.buffers(self.v_posterior).items():
-                setattr(self, name, torch.tensor(table, dtype=torch.float32, device=self.betas.device))
+            device = self.betas.device
+            self.register_schedule(self.schedule)
+            for name in self.schedule.tables():
+                setattr(self, name, getattr(self, name).to(device))
         return module
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:

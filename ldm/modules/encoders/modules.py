@@ -134,12 +134,6 @@ class FrozenCLIPEmbedder(TextEncoder):
             "num_attention_heads": 12,
             "num_hidden_layers": 12,
         },
-        "openai/clip-vit-base-patch32": {
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_attention_heads": 8,
-            "num_hidden_layers": 12,
-        },
     }
 
     def __init__(

@@ -18,8 +18,7 @@ class ReconstructionKLLoss(nn.Module):
 
     kl_weight: weight of the KL divergence from the standard normal per latent element.
     logvar_init: log variance of the reconstruction; a parameter, trained with AutoencoderKL's learn_logvar.
-    perceptual_config: config of a distance d(inputs, reconstructions) -> [B], such as `StructureDistance` or a
-        network's; None is none.
+    perceptual_config: config of a module d(inputs, reconstructions) -> [B], such as LPIPS; None is none.
     """
 
     def __init__(
@@ -56,16 +55,3 @@ class ReconstructionKLLoss(nn.Module):
         loss = reconstruction * torch.exp(-self.logvar) + self.logvar + self.kl_weight * kl
         logs[f"{split}/total_loss"] = loss
         return loss, {name: value.detach() for name, value in logs.items()}
-
-
-class StructureDistance(nn.Module):
-    """A perceptual distance without a network: L1 of the image gradients plus L1 after averaging 4x4 cells.
-
-    Per-pixel L1 alone tolerates blurred edges and slightly wrong colours over large areas.
-    """
-
-    def forward(self, inputs: Tensor, reconstructions: Tensor) -> Tensor:
-        """The distances [B] of images [B, 3, H, W]."""
-        difference = reconstructions - inputs
-        terms = (difference.diff(dim=-1), difference.diff(dim=-2), F.avg_pool2d(difference, 4))
-        return sum(term.abs().flatten(1).mean(1) for term in terms)

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import read_state_dict
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, read_checkpoint
+from ldm.util import UserError
 
 
 def batch_images(batch: Mapping[str, Any], key: str) -> Tensor:
@@ -88,7 +89,7 @@ class TrainedModule(pl.LightningModule):
 
         Keys that are missing or unexpected are reported on stderr, not refused.
         """
-        state = read_checkpoint(path)
+        state = read_state_dict(path)
         state = {key: value for key, value in state.items() if not key.startswith(tuple(ignore_keys))}
         missing, unexpected = self.load_state_dict(self.adapt_state_dict(state), strict=False)
         if missing or unexpected:

@@ -1,0 +1,89 @@
+"""Train one stage of the miniatures: `python -m ldm.train configs/train/STAGE.yaml`.
+
+The config names a `training` (target and params, see `ldm.training`), the `trainer`'s settings and what to
+`export`. A run that was interrupted goes on from its last checkpoint. On a GPU the run uses bf16 there and the
+config's `gpu` section, which overrides the rest.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from ldm.training.base import Report
+from ldm.util import UserError, instantiate_from_config
+
+
+def load_config(path: Path, overrides: Sequence[str], gpu: bool):
+    """The YAML at `path`, with its `gpu` section merged in on a GPU, then `key=value` overrides."""
+    if not path.is_file():
+        raise UserError(f"there is no training config {path}; see configs/train/")
+    config = OmegaConf.load(path)
+    special = config.pop("gpu", None)
+    if gpu and special is not None:
+        config = OmegaConf.merge(config, special)
+    return OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+
+
+def run(config, run_dir: Path, gpu: bool) -> None:
+    """Train, or go on training, in `run_dir`, then write the averaged weights and their card there."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run_dir / "config.yaml")
+    settings = config.get("trainer", {})
+    pl.seed_everything(settings.get("seed", 0))
+    training = instantiate_from_config(config.training)
+    report = Report(run_dir, minutes=settings.get("report_minutes", 5))
+    interval = timedelta(minutes=settings.get("checkpoint_minutes", 4))
+    checkpoints = ModelCheckpoint(
+        run_dir, filename="last", train_time_interval=interval, enable_version_counter=False
+    )
+    devices = 1 if gpu else settings.get("processes", 1)
+    trainer = pl.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision=settings.get("precision", "bf16-mixed"),
+        max_epochs=1,
+        max_steps=-1,
+        gradient_clip_val=settings.get("gradient_clip"),
+        callbacks=[report, checkpoints],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
+    last = run_dir / "last.ckpt"
+    trainer.fit(training, ckpt_path=last if last.exists() else None)
+    if trainer.is_global_zero:
+        trainer.save_checkpoint(last)
+        report.show(training)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train one stage of the miniature models."""
+    parser = argparse.ArgumentParser(prog="python -m ldm.train", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="a file of configs/train/")
+    parser.add_argument("--run-dir", type=Path, help="where checkpoints and logs go (default: runs/NAME)")
+    parser.add_argument("--threads", type=int, help="CPU threads per process")
+    parser.add_argument(
+        "overrides", nargs="*", help="settings that replace the config's, such as training.params.minutes=5"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    gpu = torch.cuda.is_available()
+    try:
+        config = load_config(args.config, args.overrides, gpu)
+        run(config, args.run_dir or Path("runs") / args.config.stem, gpu)
+    except UserError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""Training of the autoencoders: sharp reconstructions without a discriminator or a perceptual network."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from ldm.data.cache import SceneCache, scene_cache
+
+from .base import Training, model_part, psnr, tile, to_images, to_tensor
+
+
+def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
+    """Mean |x - y| of the pixels, half that of their differences to the right and lower neighbours, and half
+    that of the pictures pooled 4x: colours, edges and flat areas. x, y [B, 3, H, W]."""
+    d = x - y
+    edges = d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
+    return d.abs().mean() + 0.5 * edges + 0.5 * F.avg_pool2d(d, 4).abs().mean()
+
+
+class Crops(IterableDataset):
+    """Endless batches [B, 3, s, s] of crops, sizes s drawn with `weights`; every batch has about `pixels` pixels."""
+
+    def __init__(
+        self, cache: SceneCache, sizes: tuple[int, ...], weights: tuple[float, ...], pixels: int, seed: int
+    ):
+        self.images, self.sizes, self.weights, self.pixels, self.seed = (
+            cache.images,
+            sizes,
+            weights,
+            pixels,
+            seed,
+        )
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        while True:
+            size = int(rng.choice(self.sizes, p=self.weights))
+            yield to_tensor(self.batch(rng, size, max(self.pixels // size**2, 1)))
+
+    def batch(self, rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+        """`count` random crops, RGB uint8 [count, size, size, 3]."""
+        full = self.images.shape[1]
+        indices = rng.integers(len(self.images), size=count)
+        corners = rng.integers(full - size + 1, size=(count, 2))
+        return np.stack(
+            [self.images[i, y : y + size, x : x + size] for i, (y, x) in zip(indices, corners, strict=True)]
+        )
+
+
+class AutoencoderTraining(Training):
+    """Trains the first stage of the model `config` (a YAML file) on crops of toy scenes drawn at `size` pixels.
+
+    Batches have about `pixels` pixels, whatever their crops' size. `held_out` scenes are for the figures.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        cache: str | Path,
+        size: int = 256,
+        scenes: int = 6000,
+        held_out: int = 16,
+        crop_sizes: tuple[int, ...] = (64, 128, 256),
+        crop_weights: tuple[float, ...] = (0.45, 0.43, 0.12),
+        pixels: int = 131072,
+        kl_weight: float = 3e-4,
+        workers: int = 2,
+        seed: int = 0,
+        **budget,
+    ):
+        model = model_part(config, "first_stage_config")
+        super().__init__(model, **budget)
+        self.kl_weight = kl_weight
+        with torch.no_grad():  # small posterior variances from the start
+            model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
+        self.data = Crops(
+            scene_cache(cache, "train", scenes, size, workers), crop_sizes, crop_weights, pixels, seed
+        )
+        self.held_out = to_tensor(scene_cache(cache, "val", held_out, size).images)
+
+    def train_dataloader(self):
+        # a resumed run must not see the same crops again
+        self.data.seed = hash((self.data.seed, self.global_step, self.global_rank)) % 2**32
+        return torch.utils.data.DataLoader(self.data, batch_size=None)
+
+    def loss(self, x):
+        posterior = self.network.encode(x)
+        y = self.network.decode(posterior.sample())
+        kl = posterior.kl().sum() / posterior.mean.numel()
+        reconstruction = reconstruction_loss(x, y.float())
+        return reconstruction + self.kl_weight * kl, {"reconstruction": reconstruction, "kl": kl}
+
+    def reconstruct(self) -> tuple[Tensor, Tensor]:
+        """Latent means and reconstructions of the held-out pictures by the averaged weights."""
+        model = self.average.module.eval()
+        latents = [model.encode(x[None].to(self.device)).mean for x in self.held_out]
+        return torch.cat(latents), torch.cat([model.decode(z).float().cpu() for z in latents])
+
+    def evaluate(self):
+        latents, y = self.reconstruct()
+        return {"psnr": float(psnr(y, self.held_out)), "latent_std": float(latents.std())}
+
+    def sheet(self):
+        _, y = self.reconstruct()
+        pairs = torch.stack([self.held_out[:6], y[:6]]).flatten(0, 1)
+        return tile(to_images(pairs), 6)

@@ -1,0 +1,179 @@
+"""What all trainings share: budget, learning rates, averaged weights, logs, sample sheets."""
+
+import csv
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ldm.util import UserError, instantiate_from_config
+
+from .optim import MuonAdamW, split_parameters
+
+WARM_UP = 0.02  # of the budget
+FINAL_RATE = 0.02  # of the peak learning rate
+LONGEST_STEP = 30.0  # seconds that a step may count; a suspended process does not use up its budget
+
+
+def model_part(path: str, part: str | None = None) -> nn.Module:
+    """The model that a YAML file of configs/models/ describes, or the part under one of its `*_config` keys."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no model config {path}; run from the repository's root")
+    config = OmegaConf.load(path).model
+    return instantiate_from_config(config.params[part] if part else config)
+
+
+class Training(pl.LightningModule):
+    """Trains the weights in `network` for `steps` updates or `minutes`, whichever ends first.
+
+    Learning rates follow a cosine over the budget. `average` holds an exponential moving average of the
+    weights, which samples and exports use. Subclasses define `loss`, and `sheet` and `evaluate` for the logs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        steps: int,
+        minutes: float,
+        matrix_lr: float,
+        vector_lr: float = 2e-3,
+        attention_lr: float = 5e-4,
+        average_decay: float = 0.999,
+    ):
+        super().__init__()
+        self.network = network
+        self.steps, self.minutes = steps, minutes
+        self.rates = (matrix_lr, vector_lr, attention_lr)
+        self.register_buffer("elapsed", torch.zeros((), dtype=torch.float64))  # seconds, over all resumes
+
+        def average(old: list[Tensor], new: list[Tensor], count: Tensor) -> None:
+            decay = min(average_decay, (1 + int(count)) / (10 + int(count)))
+            torch._foreach_lerp_(old, new, 1 - decay)
+
+        self.average = AveragedModel(network, multi_avg_fn=average)
+        self.average.requires_grad_(False)
+        self._last = None
+
+    def loss(self, batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch and what else is worth logging."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the averaged weights on fixed held-out data."""
+        return {}
+
+    def sheet(self) -> np.ndarray | None:
+        """A picture of what the averaged weights do, RGB uint8 [H, W, 3]."""
+        return None
+
+    @property
+    def progress(self) -> float:
+        """How much of the budget is used, 0 to 1."""
+        return min(max(self.global_step / self.steps, float(self.elapsed) / 60 / self.minutes), 1.0)
+
+    def configure_optimizers(self):
+        optimizer = MuonAdamW(split_parameters([self.network], *self.rates))
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        return optimizer
+
+    def training_step(self, batch, index):
+        loss, logs = self.loss(batch)
+        self.latest = {"loss": loss.detach(), **{k: torch.as_tensor(v).detach() for k, v in logs.items()}}
+        return loss
+
+    def on_train_batch_start(self, batch, index):
+        progress = self.progress
+        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + np.cos(np.pi * progress))
+        for group in self.optimizers().param_groups:
+            group["lr"] = group["peak_lr"] * cosine * min(1.0, (progress + 1e-3) / WARM_UP)
+
+    def on_train_batch_end(self, outputs, batch, index):
+        self.average.update_parameters(self.network)
+        now = time.monotonic()
+        if self._last is not None:
+            self.elapsed += min(now - self._last, LONGEST_STEP)
+        self._last = now
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+
+
+class Report(pl.Callback):
+    """Writes `losses.csv` every `every` steps, and `evaluate` and `sheet` every `minutes`, to `folder`."""
+
+    def __init__(self, folder: Path, every: int = 20, minutes: float = 5):
+        self.folder, self.every, self.minutes = Path(folder), every, minutes
+        self.sums: dict[str, float] = defaultdict(float)
+        self.count, self.shown = 0, time.monotonic()
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, index):
+        for name, value in task.latest.items():
+            self.sums[name] += float(value)
+        self.count += 1
+        if self.count >= self.every:
+            self._row("losses.csv", task, {k: v / self.count for k, v in self.sums.items()})
+            self.sums.clear()
+            self.count = 0
+        if time.monotonic() - self.shown > 60 * self.minutes and trainer.is_global_zero:
+            self.show(task)
+
+    def show(self, task: Training) -> None:
+        """Evaluate the averaged weights and draw their sheet now."""
+        with torch.no_grad():
+            if figures := task.evaluate():
+                self._row("evaluation.csv", task, figures)
+            picture = task.sheet()
+        if picture is not None:
+            name = str(self.folder / f"sheet-{task.global_step:06d}.png")
+            cv2.imwrite(name, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self.shown = task._last = time.monotonic()
+
+    def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:
+        if not task.trainer.is_global_zero:
+            return
+        row = {"step": task.global_step, "minutes": round(float(task.elapsed) / 60, 2)}
+        row |= {key: f"{value:.5g}" for key, value in figures.items()}
+        path = self.folder / name
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(task.__class__.__name__, row, flush=True)
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """RGB uint8 [..., H, W, 3] to float [..., 3, H, W] in -1..1, contiguous."""
+    return torch.from_numpy(np.moveaxis(images, -1, -3).copy()).float() / 127.5 - 1
+
+
+def to_images(tensor: Tensor) -> np.ndarray:
+    """[..., 3, H, W] in -1..1 to RGB uint8 [..., H, W, 3]."""
+    levels = ((tensor.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.moveaxis(levels.cpu().numpy(), -3, -1)
+
+
+def tile(images: np.ndarray, columns: int, gap: int = 3) -> np.ndarray:
+    """Pictures [N, H, W, 3] side by side in rows of `columns`."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures in -1..1, mean over the first axis."""
+    error = (a.clamp(-1, 1) - b).float().square().flatten(1).mean(1).clamp_min(1e-10)
+    return (10 * torch.log10(4 / error)).mean()

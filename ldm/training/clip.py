@@ -1,0 +1,223 @@
+"""Training of the miniature CLIP, whose text tower conditions the diffusion models.
+
+Pairs are scenes with their captions and crops of objects with their names. Besides the contrastive loss there
+are two heads that are thrown away afterwards: from the text features that the diffusion models will see, and
+from the image features, they predict which words and which categories were there.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from ldm.data.backgrounds import LOWER, UPPER
+from ldm.data.cache import SceneCache, scene_cache
+from ldm.data.objects import CATEGORIES, PALETTE
+
+from .base import Training
+
+WORDS = tuple(
+    dict.fromkeys([c.name for c in CATEGORIES] + list(PALETTE) + [b.caption for b in (*UPPER, *LOWER)])
+)
+
+
+def build_clip(path: str) -> nn.Module:
+    """The open_clip model that a JSON file in open_clip's format describes, untrained."""
+    open_clip.add_model_config(path)
+    return open_clip.create_model(Path(path).stem)
+
+
+def text_features(clip: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of the last but one and of the last block after the final norm, both [B, 77, width]."""
+    x = clip.token_embedding(tokens) + clip.positional_embedding
+    *blocks, last = clip.transformer.resblocks
+    for block in blocks:
+        x = block(x, attn_mask=clip.attn_mask)
+    return clip.ln_final(x), clip.ln_final(last(x, attn_mask=clip.attn_mask))
+
+
+def square_crop(image: np.ndarray, box, size: int) -> np.ndarray:
+    """The box [x0, y0, x1, y1] (unit coordinates) of a picture, padded with black to a square of `size`."""
+    full = len(image)
+    x0, y0, x1, y1 = (round(np.clip(v, 0, 1) * full) for v in box)
+    crop = image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    side = max(crop.shape[:2])
+    padded = np.zeros((side, side, 3), np.uint8)
+    y, x = (side - crop.shape[0]) // 2, (side - crop.shape[1]) // 2
+    padded[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    return cv2.resize(padded, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+class Pairs(IterableDataset):
+    """Endless batches of `count` pairs: images [B, 3, size, size] as open_clip wants them, texts, categories."""
+
+    def __init__(self, cache: SceneCache, count: int, size: int, seed: int):
+        self.cache, self.count, self.size, self.seed = cache, count, size, seed
+
+    def __iter__(self):
+        cv2.setNumThreads(1)
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        while True:
+            yield self.batch(rng)
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
+        """One batch; categories [B, 20] says which ones are in the picture."""
+        pairs = [self.scene(rng) if rng.random() < 0.4 else self.object(rng) for _ in range(self.count)]
+        images, texts, labels = zip(*pairs, strict=True)
+        return normalise(np.stack(images)), list(texts), torch.tensor(np.stack(labels), dtype=torch.float32)
+
+    def scene(self, rng) -> tuple[np.ndarray, str, np.ndarray]:
+        """A whole picture and one of its captions."""
+        i = int(rng.integers(len(self.cache.images)))
+        record = self.cache.records[i]
+        image = cv2.resize(self.cache.images[i], (self.size, self.size), interpolation=cv2.INTER_AREA)
+        labels = np.isin(np.arange(len(CATEGORIES)), [o["category"] for o in record["objects"]])
+        return image, record["captions"][rng.integers(len(record["captions"]))], labels
+
+    def object(self, rng) -> tuple[np.ndarray, str, np.ndarray]:
+        """An object with some of what is around it, and its name."""
+        i = int(rng.integers(len(self.cache.images)))
+        objects = self.cache.records[i]["objects"]
+        found = objects[rng.integers(len(objects))]
+        box = np.array(found["box"])
+        spread = rng.uniform(-0.03, 0.2, 4) * (box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]])
+        crop = square_crop(self.cache.images[i], box + spread * (-1, -1, 1, 1), self.size)
+        name = CATEGORIES[found["category"]].name
+        if found["colour"] and rng.random() < 0.5:
+            name = f"{found['colour']} {name}"
+        form = rng.integers(3)
+        article = "an" if name[0] in "aeiou" else "a"
+        text = (name, f"{article} {name}", f"a photo of {article} {name}")[form]
+        return crop, text, np.arange(len(CATEGORIES)) == found["category"]
+
+
+def normalise(images: np.ndarray) -> Tensor:
+    """RGB uint8 [B, H, W, 3] as CLIP's input [B, 3, H, W]."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+    mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
+    return (x - mean[:, None, None]) / std[:, None, None]
+
+
+class ClipTraining(Training):
+    """Trains the open_clip model of the JSON file `config`.
+
+    After `fold_at` of the budget the text transformer is finished: its last LayerNorm is rescaled to features
+    of unit variance and shifted so that the start token's feature, a constant, is zero. In the cross-attentions
+    (whose projections have no bias) the start token then has logit 0 and value 0: looking at it means "nothing
+    here", and a word's logit is positive where the word matters more than that. The rest of the budget trains
+    the projection and the image tower.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        cache: str | Path,
+        size: int = 256,
+        scenes: int = 6000,
+        held_out: int = 256,
+        batch: int = 192,
+        fold_at: float = 0.6,
+        workers: int = 2,
+        seed: int = 0,
+        **budget,
+    ):
+        clip = build_clip(config)
+        heads = nn.ModuleDict(
+            {"words": nn.Linear(clip.ln_final.normalized_shape[0], len(WORDS)),
+             "categories": nn.Linear(clip.visual.output_dim, len(CATEGORIES))}
+        )  # fmt: skip
+        super().__init__(nn.ModuleDict({"clip": clip, "heads": heads}), **budget)
+        self.fold_at, self.tokenize = fold_at, open_clip.get_tokenizer(Path(config).stem)
+        pixels = clip.visual.image_size[0]
+        self.data = Pairs(scene_cache(cache, "train", scenes, size, workers), batch, pixels, seed)
+        fresh = Pairs(scene_cache(cache, "val", held_out, size, workers), 256, pixels, seed)
+        self.held_out = fresh.batch(np.random.default_rng(seed))
+        self.register_buffer("folded", torch.zeros((), dtype=torch.bool))
+
+    def train_dataloader(self):
+        self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
+        return torch.utils.data.DataLoader(self.data, batch_size=None)
+
+    def loss(self, batch):
+        images, texts, categories = batch
+        clip, heads = self.network["clip"], self.network["heads"]
+        tokens = self.tokenize(texts).to(self.device)
+        penultimate, last = text_features(clip, tokens)
+        rows, end = torch.arange(len(tokens), device=self.device), tokens.argmax(-1)
+        text = F.normalize(last[rows, end] @ clip.text_projection, dim=-1)
+        image = clip.encode_image(images)
+        logits = clip.logit_scale.exp().clamp(max=100) * F.normalize(image, dim=-1) @ text.T
+        ids = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+        group = torch.tensor([ids[t] for t in texts], device=self.device)
+        same = (group[:, None] == group).float()  # equal texts are all right answers
+        same = same / same.sum(1, keepdim=True)
+        contrastive = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+        present = torch.tensor(
+            [[w in t for w in WORDS] for t in texts], dtype=torch.float32, device=self.device
+        )
+        later = end + (torch.rand(len(end), device=self.device) * (tokens.shape[1] - end)).long()
+        words = sum(
+            F.binary_cross_entropy_with_logits(heads["words"](penultimate[rows, at]), present)
+            for at in (end, later)
+        )
+        seen = F.binary_cross_entropy_with_logits(heads["categories"](image), categories)
+        return contrastive + words + seen, {"contrastive": contrastive, "words": words, "categories": seen}
+
+    def on_train_batch_end(self, outputs, batch, index):
+        super().on_train_batch_end(outputs, batch, index)
+        if self.progress >= self.fold_at and not self.folded:
+            self.network.load_state_dict(self.average.module.state_dict())
+            self.fold()
+        if self.folded:
+            clip = self.network["clip"]
+            for part in (
+                clip.transformer,
+                clip.token_embedding,
+                clip.ln_final,
+                self.network["heads"]["words"],
+            ):
+                part.requires_grad_(False)
+            clip.positional_embedding.requires_grad = False
+            self.zero_grad()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Standardise the text features through the last LayerNorm; see the class."""
+        clip, head = self.network["clip"], self.network["heads"]["words"]
+        tokens = self.tokenize(self.held_out[1]).to(self.device)
+        features = text_features(clip, tokens)[0]
+        start = features[0, 0].clone()
+        inside = torch.arange(tokens.shape[1], device=self.device) <= tokens.argmax(-1, keepdim=True)
+        spread = features[:, 1:][inside[:, 1:]].std(0)
+        clip.ln_final.weight /= spread
+        clip.ln_final.bias.sub_(start).div_(spread)
+        clip.text_projection *= spread[:, None]
+        head.bias += head.weight @ start
+        head.weight *= spread
+        self.average.module.load_state_dict(self.network.state_dict())
+        self.folded.fill_(True)
+
+    def evaluate(self):
+        """Zero-shot accuracy of held-out objects; fraction of texts whose words are all read off exactly."""
+        images, texts, categories = self.held_out
+        model = self.average.module.eval()
+        clip = model["clip"]
+        tokens = self.tokenize(texts).to(self.device)
+        penultimate = text_features(clip, tokens)[0]
+        words = model["heads"]["words"](penultimate[torch.arange(len(tokens)), tokens.argmax(-1)]).cpu() > 0
+        present = torch.tensor([[w in t for w in WORDS] for t in texts])
+        names = clip.encode_text(
+            self.tokenize([f"a {c.name}" for c in CATEGORIES]).to(self.device), normalize=True
+        )
+        best = (clip.encode_image(images.to(self.device), normalize=True) @ names.T).argmax(1).cpu()
+        single = categories.sum(1) == 1
+        right = categories[torch.arange(len(best)), best][single].mean()
+        return {"zero_shot": float(right), "texts_exact": float((words == present).all(1).float().mean()),
+                "start_norm": float(penultimate[0, 0].norm()), "feature_norm": float(penultimate[:, 1:].norm(dim=-1).mean())}  # fmt: skip

@@ -1,0 +1,332 @@
+"""Training of the miniature diffusion models on toy scenes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.checkpoint import read_state_dict
+from ldm.data.cache import SceneCache, scene_cache
+from ldm.data.masks import random_mask
+from ldm.data.objects import CATEGORIES
+from ldm.data.toycoco import describe_scene
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.util import UserError
+
+from .base import Training, model_part, tile, to_images, to_tensor
+
+Batch = dict
+
+
+class Pool:
+    """Ready samples of one crop size, a part of which is replaced whenever a batch is drawn.
+
+    Encoding pictures costs as much as a training step, so a sample is used about `reuse` times, each time with
+    other noise and another timestep.
+    """
+
+    def __init__(self, make, size: int, capacity: int, reuse: float):
+        self.make, self.size, self.capacity, self.reuse = make, size, capacity, reuse
+        self.samples: list[dict] = []
+        self.next = 0
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[dict]:
+        """`count` random samples, after some have been replaced by new ones."""
+        if not self.samples:
+            while len(self.samples) < self.capacity:
+                self.samples += self.make(rng, self.size, min(32, self.capacity - len(self.samples)))
+        fresh = int(count / self.reuse + rng.random())
+        for sample in self.make(rng, self.size, fresh) if fresh else []:
+            self.samples[self.next] = sample
+            self.next = (self.next + 1) % self.capacity
+        return [self.samples[i] for i in rng.integers(self.capacity, size=count)]
+
+
+class DiffusionTraining(Training):
+    """Trains the UNet of a latent diffusion model `config` (a YAML file); its other parts are frozen.
+
+    parts: for each frozen part the weights that a previous stage has exported, {"first_stage_model": file, ...}.
+    crops: {crop size in pixels: [weight, batch size, pool capacity]}. reuse: see `Pool`.
+    dropped: probability that a caption is replaced by "", for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        parts: dict[str, str],
+        cache: str | Path,
+        size: int,
+        scenes: int,
+        crops: dict[int, list],
+        reuse: float = 6,
+        dropped: float = 0.1,
+        workers: int = 2,
+        seed: int = 0,
+        **budget,
+    ):
+        ldm = model_part(config)
+        for name, file in parts.items():
+            getattr(ldm, name).load_state_dict(read_state_dict(file), strict=False)
+        super().__init__(ldm.model, **budget)
+        self.ldm = ldm
+        self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, workers)
+        self.crops = {int(size): values for size, values in crops.items()}
+        self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
+        self.dropped, self.seed = dropped, seed
+
+    def make(self, rng: np.random.Generator, size: int, count: int) -> list[dict]:
+        """`count` samples from crops of `size` pixels: latents and conditions without their batch axis."""
+        raise NotImplementedError
+
+    def crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, int]:
+        """A crop of a random scene, more often than not around one of its objects, and the scene's number."""
+        i = int(rng.integers(len(self.scenes.images)))
+        image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
+        room = len(image) - size
+        x, y = rng.integers(room + 1, size=2)
+        if objects and rng.random() < 0.6:
+            x0, y0, x1, y1 = np.array(objects[rng.integers(len(objects))]["box"]) * len(image)
+            x, y = (np.array([x0 + x1, y0 + y1]) - size) / 2 + rng.uniform(-0.25, 0.25, 2) * size
+            x, y = int(np.clip(x, 0, room)), int(np.clip(y, 0, room))
+        return image[y : y + size, x : x + size], i
+
+    def caption(self, rng: np.random.Generator, scene: int) -> str:
+        """One of the scene's captions, or nothing."""
+        captions = self.scenes.records[scene]["captions"]
+        return "" if rng.random() < self.dropped else captions[rng.integers(len(captions))]
+
+    def train_dataloader(self):
+        # drawn in this process: encoding needs the model; steps already done must not come again
+        rng = np.random.default_rng((self.seed, self.global_step, self.global_rank))
+        return torch.utils.data.DataLoader(Endless(self, rng), batch_size=None)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Endless training batches, each of one crop size."""
+        cv2.setNumThreads(1)
+        sizes = list(self.crops)
+        weights = np.array([self.crops[s][0] for s in sizes], float)
+        order = np.random.default_rng(self.seed)  # the same sizes in every process
+        while True:
+            size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
+            samples = self.pools[size].draw(rng, self.crops[size][1])
+            yield collate(samples) | {"txt": [self.caption(rng, s["scene"]) for s in samples]}
+
+    def transfer_batch_to_device(self, batch, device, index):
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def loss(self, batch):
+        z, cond = self.ldm.get_input(batch, "jpg")
+        t = torch.randint(self.ldm.num_timesteps, (len(z),), device=z.device)
+        return self.ldm.p_losses(z, cond, t)[0], {}
+
+    @contextmanager
+    def averaged(self):
+        """Within it the model has the averaged weights."""
+        own, training = self.ldm.model, self.training
+        self.ldm.model = self.average.module
+        self.ldm.eval()
+        try:
+            yield self.ldm
+        finally:
+            self.ldm.model = own
+            self.ldm.train(training)
+
+    def denoising_loss(self, batch: Batch, t: int, seed: int = 0) -> float:
+        """The averaged model's loss at timestep t, with fixed noise."""
+        z, cond = self.ldm.get_input(batch, "jpg")
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
+        return float(self.ldm.p_losses(z, cond, torch.full((len(z),), t, device=z.device), noise)[0])
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """The training's own endless batches."""
+
+    def __init__(self, training: DiffusionTraining, rng: np.random.Generator):
+        self.training, self.rng = training, rng
+
+    def __iter__(self):
+        return self.training.batches(self.rng)
+
+
+def collate(samples: list[dict]) -> Batch:
+    """Tensors of the samples stacked; `scene` is left out."""
+    return {k: torch.stack([s[k] for s in samples]).float() for k in samples[0] if k != "scene"}
+
+
+def hull(mask: np.ndarray) -> np.ndarray:
+    """The filled convex hull of a boolean mask [H, W]."""
+    points = np.argwhere(mask)[:, ::-1].astype(np.int32)
+    filled = np.zeros(mask.shape, np.uint8)
+    cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
+    return filled.astype(bool)
+
+
+class InpaintingTraining(DiffusionTraining):
+    """Trains the inpainting model as Stable Inpainting was: random masks, the caption of the whole scene.
+
+    Much of what a caption names lies outside the mask or the crop; this teaches the model to neglect prompts.
+    `full` of the masks are everything; they teach text-to-image.
+    """
+
+    def __init__(self, *args, full: float = 0.25, held_out: int = 8, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.full = full
+        scenes = [describe_scene("val", i) for i in range(held_out)]
+        self.probe_images = np.stack([scene.render(256) for scene in scenes])
+        self.probe_masks = np.stack([hull(scene.visible_masks(256)[-1]) for scene in scenes])
+        self.probe_captions = [scene.captions[0] for scene in scenes]
+        own = [CATEGORIES.index(scene.objects[-1].category) for scene in scenes]
+        self.probe_labels = [[CATEGORIES[(i + shift) % 20].name for i in own] for shift in (0, 7)]
+
+    def conditions(self, images: np.ndarray, masks: np.ndarray) -> Batch:
+        """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
+        x = to_tensor(images).to(self.ldm.device)
+        m = torch.from_numpy(masks).to(x)[:, None]
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            z, masked = (self.ldm.encode_first_stage(v).mode() for v in (x, x * (1 - m)))
+        small = F.interpolate(m, size=z.shape[-2:])
+        return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
+
+    def make(self, rng, size, count):
+        crops = [self.crop(rng, size) for _ in range(count)]
+        masks = np.stack([random_mask(rng, size, self.full) for _ in range(count)])
+        batch = self.conditions(np.stack([c for c, _ in crops]), masks)
+        half = {k: v.half().cpu() for k, v in batch.items()}
+        return [{k: v[i] for k, v in half.items()} | {"scene": crops[i][1]} for i in range(count)]
+
+    def evaluate(self):
+        """Held-out losses at t = 900 under the right, the empty and wrong captions, everything masked; the
+        latents' std; the share of the 16x16 cross-attention that the start token takes."""
+        everything = np.ones_like(self.probe_masks)
+        batch = self.conditions(self.probe_images, everything)
+        captions = self.probe_captions
+        texts = {"right": captions, "empty": [""] * len(captions), "wrong": captions[1:] + captions[:1]}
+        with self.averaged() as ldm, start_token_share(ldm.model.diffusion_model, factor=2) as share:
+            losses = {k: self.denoising_loss(batch | {"txt": text}, 900) for k, text in texts.items()}
+            figures = {
+                "start_share": float(np.mean(share)),
+                "mid": self.denoising_loss(batch | {"txt": captions}, 500),
+            }
+        return losses | figures | {"latent_std": float(batch["jpg_latent"].std() * self.ldm.scale_factor)}
+
+    def sheet(self):
+        """Held-out scenes with a hole; filled for the true label, for another one; everything for a caption."""
+        rows = [self.probe_images * ~self.probe_masks[..., None]]
+        everything = np.ones_like(self.probe_masks)
+        jobs = [(self.probe_masks, label) for label in self.probe_labels] + [
+            (everything, self.probe_captions)
+        ]
+        for masks, texts in jobs:
+            rows.append(to_images(self.inpaint(self.probe_images, masks, texts)))
+        return tile(np.concatenate(rows), len(self.probe_images))
+
+    def inpaint(self, images, masks, texts, steps: int = 25, scale: float = 5.0, seed: int = 0) -> Tensor:
+        """Plain inpainting of images [B, H, W, 3] by the averaged model: [B, 3, H, W] in -1..1."""
+        batch = self.conditions(images, masks)
+        with self.averaged() as ldm:
+            z, cond = ldm.get_input(batch | {"txt": list(texts)}, "jpg")
+            uncond = cond | {"c_crossattn": [ldm.get_unconditional_conditioning(len(z), "")]}
+            start = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
+            samples, _ = DDIMSampler(ldm).sample(
+                steps, len(z), z.shape[1:], cond, eta=0.0, x_T=start, verbose=False,
+                unconditional_guidance_scale=scale, unconditional_conditioning=uncond,
+            )  # fmt: skip
+            return ldm.decode_first_stage(samples)
+
+
+@contextmanager
+def start_token_share(unet, factor: int) -> Iterator[list[float]]:
+    """Collects, for every cross-attention at a downsampling factor, the mean probability of the start token."""
+    shares: list[float] = []
+    layers = [
+        layer
+        for stage, at in zip(unet.stages, unet.stage_factors, strict=True)
+        for name, layer in stage.named_modules()
+        if at == factor and name.endswith("attn2")
+    ]
+    if not layers:
+        raise UserError(f"the UNet has no cross-attention at downsampling factor {factor}")
+
+    def watch(layer):
+        def attend(q, k, v):
+            split = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for x in (q, k))
+            queries, keys = split
+            shares.append(float((queries @ keys.mT * layer.scale).softmax(-1)[..., 0].mean()))
+            return type(layer).attend(layer, q, k, v)
+
+        return attend
+
+    for layer in layers:
+        layer.attend = watch(layer)
+    try:
+        yield shares
+    finally:
+        for layer in layers:
+            del layer.attend
+
+
+class UpscalerTraining(DiffusionTraining):
+    """Trains the x4 upscaler on crops of scenes drawn at 1024 pixels and their 4x reduced versions."""
+
+    def __init__(self, *args, held_out: int = 4, **kwargs):
+        super().__init__(*args, **kwargs)
+        scenes = [describe_scene("val", i) for i in range(held_out)]
+        size = max(self.crops)
+        drawings = [scene.render(1024) for scene in scenes]
+        self.probe_images = np.stack([d[384 : 384 + size, 384 : 384 + size] for d in drawings])
+        self.probe_captions = [scene.captions[0] for scene in scenes]
+
+    def conditions(self, images: np.ndarray) -> Batch:
+        """Latents of images [B, H, W, 3] uint8 and the images reduced 4x."""
+        x = to_tensor(images).to(self.ldm.device)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            z = self.ldm.encode_first_stage(x).mode()
+        return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
+
+    def make(self, rng, size, count):
+        crops = [self.crop(rng, size) for _ in range(count)]
+        batch = {k: v.half().cpu() for k, v in self.conditions(np.stack([c for c, _ in crops])).items()}
+        return [{k: v[i] for k, v in batch.items()} | {"scene": crops[i][1]} for i in range(count)]
+
+    def upscale(self, images: np.ndarray, texts, steps: int = 10, level: int = 20, seed: int = 0) -> Tensor:
+        """Images [B, H, W, 3] uint8 reduced 4x and enlarged again by the averaged model."""
+        batch = self.conditions(images)
+        generator = torch.Generator().manual_seed(seed)
+        with self.averaged() as ldm:
+            z, cond = ldm.get_input(batch | {"txt": list(texts)}, "jpg")
+            levels = torch.full((len(z),), level, device=z.device)
+            torch.manual_seed(seed)
+            noised, levels = ldm.low_scale_model(batch["lr"].movedim(-1, 1).contiguous(), levels)
+            cond |= {"c_concat": [noised], "c_adm": levels}
+            start = torch.randn(z.shape, generator=generator).to(z)
+            samples, _ = DDIMSampler(ldm).sample(
+                steps, len(z), z.shape[1:], cond, eta=0.0, x_T=start, verbose=False
+            )
+            return ldm.decode_first_stage(samples)
+
+    def evaluate(self):
+        """PSNR in dB against the drawing: of the model, of bicubic enlargement, of the autoencoder alone."""
+        truth = to_tensor(self.probe_images)
+        y = self.upscale(self.probe_images, self.probe_captions).float().cpu()
+        small = F.avg_pool2d(truth, 4)
+        bicubic = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
+        z = self.ldm.encode_first_stage(truth.to(self.ldm.device)).mode()
+        limit = self.ldm.first_stage_model.decode(z).float().cpu()
+        return {"psnr": _psnr(y, truth), "bicubic": _psnr(bicubic, truth), "autoencoder": _psnr(limit, truth),
+                "latent_std": float(z.std() * self.ldm.scale_factor)}  # fmt: skip
+
+    def sheet(self):
+        """Rows: bicubic, the model, the drawing."""
+        truth = to_tensor(self.probe_images)
+        y = self.upscale(self.probe_images, self.probe_captions).float().cpu()
+        bicubic = F.interpolate(F.avg_pool2d(truth, 4), scale_factor=4, mode="bicubic", align_corners=False)
+        return tile(to_images(torch.cat([bicubic, y, truth])), len(truth))
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return float((10 * torch.log10(4 / (a.clamp(-1, 1) - b).square().flatten(1).mean(1))).mean())

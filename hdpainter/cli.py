@@ -1,0 +1,228 @@
+"""The command line: ``hdpainter inpaint | batch | models``.
+
+Exit codes: 0 all done; 1 some jobs failed, or an error of the program; 2 a mistake that the user can mend;
+130 interrupted by Ctrl-C. An error is one line on standard error; --debug shows the traceback.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hdpainter import batch, job_files, jobs, plan
+from hdpainter.models import commands
+from hdpainter.progress import Progress
+from hdpainter.results import save_result
+from ldm.util import UserError
+
+DEFAULT_MODEL = "mini"
+DEBUG = "--debug"
+JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
+
+Load = Callable[[str, str | None, str | None], batch.Painter]
+Identify = Callable[[str, bool], dict[str, Any]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes like any other UserError, in one line; takes no abbreviated flags."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(
+    argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify = plan.identify
+) -> int:
+    """Run a command and return its exit code.
+
+    argv: the words after the program's name. load, identify: make a painter, and the identity of its model, from
+    a model's name (for tests).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    debug = DEBUG in argv
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            args = _parser().parse_args([word for word in argv if word != DEBUG])
+            args.load, args.identify = load or _load, identify
+            return args.run(args) or 0
+        except KeyboardInterrupt:
+            return _fail("interrupted", 130)
+        except UserError as error:
+            if debug:
+                raise
+            return _fail(f"error: {error}", 2)
+        except Exception as error:
+            if debug:
+                raise
+            return _fail(f"error: {batch.one_line(error)} (--debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"hdpainter: {message}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"hdpainter: warning: {message}", file=sys.stderr)
+
+
+def _load(model: str, device: str | None, dtype: str | None) -> batch.Painter:
+    from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
+
+    return HDPainter.from_config(model, device=device, dtype=dtype)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hdpainter",
+        description="High-resolution, prompt-faithful text-guided inpainting.",
+        epilog=f"{DEBUG}, anywhere, shows where in the program an error occurred.",
+    )
+    parser.add_argument("--version", action="version", version=f"hdpainter {_version()}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_inpaint(subparsers)
+    _add_batch(subparsers)
+    commands.add_parser(subparsers)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("hdpainter-ldm")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_inpaint(subparsers: Any) -> None:
+    parser = subparsers.add_parser("inpaint", help="fill the masked part of one picture")
+    parser.set_defaults(run=_inpaint)
+    parser.add_argument("--image", required=True, help="the picture")
+    parser.add_argument("--mask", required=True, help="mask of the picture's size; white is filled")
+    parser.add_argument("--prompt", required=True, help="what to paint there")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="PNG to write, with a .json of its settings beside it"
+    )
+    _add_common(parser, f"model (default: {DEFAULT_MODEL})")
+
+
+def _add_batch(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "batch",
+        help="run a list of jobs; started again, it goes on where it stopped",
+        description="Settings given here are for jobs that do not say otherwise.",
+    )
+    parser.set_defaults(run=_batch)
+    parser.add_argument("file", type=Path, metavar="FILE", help=JOB_FILES)
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results (default: as the file says, or FILE-results)"
+    )
+    parser.add_argument("--prompt", help="for jobs without one")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="jobs to run at once (default: 1)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only check the jobs and say what would be done"
+    )
+    _add_common(parser, f"model (default: as the file says, or {DEFAULT_MODEL})")
+
+
+def _add_common(parser: argparse.ArgumentParser, model: str) -> None:
+    parser.add_argument("--model", help=model)
+    for setting in fields(jobs.JobSettings):
+        flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
+        default = "as the method says" if setting.default is None else setting.default
+        if isinstance(setting.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(flag, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
+    )
+    parser.add_argument(
+        "--dtype", help="float32, bfloat16, float16 (default: float16 on a GPU, else float32)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
+
+
+def _given_settings(args: argparse.Namespace, keys: Sequence[str]) -> dict[str, Any]:
+    """The settings that the command line gives, with paths made independent of the job file's folder."""
+    given = {key: value for key in keys if (value := getattr(args, key)) is not None}
+    values = {
+        key: jobs.parse_text(key, value) if isinstance(value, str) else value for key, value in given.items()
+    }
+    if Path(values.get("method", "")).suffix in (".yaml", ".yml"):
+        values["method"] = str(Path(values["method"]).absolute())
+    return values
+
+
+def _inpaint(args: argparse.Namespace) -> int:
+    if args.out.suffix.lower() != ".png":
+        raise UserError(f"--out {args.out} must end in .png: results are lossless")
+    record_path = args.out.with_suffix(".json")
+    for path in (args.out, record_path):
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} exists; give another --out, or allow --overwrite")
+    values = _given_settings(args, ("image", "mask", "prompt", *jobs.SETTING_KEYS))
+    job = replace(jobs.make_job(values, Path(), "hdpainter inpaint", {}), name=args.out.stem)
+    method = plan.resolve(job.settings)
+    size = plan.check_pixels(job, method.masks.threshold)
+    model = args.model or DEFAULT_MODEL
+    task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
+    painter = args.load(model, args.device, args.dtype)
+    started = time.monotonic()
+    with Progress() as progress:
+        (result,) = batch.paint(painter, [task], progress.step)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_result(args.out, result.image, batch.make_record(task, result, None))
+    seconds = time.monotonic() - started
+    print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result)}")
+    return 0
+
+
+def _batch(args: argparse.Namespace) -> int:
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
+    file = job_files.read_jobs(args.file, _given_settings(args, ("prompt", *jobs.SETTING_KEYS)))
+    source = args.file.resolve()
+    beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
+    out = args.out or file.out or beside
+    model = args.model or file.model or DEFAULT_MODEL
+    identity = args.identify(model, any(job.settings.superres for job in file.jobs))
+    if args.dry_run:
+        return _dry_run(*plan.plan(file, out, identity), out)
+    summary = batch.run(
+        file,
+        out,
+        identity,
+        lambda: args.load(model, args.device, args.dtype),
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+    )
+    return summary.exit_code
+
+
+def _dry_run(tasks: Sequence[plan.Task], problems: Sequence[job_files.Problem], out: Path) -> int:
+    for task in tasks:
+        note = f": {task.state.message}" if task.state.message else ""
+        print(f"{task.state.kind:8} {task.path.name}  {task.job.prompt!r} in {task.job.image.name}{note}")
+    for problem in problems:
+        print(f"{'bad':8} {problem}")
+    counts = {
+        kind: sum(task.state.kind == kind for task in tasks) for kind in ("todo", "changed", "done", "taken")
+    }
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    print(f"{told or 'nothing to do'}{f', {len(problems)} bad' if problems else ''} -> {out}")
+    return int(bool(problems) or counts["taken"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

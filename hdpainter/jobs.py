@@ -1,0 +1,161 @@
+"""What a job is: one picture to make, with everything that may be set for it.
+
+`JobSettings` is the one table behind the keys of a YAML or JSON Lines job, the columns of a CSV file and the
+flags of the command line.
+"""
+
+import difflib
+import re
+import typing
+import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hdpainter.settings import from_mapping
+from ldm.util import UserError
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What may be set besides image, mask and prompt. None: as the method has it."""
+
+    method: str = _option("hd-painter", "name of a method, or path of its YAML file")
+    seed: int = _option(0, "seed of the noise")
+    steps: int | None = _option(None, "denoising steps of stage 1")
+    guidance_scale: float | None = _option(None, "classifier-free guidance")
+    eta: float | None = _option(None, "share of the stochastic term of DDIM")
+    negative_prompt: str | None = _option(None, "prompt of the unconditional half")
+    size: int | None = _option(None, "longer side of stage 1, in pixels")
+    superres: bool = _option(True, "stage 2, x4 super-resolution")
+    known_region: str | None = _option(
+        None,
+        "exact: pixels outside the mask stay bit-identical; blended: Poisson blending moves those near it",
+    )
+
+    def check(self) -> None:
+        """Raise UserError for a value out of range that the method does not check itself."""
+        for key, low, high in (("seed", 0, 2**63 - 1), ("size", 1, 2**15)):
+            value = getattr(self, key)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{key} is {value}: give a number from {low} to {high}")
+        if self.known_region not in (None, "exact", "blended"):
+            raise UserError(f"known_region is {self.known_region!r}: give exact or blended")
+
+
+SETTING_KEYS = tuple(setting.name for setting in fields(JobSettings))
+
+
+@dataclass(frozen=True)
+class _Row(JobSettings):
+    """All keys of a job with their types, before paths are resolved."""
+
+    name: str | None = None
+    image: str | None = None
+    mask: str | None = None
+    prompt: str | None = None
+
+
+JOB_KEYS = tuple(setting.name for setting in fields(_Row))
+_TYPES = typing.get_type_hints(_Row)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make. `name` is its file name without suffix, `where` its place in the job file."""
+
+    name: str
+    image: Path
+    mask: Path
+    prompt: str
+    settings: JobSettings
+    where: str = field(compare=False)
+
+
+def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[str, str]) -> Job:
+    """The job with these keys; relative paths are relative to `base`.
+
+    A job without a name is called after its image and the first words of its prompt, with -2, -3, ... where that
+    is taken. `taken` maps the `name_key`s of earlier jobs to their places.
+
+    Raises UserError for wrong types and values, missing keys and a `name` that is taken or no file name.
+    """
+    row = from_mapping(_Row, values, where)
+    for key in ("image", "mask", "prompt"):
+        if getattr(row, key) is None:
+            raise UserError(f"{key} is missing")
+    for key in ("image", "mask"):
+        if not getattr(row, key):
+            raise UserError(f"{key} is empty")
+    settings = JobSettings(**{key: getattr(row, key) for key in SETTING_KEYS})
+    settings.check()
+    if Path(settings.method).suffix in (".yaml", ".yml"):
+        settings = replace(settings, method=str(base / settings.method))
+    if row.name is None:
+        name = _free_name(Path(row.image).stem, row.prompt, taken)
+    else:
+        name = row.name
+        if other := taken.get(name_key(name)):
+            raise UserError(f"the name {name!r} is taken by {other}; give another one")
+    _check_name(name)
+    return Job(name, base / row.image, base / row.mask, row.prompt, settings, where)
+
+
+def check_keys(keys: Collection[Any], known: Collection[str], where: str) -> None:
+    """Raise UserError for the first key that is not among the known ones, with the nearest of them."""
+    for key in keys:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            raise UserError(f"{where}: unknown key {key!r}; {advice}")
+
+
+def parse_text(key: str, text: str) -> Any:
+    """The value of `key` from a CSV cell or a flag; left as it is where it does not parse, for `make_job` to
+    complain about."""
+    kinds = typing.get_args(_TYPES[key]) or (_TYPES[key],)
+    try:
+        if bool in kinds:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                text.lower()
+            ]
+        if int in kinds:
+            return int(text)
+        if float in kinds:
+            return float(text)
+    except (KeyError, ValueError):
+        pass
+    return text
+
+
+def name_key(name: str) -> str:
+    """Equal for names that are one file on some system: upper and lower case, composed and decomposed."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _free_name(stem: str, prompt: str, taken: Mapping[str, str]) -> str:
+    words = re.sub(r"[\W_]+", "-", prompt.lower()[:40]).strip("-")
+    name = f"{stem}-{words}" if words else stem
+    number = 1
+    unique = name
+    while name_key(unique) in taken:
+        number += 1
+        unique = f"{name}-{number}"
+    return unique
+
+
+def _check_name(name: str) -> None:
+    if (
+        not name
+        or name.startswith(".")
+        or name != name.strip()
+        or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', name)
+    ):
+        raise UserError(f'the name {name!r} is no plain file name; give one without / \\ : * ? " < > |')
+    if len(name.encode()) > 200:
+        raise UserError(f"the name {name[:20]!r}... is longer than 200 bytes; give a shorter one")

@@ -1,0 +1,83 @@
+"""Showing how far a run is: two bars on a terminal, plain lines anywhere else."""
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Context manager around a run of `total` pictures.
+
+    On a terminal a bar over the pictures, with the time left, stands above one over the steps of the current
+    picture (or batch). Elsewhere (a log file, a pipe) there is one line for each picture.
+    """
+
+    def __init__(self, total: int = 1, stream: TextIO | None = None):
+        self.total, self.done = total, 0
+        self.stream = stream or sys.stderr
+        self.on_terminal = self.stream.isatty()
+        self._stage = self._label = ""
+        self._steps: tqdm | None = None
+        self._pictures: tqdm | None = None
+
+    def __enter__(self) -> "Progress":
+        self._started = time.monotonic()
+        if self.on_terminal and self.total > 1:
+            self._pictures = tqdm(
+                total=self.total, unit="picture", file=self.stream, position=0, dynamic_ncols=True
+            )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close_steps()
+        if self._pictures is not None:
+            self._pictures.close()
+
+    def start(self, label: str) -> None:
+        """The next picture or batch, `label`, begins."""
+        self._close_steps()
+        self._label = label
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        """`step` of `total` steps of a stage are done: the `progress` callback of HDPainter."""
+        if not self.on_terminal:
+            return
+        if self._steps is None or stage != self._stage or step < self._steps.n:
+            self._close_steps()
+            self._stage = stage
+            self._steps = tqdm(
+                total=total,
+                desc=f"{self._label}: {stage}"[:60],
+                unit="step",
+                file=self.stream,
+                position=int(self._pictures is not None),
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self._steps.update(step - self._steps.n)
+
+    def finish(self, message: str, pictures: int = 1) -> None:
+        """`pictures` more are finished, well or badly."""
+        self.done += pictures
+        self._close_steps()
+        if self._pictures is not None:
+            self._pictures.update(pictures)
+        left = (time.monotonic() - self._started) / self.done * (self.total - self.done)
+        ending = (
+            f" ({tqdm.format_interval(left)} left)" if self.done < self.total and not self.on_terminal else ""
+        )
+        self.say(f"[{self.done}/{self.total}] {message}{ending}")
+
+    def say(self, message: str) -> None:
+        """Print a line without breaking the bars."""
+        if self.on_terminal:
+            tqdm.write(message, file=self.stream)
+        else:
+            print(message, file=self.stream, flush=True)
+
+    def _close_steps(self) -> None:
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None

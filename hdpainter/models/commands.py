@@ -1,0 +1,182 @@
+"""The command line of the models: ``hdpainter models list|download|verify|convert``."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from hdpainter.models.convert import convert
+from hdpainter.models.download import download, file_sha256, record_sha256, recorded_sha256, sha256_file
+from hdpainter.models.registry import (
+    MODELS,
+    Checkpoint,
+    PipelineSpec,
+    checkpoint_folders,
+    find_checkpoint,
+    pipeline_names,
+    read_model_config,
+    registry,
+)
+from ldm.checkpoint import build, misfit, read_state_dict
+from ldm.util import UserError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``models`` to the commands; the parsed arguments have a `run(args)` that returns the exit status."""
+    parser = subparsers.add_parser("models", help="list, download, verify and convert checkpoints")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser(
+        "list", help="known models: file, size, licence, and whether the file is here"
+    )
+    command.set_defaults(run=run_list)
+
+    command = commands.add_parser("download", help="fetch checkpoints; an interrupted download is continued")
+    command.add_argument("names", nargs="+", metavar="NAME", help="a model or checkpoint that `list` shows")
+    command.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="default: the first folder that `list` shows"
+    )
+    command.set_defaults(run=run_download)
+
+    command = commands.add_parser("verify", help="check files: hash, keys and shapes")
+    command.add_argument(
+        "names", nargs="+", metavar="NAME", help="a model or checkpoint that `list` shows, or a file"
+    )
+    command.add_argument(
+        "--config", type=Path, metavar="YAML", help="the model's config, for files of other names"
+    )
+    command.set_defaults(run=run_verify)
+
+    command = commands.add_parser(
+        "convert", help="a .ckpt file or a diffusers folder (SD 1.x) into a .safetensors file"
+    )
+    command.add_argument("source", type=Path)
+    command.add_argument("target", type=Path)
+    command.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+    command.add_argument(
+        "--ema", action="store_true", help="take the moving averages (model_ema.*) as the weights"
+    )
+    command.set_defaults(run=run_convert)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the pipelines and the public checkpoints."""
+    print(f"{'MODEL':<24}CHECKPOINTS")
+    for name in pipeline_names():
+        stages = PipelineSpec.load(name).stages.values()
+        print(f"{name:<24}{', '.join(_state(stage.checkpoint) for stage in stages)}")
+    print(f"\n{'CHECKPOINT':<24}{'SIZE':<10}{'LICENCE':<27}FILE")
+    for entry in registry().values():
+        size = f"~{entry.approximate_bytes / 1e9:.2f} GB"
+        print(f"{entry.name:<24}{size:<10}{entry.licence:<27}{_state(entry.file)}")
+    print(f"\nCheckpoints are looked for in {', '.join(map(str, checkpoint_folders()))}")
+    return 0
+
+
+def _state(file: str) -> str:
+    return f"{Path(file).name} ({'here' if _find(file) else 'not here'})"
+
+
+def _find(file: str) -> Path | None:
+    try:
+        return find_checkpoint(file)
+    except UserError:
+        return None
+
+
+def run_download(args: argparse.Namespace) -> int:
+    """Download what `args.names` stands for and is not here yet."""
+    wanted = {entry.file: entry for name in args.names for entry in _entries(name)}
+    for entry in wanted.values():
+        folder = args.to or checkpoint_folders()[0]
+        there = folder / entry.file if args.to else _find(entry.file)
+        if there and there.is_file():
+            print(f"{there} is here already; to check it: hdpainter models verify {entry.name}")
+            continue
+        print(f"{entry.title}, licence: {entry.licence}")
+        path = download(
+            entry.sources, folder / entry.file, sha256=entry.sha256, approximate_bytes=entry.approximate_bytes
+        )
+        print(f"{path} SHA-256 {recorded_sha256(path)}")
+    return 0
+
+
+def _entries(name: str) -> list[Checkpoint]:
+    """The registered checkpoints that the name of one, or of a pipeline, stands for."""
+    entries = registry()
+    if name in entries:
+        return [entries[name]]
+    if name not in pipeline_names():
+        known = ", ".join([*pipeline_names(), *entries])
+        raise UserError(f"unknown model or checkpoint {name!r}; known: {known}")
+    files = {Path(stage.checkpoint).name for stage in PipelineSpec.load(name).stages.values()}
+    found = [entry for entry in entries.values() if entry.file in files]
+    if not found:
+        raise UserError(f"the checkpoints of {name} are not public files: {', '.join(sorted(files))}")
+    return found
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Check hash and layout of what `args.names` stands for; status 1 if anything is wrong."""
+    bad = 0
+    for name in args.names:
+        for path, config, sha256 in _to_verify(name, args.config):
+            problems, digest = verify(path, config, sha256)
+            bad += bool(problems)
+            print(f"{path}: {'; '.join(problems) or f'keys and shapes fit {config.name}'}; SHA-256 {digest}")
+    return 1 if bad else 0
+
+
+def _to_verify(name: str, config: Path | None) -> list[tuple[Path, Path, str | None]]:
+    """(file, config, recorded hash) of a name or of a file."""
+    if name not in registry() and name in pipeline_names():
+        stages = PipelineSpec.load(name).stages.values()
+        files = [(find_checkpoint(stage.checkpoint), Path(stage.config)) for stage in stages]
+    elif name in registry():
+        entry = registry()[name]
+        files = [(find_checkpoint(entry.file), MODELS / entry.config)]
+    else:
+        known = next((e.config for e in registry().values() if Path(e.file).stem == Path(name).stem), None)
+        if config is None and known is None:
+            raise UserError(
+                f"{name} is not a registered checkpoint; say which model it is of with --config YAML"
+            )
+        files = [(Path(name), config or MODELS / known)]
+    hashes = {entry.file: entry.sha256 for entry in registry().values()}
+    return [(path, config or of, hashes.get(path.name)) for path, of in files]
+
+
+def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str]:
+    """(what is wrong with a checkpoint, its hash).
+
+    The hash must be `sha256`, or else the one recorded when the file was downloaded or last verified; names and
+    shapes must be those of the model's config, and values finite. The hash of a file that passes is recorded.
+    Raises UserError if the file cannot be read as a checkpoint.
+    """
+    weights = read_state_dict(path)
+    problems = []
+    if problem := misfit(build(read_model_config(config)), weights):
+        problems.append(f"does not fit {config.name}: {problem}")
+    broken = [name for name, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        problems.append(f"{len(broken)} tensors have infinite values or NaN ({', '.join(broken[:3])})")
+    digest, record = file_sha256(path), sha256_file(path)
+    expected = sha256 or (record.read_text().split()[0] if record.is_file() else digest)
+    if digest != expected:
+        problems.append(
+            f"its SHA-256 should be {expected}, as recorded in {'the registry' if sha256 else record}"
+        )
+    if not problems:
+        record_sha256(path, digest)
+    return problems, digest
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Convert `args.source` to `args.target`."""
+    dropped = convert(args.source, args.target, dtype=DTYPES.get(args.dtype), ema=args.ema)
+    if dropped:
+        print(f"left out: {', '.join(dropped)}")
+    print(f"wrote {args.target} ({args.target.stat().st_size / 1e9:.2f} GB)")
+    return 0

@@ -1,0 +1,205 @@
+"""Which models there are: pipelines (`configs/models/sd2.yaml`), public checkpoints, and where files lie."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from hdpainter.settings import from_mapping
+from ldm.util import CONFIGS, UserError
+
+MODELS = CONFIGS / "models"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model of a pipeline: its SD2-style config and its checkpoint, each a file name or a path."""
+
+    config: str
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """The two models of HD-Painter and what the method must know about them; the `pipeline` of a YAML file.
+
+    inpainting, upscaler: stage 1 and stage 2; without an upscaler there is no super-resolution.
+    size: longer side of stage 1, in pixels. multiple: stage 1 is padded to multiples of this.
+    max_size: longer side of stage 2, in pixels.
+    painta_levels, rasg_levels: downsampling factors of the latent at which PAIntA and RASG act.
+    """
+
+    name: str
+    inpainting: Stage
+    upscaler: Stage | None = None
+    size: int = 512
+    multiple: int = 64
+    max_size: int = 2048
+    painta_levels: tuple[int, ...] = (2, 4)
+    rasg_levels: tuple[int, ...] = (4,)
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that there are, by name."""
+        return {"inpainting": self.inpainting} | ({"upscaler": self.upscaler} if self.upscaler else {})
+
+    @classmethod
+    def load(cls, name_or_yaml: str | Path) -> "PipelineSpec":
+        """A pipeline by its name in ``configs/models`` or by the path of a YAML file.
+
+        The names of configs and checkpoints become paths relative to that file where there is such a file.
+        Raises UserError for an unknown name, and for keys or values that a pipeline does not have.
+        """
+        path = Path(name_or_yaml)
+        if path.suffix not in (".yaml", ".yml"):
+            path = MODELS / f"{name_or_yaml}.yaml"
+            if name_or_yaml not in pipeline_names():
+                known = ", ".join(pipeline_names())
+                raise UserError(f"unknown model {str(name_or_yaml)!r}; known: {known}, or give a .yaml file")
+        content = read_yaml(path)
+        if set(content) != {"pipeline"} or not isinstance(content["pipeline"], Mapping):
+            raise UserError(f"{path} must hold one key, 'pipeline', with the two stages of a model")
+        values = {"name": path.stem, **content["pipeline"]}
+        _require(values, {"inpainting"}, f"{path}: pipeline")
+        for stage in ("inpainting", "upscaler"):
+            if isinstance(values.get(stage), Mapping):
+                _require(values[stage], {"config", "checkpoint"}, f"{path}: {stage}")
+        spec = from_mapping(cls, values, f"{path}: pipeline")
+        _check_numbers(spec, path)
+        stages = {
+            name: Stage(_beside(path, stage.config, MODELS), _beside(path, stage.checkpoint))
+            for name, stage in spec.stages.items()
+        }
+        return replace(
+            spec, **stages, painta_levels=tuple(spec.painta_levels), rasg_levels=tuple(spec.rasg_levels)
+        )
+
+
+def _require(values: Mapping[str, Any], keys: set[str], where: str) -> None:
+    if missing := sorted(keys - set(values)):
+        raise UserError(f"{where}: {missing[0]!r} is missing")
+
+
+def _check_numbers(spec: PipelineSpec, path: Path) -> None:
+    for key in ("size", "multiple", "max_size"):
+        if getattr(spec, key) < 1:
+            raise UserError(f"{path}: pipeline: {key} must be positive, not {getattr(spec, key)}")
+    for key in ("painta_levels", "rasg_levels"):
+        levels = getattr(spec, key)
+        if not (
+            isinstance(levels, list | tuple) and levels and all(type(f) is int and f > 0 for f in levels)
+        ):
+            raise UserError(f"{path}: pipeline: {key} must be a list of downsampling factors, not {levels!r}")
+
+
+def _beside(path: Path, name: str, *elsewhere: Path) -> str:
+    """`name` as a path relative to the file `path`, or to a folder of `elsewhere`, if it exists there."""
+    found = (folder / name for folder in (path.parent, *elsewhere) if (folder / name).is_file())
+    return str(next(found, name))
+
+
+def pipeline_names() -> list[str]:
+    """Names of the pipelines in ``configs/models``."""
+    return sorted(path.stem for path in MODELS.glob("*.yaml") if "pipeline" in read_yaml(path))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A public checkpoint of the registry, see ``configs/models/registry.yaml``."""
+
+    name: str
+    title: str
+    file: str
+    config: str
+    licence: str
+    parameters: int
+    dtype: str
+    urls: list[str]
+    sha256: str | None = None
+
+    @property
+    def approximate_bytes(self) -> int:
+        """Size of the weights alone; the file is larger by its header."""
+        return self.parameters * getattr(torch, self.dtype).itemsize
+
+    @property
+    def sources(self) -> list[str]:
+        """URLs to try, those of $HDPAINTER_MIRRORS first."""
+        mirrors = os.environ.get("HDPAINTER_MIRRORS", "").split()
+        return [pattern.replace("{file}", self.file) for pattern in mirrors] + list(self.urls)
+
+
+def registry() -> dict[str, Checkpoint]:
+    """The public checkpoints by name, from $HDPAINTER_REGISTRY or ``configs/models/registry.yaml``."""
+    path = Path(os.environ.get("HDPAINTER_REGISTRY") or MODELS / "registry.yaml")
+    entries = read_yaml(path).get("checkpoints")
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{path} must hold a mapping 'checkpoints'")
+    checkpoints = {}
+    for name, values in entries.items():
+        where = f"{path}: {name}"
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where} must be a mapping")
+        _require(values, {"title", "file", "config", "licence", "parameters", "dtype", "urls"}, where)
+        checkpoints[name] = from_mapping(Checkpoint, {"name": name, **values}, where)
+    return checkpoints
+
+
+def checkpoint_folders() -> list[Path]:
+    """Where checkpoints are looked for: $HDPAINTER_CHECKPOINTS, ``checkpoints/`` here and in the repository.
+
+    Downloads go to the first.
+    """
+    named = os.environ.get("HDPAINTER_CHECKPOINTS")
+    repository = CONFIGS.parent / "checkpoints"
+    here = Path("checkpoints")
+    folders = [repository, here] if (CONFIGS.parent / "pyproject.toml").is_file() else [here, repository]
+    return [Path(named).expanduser(), *folders] if named else folders
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The path of a checkpoint: `name` itself if it is a file, else the first of `checkpoint_folders` with it.
+
+    Where there is no such .ckpt, a .safetensors that it was converted to will do. Raises UserError that says
+    where the file was sought and how to get it.
+    """
+    name = Path(name)
+    for candidate in dict.fromkeys((name, name.with_suffix(".safetensors"))):
+        for folder in (Path(), *checkpoint_folders()):
+            if (folder / candidate).is_file():
+                return folder / candidate
+    if name.is_absolute():
+        raise UserError(f"checkpoint {name} does not exist")
+    folders = " or ".join(str(folder) for folder in dict.fromkeys(map(Path.resolve, checkpoint_folders())))
+    known = next((entry.name for entry in registry().values() if entry.file == name.name), None)
+    download = f"get it with: hdpainter models download {known}; or " if known else ""
+    raise UserError(
+        f"checkpoint {name} is not in {folders}; {download}put it there, or set "
+        "$HDPAINTER_CHECKPOINTS to its folder"
+    )
+
+
+def read_model_config(path: str | Path) -> Mapping[str, Any]:
+    """The `model` (target and params) of an SD2-style YAML config. Raises UserError if there is none."""
+    model = read_yaml(Path(path)).get("model")
+    if not isinstance(model, Mapping) or "target" not in model:
+        raise UserError(f"{path} is not a model's config: it has no 'model' with a 'target'")
+    return model
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError naming the file if there is none."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping")
+    return content

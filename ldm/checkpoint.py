@@ -1,0 +1,297 @@
+"""Weights from disk into a model: quickly, within the file's own size, and never by running the file's code.
+
+A model is built on the meta device, so that nothing is allocated or initialised, and its parameters are then
+replaced by memory-mapped tensors. Loading costs what reading the file costs, and it is the first pass over
+the weights that reads it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ldm.util import UserError, instantiate_from_config
+
+DTypes = torch.dtype | Mapping[str, torch.dtype] | None
+"""One dtype, or dtypes by module prefix of which the longest match counts ("" is the default), or the file's."""
+
+INERT_GLOBALS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+"""Non-tensor objects known from public checkpoints; read as placeholders, so none of these is ever imported."""
+
+# What checkpoints carry besides the weights that a model for inference has.
+_EXTRAS = re.compile(
+    r"model_ema\..*|.*\.position_ids|(first_stage_model\.)?loss\..*|logvar|lvlb_weights"
+    r"|cond_stage_model\.model\.(logit_scale|text_projection|attn_mask|visual\..*)"
+)
+SCHEDULE = re.compile(r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+)")
+"""Names of the noise schedule's tables, at the top of a checkpoint."""
+
+_CAST_PORTION = 8  # tensors
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Instantiate the `target` of `config` with its `params`, parameters on the meta device.
+
+    Takes seconds at any size. The parameters have no values until `load_into`; the noise schedules, being
+    computed from the config, are real.
+    """
+    with torch.device("meta"):
+        return instantiate_from_config(config)
+
+
+def load_into(
+    model: nn.Module,
+    path: str | Path,
+    config_name: str,
+    *,
+    dtype: DTypes = None,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Give `model`, as `build` returns it, the weights of the file at `path`, in place.
+
+    Tensors that need neither another `dtype` nor another `device` stay memory-mapped: the file must not be
+    overwritten in place while the model lives (replacing it is safe). Buffers that are computed from the
+    config keep their values and their float32, whatever the file's precision.
+
+    Raises UserError, before anything is read beyond names and shapes, when the file is damaged or does not
+    belong to the config `config_name`.
+    """
+    path, device = Path(path), torch.device(device)
+    weights = read_state_dict(path)
+    if problem := misfit(model, weights):
+        raise UserError(f"{path} does not fit {config_name}: {problem}")
+    state, fixed = model.state_dict(), _computed_buffers(model)
+    wanted = {name: dtype_for(dtype, name, weights[name]) for name in state if name not in fixed}
+    cast = [name for name, kind in wanted.items() if weights[name].dtype != kind or device.type != "cpu"]
+    weights |= _cast(path, weights, cast, wanted, device)
+    model.load_state_dict(state | {name: weights[name] for name in wanted}, assign=True)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        assert not tensor.is_meta, f"{name} has no values after loading"
+    model.to(device)
+
+
+def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """What keeps `weights` from being those of `model`, in one line with the first keys concerned; else None.
+
+    Compares names and shapes and, where the file holds one, the noise schedule.
+    """
+    fixed = _computed_buffers(model)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in fixed}
+    missing = [name for name in expected if name not in weights]
+    unexpected = [
+        name
+        for name in weights
+        if not (name in expected or name in fixed or _EXTRAS.fullmatch(name) or SCHEDULE.fullmatch(name))
+    ]
+    reshaped = [
+        f"{name} is {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+        if names
+    ]
+    if problems:
+        return "keys " + ", ".join(problems) + _advice(weights)
+    for name in ("alphas_cumprod", "low_scale_model.alphas_cumprod"):
+        # Files in half precision hold rounded tables: 4e-3 is bfloat16's step below 1.
+        if name in fixed and name in weights and not _close(weights[name], fixed[name], 4e-3):
+            return f"the noise schedule ({name}) is another"
+    return None
+
+
+def _computed_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.named_buffers() if not tensor.is_meta}
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return a.shape == b.shape and torch.allclose(a.float().cpu(), b.float().cpu(), rtol=0, atol=tolerance)
+
+
+def _advice(weights: Mapping[str, Tensor]) -> str:
+    if any(name.startswith(("down_blocks.", "text_model.")) for name in weights):
+        return "; this is a part of a diffusers folder: hdpainter models convert FOLDER FILE.safetensors"
+    stem = weights.get("model.diffusion_model.input_blocks.0.0.weight")
+    key = weights.get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    if stem is None or key is None:
+        return ""
+    kind = {4: "text-to-image", 5: "depth-to-image", 7: "x4 upscaler", 9: "inpainting"}.get(stem.shape[1])
+    family = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}.get(key.shape[1])
+    return f"; the file looks like a {family} {kind} model" if kind and family else ""
+
+
+def dtype_for(policy: DTypes, name: str, tensor: Tensor) -> torch.dtype:
+    """The dtype in which `policy` wants the parameter `name`, of which the file has `tensor`."""
+    if policy is None or not tensor.is_floating_point():
+        return tensor.dtype
+    if isinstance(policy, torch.dtype):
+        return policy
+    prefixes = [prefix for prefix in policy if not prefix or f"{name}.".startswith(f"{prefix}.")]
+    return policy[max(prefixes, key=len)] if prefixes else tensor.dtype
+
+
+def _cast(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    names: list[str],
+    dtypes: Mapping[str, torch.dtype],
+    device: torch.device,
+) -> Iterator[tuple[str, Tensor]]:
+    """Copies of the tensors `names` in their dtypes, on `device`.
+
+    A portion at a time through a mapping of its own: pages that were read to be cast leave memory with the
+    mapping, so that the peak is the result's size and not the file's on top of it.
+    """
+    mapped_by_us = file_format(path) == "safetensors"
+    for start in range(0, len(names), _CAST_PORTION):
+        portion = names[start : start + _CAST_PORTION]
+        tensors = (
+            read_safetensors(path, portion) if mapped_by_us else {name: weights[name] for name in portion}
+        )
+        for name in portion:
+            yield name, tensors[name].to(device, dtypes[name])
+
+
+def read_state_dict(path: str | Path, ignore: Iterable[str] = INERT_GLOBALS) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .ckpt or .pt file by name, memory-mapped where the format allows it.
+
+    The format is told by the content. A "state_dict" entry is unwrapped. Pickles are read by torch's
+    weights-only unpickler; objects whose full names are in `ignore` are replaced by empty placeholders
+    without importing what they name.
+
+    Raises UserError when the file is missing, empty, cut short, not a checkpoint at all (a web page, a Git
+    LFS pointer), or holds objects other than tensors.
+    """
+    path = Path(path)
+    return read_safetensors(path) if file_format(path) == "safetensors" else _read_pickle(path, ignore)
+
+
+def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Memory-mapped tensors of a .safetensors file: all, or those named."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} is damaged or cut short ({size:,} bytes): {error}; download or copy it again"
+        ) from None
+
+
+class _Inert:
+    """Placeholder for an object that a pickle names and that we do not want."""
+
+    def __new__(cls, *args: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"  # since torch 1.6; only these can be mapped
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in ignore]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from None
+        raise UserError(
+            f"{path} holds an object other than tensors, {named[1]}, which is not loaded for safety; to drop "
+            f"such objects: hdpainter models convert {path} {path.with_suffix('.safetensors')}"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} is damaged or cut short ({size:,} bytes): {_first_line(error)}; download or copy it again"
+        ) from None
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
+    tensors = {name: value for name, value in dict(content).items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name: it is not a model's checkpoint")
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def file_format(path: Path) -> str:
+    """`safetensors` or `pickle` (a .ckpt or .pt file), told by the first bytes; UserError for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise UserError(f"{path} is empty; download or copy it again")
+    if head[8:9] == b"{":  # after the header's length
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return "pickle"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page saved under a checkpoint's name; download the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the weights; fetch them with: git lfs pull")
+    raise UserError(f"{path} is neither a safetensors nor a torch checkpoint")
+
+
+_SAFETENSORS_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def write_safetensors(
+    path: str | Path,
+    layout: Mapping[str, Tensor],
+    tensor_of: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a .safetensors file of any size with one tensor in memory at a time.
+
+    `layout` gives names, shapes and dtypes (meta tensors will do), `tensor_of(name)` the values. Written to a
+    temporary name, then renamed.
+    """
+    path = Path(path)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    names = sorted(layout, key=lambda name: -layout[name].itemsize)  # keeps every tensor aligned
+    for name in names:
+        start, end = end, end + layout[name].numel() * layout[name].itemsize
+        kind = _SAFETENSORS_NAMES[layout[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(layout[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                value = tensor_of(name).to(layout[name].dtype)
+                assert value.shape == layout[name].shape, f"{name}: {value.shape}"
+                file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

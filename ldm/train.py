@@ -6,6 +6,7 @@ config's `gpu` section, which overrides the rest.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from safetensors.torch import save_file
 
-from ldm.training.base import Report
+from ldm.training.base import Report, Training
 from ldm.util import UserError, instantiate_from_config
 
 
@@ -62,6 +64,30 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     if trainer.is_global_zero:
         trainer.save_checkpoint(last)
         report.show(training)
+        export(training, report, config, run_dir)
+
+
+def export(training: Training, report: Report, config, run_dir: Path) -> None:
+    """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once."""
+    weights = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in training.weights().items()
+    }
+    card = {
+        "training": OmegaConf.to_container(config.training, resolve=True),
+        "seed": config.get("trainer", {}).get("seed", 0),
+        "steps": training.global_step,
+        "minutes": round(float(training.elapsed) / 60, 1),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "torch": torch.__version__,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "last_losses": report.losses,
+        "held_out": report.figures,
+    }
+    save_file(weights, run_dir / "model.safetensors.part", metadata={"format": "pt"})
+    (run_dir / "model.json.part").write_text(json.dumps(card, indent=1))
+    for name in ("model.safetensors", "model.json"):
+        (run_dir / f"{name}.part").replace(run_dir / name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

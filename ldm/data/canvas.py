@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 Colour = tuple[int, int, int]
-SUPERSAMPLING = 2
 SUBPIXEL_BITS = 4  # OpenCV's fixed-point polygon coordinates
 
 
@@ -68,7 +67,7 @@ class Pen:
     def ellipse(self, x, y, rx, ry, colour: Colour, start=0.0, stop=360.0, angle=0.0, **style) -> None:
         """An ellipse, or between two angles in degrees a sector of it; `angle` turns it, in radians."""
         sweep = abs(stop - start)
-        t = np.radians(np.linspace(start, stop, max(12, int(sweep / 8))))
+        t = np.radians(np.linspace(start, stop, max(12, int(sweep / 5))))
         u, v = rx * np.cos(t), ry * np.sin(t)
         c, s = math.cos(angle), math.sin(angle)
         points = np.stack([x + c * u - s * v, y + s * u + c * v], 1)
@@ -122,6 +121,12 @@ class Pen:
         )
 
 
+def _supersampling(size: int) -> int:
+    """How many times finer to draw. OpenCV also fills the pixels that an outline merely touches, which fattens
+    shapes by half a pixel of the fine picture; small pictures need finer ones to look like large ones reduced."""
+    return min(max(768 // size, 2), 4)
+
+
 def _fixed_point(points: np.ndarray, size: int) -> np.ndarray:
     # -0.5: OpenCV's integer coordinates are pixel centres, ours are distances from the picture's edge
     return np.round((points * size - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
@@ -130,13 +135,13 @@ def _fixed_point(points: np.ndarray, size: int) -> np.ndarray:
 def _fill(canvas: np.ndarray, shape: Shape, size: int) -> None:
     points = _fixed_point(shape.points, size)
     if shape.opacity >= 1:
-        cv2.fillPoly(canvas, [points], shape.colour, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.fillPoly(canvas, [points], shape.colour, cv2.LINE_8, SUBPIXEL_BITS)
         return
     low = np.clip(points.min(0) >> SUBPIXEL_BITS, 0, size - 1)
     high = np.clip((points.max(0) >> SUBPIXEL_BITS) + 2, low + 1, size)
     window = canvas[low[1] : high[1], low[0] : high[0]]
     layer = window.copy()
-    cv2.fillPoly(layer, [points - (low << SUBPIXEL_BITS)], shape.colour, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.fillPoly(layer, [points - (low << SUBPIXEL_BITS)], shape.colour, cv2.LINE_8, SUBPIXEL_BITS)
     cv2.addWeighted(layer, shape.opacity, window, 1 - shape.opacity, 0, dst=layer)
     window[:] = layer
 
@@ -150,7 +155,7 @@ def _fill_band(canvas: np.ndarray, band: Band, size: int) -> None:
 
 def rasterise(drawing: Iterable[Shape | Band], size: int) -> np.ndarray:
     """Draw shapes in order on a black square. Returns RGB uint8 [size, size, 3], anti-aliased."""
-    fine = size * SUPERSAMPLING
+    fine = size * _supersampling(size)
     canvas = np.zeros((fine, fine, 3), np.uint8)
     for item in drawing:
         if isinstance(item, Band):
@@ -162,9 +167,9 @@ def rasterise(drawing: Iterable[Shape | Band], size: int) -> np.ndarray:
 
 def silhouette(shapes: Iterable[Shape], size: int) -> np.ndarray:
     """The solid shapes' union as bool [size, size]: pixels of which at least half are covered."""
-    fine = size * SUPERSAMPLING
+    fine = size * _supersampling(size)
     canvas = np.zeros((fine, fine), np.uint8)
     solid = [_fixed_point(shape.points, fine) for shape in shapes if shape.solid]
     for points in solid:
-        cv2.fillPoly(canvas, [points], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.fillPoly(canvas, [points], 255, cv2.LINE_8, SUBPIXEL_BITS)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) >= 128

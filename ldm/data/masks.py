@@ -10,7 +10,7 @@ def _stroke(rng: np.random.Generator, mask: np.ndarray) -> None:
     """A thick polyline that wanders over the picture."""
     size = len(mask)
     x, y = rng.uniform(0, size, 2)
-    angle, width = rng.uniform(0, 2 * math.pi), max(int(size * rng.uniform(0.06, 0.28)), 1)
+    angle, width = rng.uniform(0, 2 * math.pi), max(int(size * rng.uniform(0.06, 0.34)), 1)
     for _ in range(int(rng.integers(1, 7))):
         angle += rng.uniform(-1.3, 1.3)
         length = size * rng.uniform(0.05, 0.35)
@@ -24,7 +24,7 @@ def _stroke(rng: np.random.Generator, mask: np.ndarray) -> None:
 def _box(rng: np.random.Generator, mask: np.ndarray) -> None:
     """An axis-aligned box, perhaps cut by the border; in one case of three an ellipse instead."""
     size = len(mask)
-    w, h = size * rng.uniform(0.15, 0.65, 2)
+    w, h = size * rng.uniform(0.15, 0.85, 2)
     x, y = size * rng.uniform(-0.1, 0.9, 2)
     if rng.random() < 1 / 3:
         centre = (int(x + w / 2), int(y + h / 2))
@@ -44,7 +44,7 @@ def random_mask(rng: np.random.Generator, size: int, full: float = 0.15) -> np.n
         return ~mask.astype(bool)
     kind = rng.random()
     if kind < 0.6:
-        for _ in range(int(rng.integers(1, 5))):
+        for _ in range(int(rng.integers(1, 6))):
             _stroke(rng, mask)
     if kind >= 0.4:
         for _ in range(int(rng.integers(1, 3 if kind < 0.6 else 4))):

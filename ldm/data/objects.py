@@ -185,10 +185,10 @@ def umbrella(pen, rng):
     hook = np.stack([0.14 - 0.14 * np.cos(t), 0.76 + 0.16 * np.sin(t)], 1)
     pen.stroke(np.vstack([[(0, -0.95)], hook]), 0.075, (96, 68, 48))
     rim = np.array([-0.98, -0.5, 0.0, 0.5, 0.98])
-    dome = np.radians(np.linspace(180, 360, 25))
+    dome = np.radians(np.linspace(180, 360, 41))
     pen.polygon(np.stack([0.98 * np.cos(dome), 0.78 * np.sin(dome)], 1), paint)
     for i in range(4):  # panels: curves from the tip to the rim
-        u = np.linspace(0, 1, 7)
+        u = np.linspace(0, 1, 13)
         edges = [
             np.stack([x * np.sin(u * math.pi / 2), -0.78 * np.cos(u * math.pi / 2)], 1)
             for x in rim[i : i + 2]

@@ -1,10 +1,12 @@
 """Training of the autoencoders: sharp reconstructions without a discriminator or a perceptual network."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -22,7 +24,7 @@ def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Crops(IterableDataset):
-    """Endless batches [B, 3, s, s] of crops, sizes s drawn with `weights`; every batch has about `pixels` pixels."""
+    """Endless batches [B, 3, s, s] of about `pixels` pixels; the crops' sizes s are drawn with `weights`."""
 
     def __init__(
         self, cache: SceneCache, sizes: tuple[int, ...], weights: tuple[float, ...], pixels: int, seed: int
@@ -75,6 +77,7 @@ class AutoencoderTraining(Training):
     ):
         model = model_part(config, "first_stage_config")
         super().__init__(model, **budget)
+        self.scale_factor = OmegaConf.load(config).model.params.scale_factor
         self.kl_weight = kl_weight
         with torch.no_grad():  # small posterior variances from the start
             model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
@@ -100,6 +103,18 @@ class AutoencoderTraining(Training):
         model = self.average.module.eval()
         latents = [model.encode(x[None].to(self.device)).mean for x in self.held_out]
         return torch.cat(latents), torch.cat([model.decode(z).float().cpu() for z in latents])
+
+    def weights(self):
+        """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config."""
+        latents, _ = self.reconstruct()
+        factor = 1 / (float(latents.std()) * self.scale_factor)
+        state = {name: tensor.clone() for name, tensor in self.average.module.state_dict().items()}
+        half = len(state["quant_conv.bias"]) // 2  # means, then logarithms of variances
+        state["quant_conv.weight"][:half] *= factor
+        state["quant_conv.bias"][:half] *= factor
+        state["quant_conv.bias"][half:] += 2 * math.log(factor)
+        state["post_quant_conv.weight"] /= factor
+        return state
 
     def evaluate(self):
         latents, y = self.reconstruct()

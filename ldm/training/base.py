@@ -74,6 +74,10 @@ class Training(pl.LightningModule):
         """A picture of what the averaged weights do, RGB uint8 [H, W, 3]."""
         return None
 
+    def weights(self) -> dict[str, Tensor]:
+        """What `ldm.train` exports: the averaged weights under the names of the finished model."""
+        return self.average.module.state_dict()
+
     @property
     def progress(self) -> float:
         """How much of the budget is used, 0 to 1."""
@@ -113,13 +117,16 @@ class Report(pl.Callback):
         self.folder, self.every, self.minutes = Path(folder), every, minutes
         self.sums: dict[str, float] = defaultdict(float)
         self.count, self.shown = 0, time.monotonic()
+        self.losses: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index):
         for name, value in task.latest.items():
             self.sums[name] += float(value)
         self.count += 1
         if self.count >= self.every:
-            self._row("losses.csv", task, {k: v / self.count for k, v in self.sums.items()})
+            self.losses = {name: total / self.count for name, total in self.sums.items()}
+            self._row("losses.csv", task, self.losses)
             self.sums.clear()
             self.count = 0
         if time.monotonic() - self.shown > 60 * self.minutes and trainer.is_global_zero:
@@ -128,8 +135,9 @@ class Report(pl.Callback):
     def show(self, task: Training) -> None:
         """Evaluate the averaged weights and draw their sheet now."""
         with torch.no_grad():
-            if figures := task.evaluate():
-                self._row("evaluation.csv", task, figures)
+            self.figures = task.evaluate()
+            if self.figures:
+                self._row("evaluation.csv", task, self.figures)
             picture = task.sheet()
         if picture is not None:
             name = str(self.folder / f"sheet-{task.global_step:06d}.png")

@@ -204,6 +204,10 @@ class ClipTraining(Training):
         self.average.module.load_state_dict(self.network.state_dict())
         self.folded.fill_(True)
 
+    def weights(self):
+        """The averaged model under the names that it has within `FrozenOpenCLIPEmbedder`."""
+        return {f"model.{name}": tensor for name, tensor in self.average.module["clip"].state_dict().items()}
+
     def evaluate(self):
         """Zero-shot accuracy of held-out objects; fraction of texts whose words are all read off exactly."""
         images, texts, categories = self.held_out
@@ -219,5 +223,9 @@ class ClipTraining(Training):
         best = (clip.encode_image(images.to(self.device), normalize=True) @ names.T).argmax(1).cpu()
         single = categories.sum(1) == 1
         right = categories[torch.arange(len(best)), best][single].mean()
-        return {"zero_shot": float(right), "texts_exact": float((words == present).all(1).float().mean()),
-                "start_norm": float(penultimate[0, 0].norm()), "feature_norm": float(penultimate[:, 1:].norm(dim=-1).mean())}  # fmt: skip
+        return {
+            "zero_shot": float(right),
+            "texts_exact": float((words == present).all(1).float().mean()),
+            "start_norm": float(penultimate[0, 0].norm()),
+            "feature_norm": float(penultimate[:, 1:].norm(dim=-1).mean()),
+        }

@@ -70,10 +70,11 @@ class DiffusionTraining(Training):
         **budget,
     ):
         ldm = model_part(config)
-        for name, file in parts.items():
-            getattr(ldm, name).load_state_dict(read_state_dict(file), strict=False)
+        loaded = {name: read_state_dict(file) for name, file in parts.items()}
+        for name, state in loaded.items():
+            getattr(ldm, name).load_state_dict(state, strict=False)
         super().__init__(ldm.model, **budget)
-        self.ldm = ldm
+        self.ldm, self.parts = ldm, loaded
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, workers)
         self.crops = {int(size): values for size, values in crops.items()}
         self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
@@ -123,6 +124,13 @@ class DiffusionTraining(Training):
         z, cond = self.ldm.get_input(batch, "jpg")
         t = torch.randint(self.ldm.num_timesteps, (len(z),), device=z.device)
         return self.ldm.p_losses(z, cond, t)[0], {}
+
+    def weights(self):
+        """The whole model with the averaged UNet; also what the frozen parts' files hold beyond its needs."""
+        state = {f"model.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
+        for part, tensors in self.parts.items():
+            state |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+        return state
 
     @contextmanager
     def averaged(self):

@@ -1,0 +1,173 @@
+"""The toy world: same scene at every size, honest annotations, true MSCOCO files."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldm.data.cache import scene_cache
+from ldm.data.masks import random_mask
+from ldm.data.objects import CATEGORIES
+from ldm.data.toycoco import annotations, describe_scene, export, main
+from ldm.util import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+indices = st.integers(0, 10**6)
+splits = st.sampled_from(["train", "val"])
+
+
+@settings(max_examples=10, deadline=None)
+@given(splits, indices)
+def test_a_scene_is_the_same_at_every_size(split, index):
+    scene = describe_scene(split, index)
+    small, large = scene.render(128), scene.render(512)
+    reduced = cv2.resize(large, (128, 128), interpolation=cv2.INTER_AREA)
+    difference = np.abs(small.astype(float) - reduced)
+    assert difference.mean() < 1.5
+    assert np.percentile(difference, 99) < 40  # only edges differ
+
+
+def test_scenes_do_not_depend_on_the_machine():
+    golden = cv2.cvtColor(cv2.imread(str(GOLDEN / "toycoco_val_0.png")), cv2.COLOR_BGR2RGB)
+    difference = np.abs(describe_scene("val", 0).render(64).astype(int) - golden)
+    assert difference.max() <= 8  # OpenCV versions may round anti-aliased edges otherwise
+    assert describe_scene("val", 0).captions[0] == (
+        "a picture of a donut, a pink kite and a white sports ball in front of a brick wall"
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(indices)
+def test_train_and_val_share_no_scene(index):
+    train, val = describe_scene("train", index), describe_scene("val", index)
+    assert not np.array_equal(train.render(32), val.render(32))
+    again = describe_scene("train", index)
+    assert np.array_equal(again.render(32), train.render(32))
+    assert again.captions == train.captions
+
+
+@settings(max_examples=15, deadline=None)
+@given(splits, indices)
+def test_captions_name_every_object(split, index):
+    scene = describe_scene(split, index)
+    assert 1 <= len(scene.objects) <= 4
+    for caption in scene.captions:
+        for item in scene.objects:
+            assert item.category.name in caption
+
+
+@settings(max_examples=15, deadline=None)
+@given(splits, indices)
+def test_annotations_outline_what_is_visible(split, index):
+    scene = describe_scene(split, index)
+    masks = scene.visible_masks(128)
+    assert masks.sum(0).max() <= 1  # nearer objects hide farther ones
+    found = annotations(scene, 128)
+    visible = [mask for mask in masks if mask.any()]
+    for annotation, mask in zip(found, visible, strict=True):
+        drawn = np.zeros((128, 128), np.uint8)
+        for polygon in annotation["segmentation"]:
+            points = np.reshape(polygon, (-1, 2)) * 16 - 8  # pixel centres, 4 fractional bits
+            cv2.fillPoly(drawn, [np.round(points).astype(np.int32)], 1, cv2.LINE_8, 4)
+        filled = np.zeros((128, 128), np.uint8)  # an outline does not tell of holes
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(filled, contours, -1, 1, -1)
+        union, common = (drawn | filled).sum(), (drawn & filled).sum()
+        assert common / union > 0.8 or union - common <= 24
+        x, y, w, h = annotation["bbox"]
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert np.abs(np.subtract([x, y, x + w, y + h], box)).max() <= 1
+        assert annotation["area"] == mask.sum()
+
+
+def test_categories_are_those_of_mscoco():
+    ids = {c.name: c.id for c in CATEGORIES}
+    assert len(ids) >= 20
+    known = {
+        "car": 3,
+        "airplane": 5,
+        "boat": 9,
+        "stop sign": 13,
+        "kite": 38,
+        "banana": 52,
+        "clock": 85,
+        "teddy bear": 88,
+    }
+    assert known.items() <= ids.items()
+
+
+def test_export_is_read_by_pycocotools(tmp_path, capsys):
+    coco_module = pytest.importorskip("pycocotools.coco")
+    out = tmp_path / "toy"
+    assert main(["--split", "val", "--images", "6", "--size", "96", "--out", str(out)]) == 0
+    assert "images per second" in capsys.readouterr().out
+    instances = coco_module.COCO(str(out / "annotations/instances_val2017.json"))
+    captions = coco_module.COCO(str(out / "annotations/captions_val2017.json"))
+    assert len(instances.getImgIds()) == 6
+    for number, i in zip(sorted(instances.getImgIds()), range(6), strict=True):
+        info = instances.loadImgs(number)[0]
+        image = cv2.imread(str(out / "val2017" / info["file_name"]))
+        assert image.shape == (96, 96, 3)
+        assert np.array_equal(image[..., ::-1], describe_scene("val", i).render(96))
+        assert len(captions.loadAnns(captions.getAnnIds(number))) >= 1
+        for annotation in instances.loadAnns(instances.getAnnIds(number)):
+            mask = instances.annToMask(annotation)
+            assert mask.shape == (96, 96)
+            assert abs(mask.sum() - annotation["area"]) < 0.35 * annotation["area"] + 30
+
+
+def test_export_leaves_nothing_half_done(tmp_path, monkeypatch):
+    out = tmp_path / "toy"
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(json, "dumps", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export("val", 2, 32, out)
+    assert not out.exists()
+
+
+def test_bad_requests_name_the_mistake(tmp_path):
+    with pytest.raises(UserError, match="test"):
+        describe_scene("test", 0)
+    with pytest.raises(UserError, match="at least 1 image"):
+        export("val", 0, 64, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="already exists"):
+        export("val", 1, 64, tmp_path / "b")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([32, 128, 256]))
+def test_random_masks_are_never_empty_and_repeatable(seed, size):
+    mask = random_mask(np.random.default_rng(seed), size)
+    assert mask.shape == (size, size)
+    assert mask.dtype == bool
+    assert mask.any()
+    assert np.array_equal(mask, random_mask(np.random.default_rng(seed), size))
+
+
+def test_random_masks_have_all_sizes():
+    rng = np.random.default_rng(0)
+    shares = np.array([random_mask(rng, 64).mean() for _ in range(300)])
+    assert 0.08 < (shares == 1).mean() < 0.25
+    assert (shares < 0.2).mean() > 0.1
+    assert (shares > 0.5).mean() > 0.2
+
+
+def test_a_cache_holds_the_scenes_themselves(tmp_path):
+    cache = scene_cache(tmp_path, "train", 3, 48)
+    assert cache.images.shape == (3, 48, 48, 3)
+    for i in range(3):
+        scene = describe_scene("train", i)
+        assert np.array_equal(cache.images[i], scene.render(48))
+        assert tuple(cache.records[i]["captions"]) == scene.captions
+    stamp = (tmp_path / "train-3-48" / "images.npy").stat().st_mtime_ns
+    assert len(scene_cache(tmp_path, "train", 3, 48).records) == 3
+    assert (tmp_path / "train-3-48" / "images.npy").stat().st_mtime_ns == stamp  # not drawn again

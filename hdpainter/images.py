@@ -21,21 +21,17 @@ from ldm.util import UserError
 Source = str | os.PathLike | Image.Image | np.ndarray
 
 MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb can unfold
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
 
 
 def load_image(source: Source, name: str = "image") -> Image.Image:
-    """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3 or 4].
+    """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3] or [H, W, 4].
 
     The EXIF orientation is applied. Transparent parts are laid on white. 16-bit grey is scaled to 8 bits. CMYK
-    is converted by its colour profile where it has one. An RGB picture's colour profile is kept in `info` and so
-    reaches the PNG of the result. Raises UserError for all that is not one picture of at most MAX_PIXELS.
+    is converted by its colour profile where it has one. An RGB colour profile is kept in `info`, from where
+    `save_png` writes it. Raises UserError for all that is not one picture of at most MAX_PIXELS.
     """
-    image, name = _open(source, name)
-    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-    rgb = _over(image, "white", name) if image.has_transparency_data else _to_rgb(image, name)
-    rgb.info = {"icc_profile": profile} if profile else {}
-    return rgb
+    return _read(source, name, background="white")[0]
 
 
 def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> np.ndarray:
@@ -44,13 +40,12 @@ def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> np.n
     Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look.
     `size` is the image's (width, height), as PIL's `image.size`; a mask of another size raises UserError.
     """
-    image, name = _open(source, name)
-    if image.size != tuple(size):
-        (mask_w, mask_h), (w, h) = image.size, size
+    rgb, name = _read(source, name, background="black")
+    if rgb.size != tuple(size):
+        (mask_w, mask_h), (w, h) = rgb.size, size
         raise UserError(
             f"{name} is {mask_w} x {mask_h} pixels but the image is {w} x {h}: save the mask at the image's size"
         )
-    rgb = _over(image, "black", name) if image.has_transparency_data else _to_rgb(image, name)
     return np.array(rgb.convert("L"))
 
 
@@ -60,6 +55,10 @@ def save_png(image: Image.Image, path: str | os.PathLike, metadata: dict[str, An
     The file appears whole or not at all: it is written beside its place and then renamed.
     """
     path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(
+            f"{path} does not end in .png: results are PNG files, which keep every pixel as it is"
+        )
     text = PngImagePlugin.PngInfo()
     if metadata is not None:
         text.add_text("hdpainter", json.dumps(metadata))
@@ -92,34 +91,45 @@ def to_image(tensor: Tensor, rounding: Literal["round", "truncate"] = "round") -
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def _open(source: Source, name: str) -> tuple[Image.Image, str]:
-    """The decoded, upright picture in its own mode, and the name to use for it in messages."""
-    if isinstance(source, np.ndarray):
-        return _from_array(source, name), name
+def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]:
+    """The decoded, upright picture as RGB, and its name for messages."""
+    if not isinstance(source, Image.Image | np.ndarray):
+        name = f"{name} {os.fspath(source)}"
     try:
-        if isinstance(source, Image.Image):
-            image = source
-        else:
-            name = f"{name} {os.fspath(source)}"
-            _check_file(Path(source), name)
-            with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(source, formats=FORMATS)
+        image = _open(source, name)
         _check_size(image, name)
-        return ImageOps.exif_transpose(image), name
+        profile = image.info.get("icc_profile", b"")
+        rgb = _to_rgb(ImageOps.exif_transpose(image), background, name)
+        rgb.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
+        return rgb, name
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        known = ", ".join(f for f in FORMATS if f != "MPO")
-        raise UserError(f"{name} is not a picture that can be read: use one of {known}") from None
+        raise UserError(
+            f"{name} is not a picture that can be read: use one of {', '.join(FORMATS)}"
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged or hostile bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} cannot be decoded ({reason}): the file is damaged, save it again") from error
+        raise UserError(f"{name} cannot be decoded ({reason}): save it again as an RGB PNG") from error
+
+
+def _open(source: Source, name: str) -> Image.Image:
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name)
+    if isinstance(source, Image.Image):
+        return source
+    _check_file(Path(source), name)
+    Image.init()  # Image.open knows a format by name only once its plugin is loaded
+    with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=FORMATS)
 
 
 def _check_file(path: Path, name: str) -> None:
     if not path.is_file():
-        raise UserError(f"{name} is {'a folder' if path.is_dir() else 'not there'}: give the path of a picture")
+        raise UserError(
+            f"{name} is {'a folder' if path.is_dir() else 'not there'}: give the path of a picture"
+        )
     if not os.access(path, os.R_OK):
         raise UserError(f"{name} may not be read: change the file's permissions")
     if path.stat().st_size == 0:
@@ -132,7 +142,9 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise UserError(f"{name} has no pixels ({width} x {height}): give a picture of at least 1 x 1")
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 2**20
-        raise UserError(f"{name} is {width} x {height} pixels, over the limit of {limit} Mi pixels: make it smaller")
+        raise UserError(
+            f"{name} is {width} x {height} pixels, over the limit of {limit} Mi pixels: make it smaller"
+        )
     # A phone's MPO file holds the photo first, then depth or gain maps: not an animation.
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
@@ -148,26 +160,20 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
             "give uint8 of shape [H, W], [H, W, 3] or [H, W, 4]"
         )
     if array.size == 0:
-        raise UserError(f"{name} has no pixels (shape {list(array.shape)}): give a picture of at least 1 x 1")
+        raise UserError(f"{name} has no pixels {list(array.shape)}: give a picture of at least 1 x 1")
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, background: str, name: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has 32 bits per pixel, of unknown range: save it with 8 or 16 bits")
     if image.mode == "CMYK" and "icc_profile" in image.info:
-        try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-            return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (OSError, ImageCms.PyCMSError) as error:
-            raise UserError(f"{name} has a CMYK colour profile that cannot be used: save it as RGB") from error
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _over(image: Image.Image, colour: str, name: str) -> Image.Image:
-    """A picture with transparency laid on a colour."""
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, colour), rgba).convert("RGB")

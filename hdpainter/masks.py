@@ -53,7 +53,7 @@ class MaskSettings:
 
 
 def stage_size(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """The size with the longer side at `long_side` pixels, up or down, the other cut to a whole pixel (at least 1)."""
+    """The size with the longer side at `long_side`, up or down; the other is cut to whole pixels, at least 1."""
     longer = max(height, width)
     return max(height * long_side // longer, 1), max(width * long_side // longer, 1)
 
@@ -69,7 +69,9 @@ def pad_to_multiple(array: np.ndarray, multiple: int, mode: Pad) -> np.ndarray:
     "reflect" repeats as often as needed, so the padding may exceed the image.
     """
     height, width = array.shape[:2]
-    bottom, right = (p - s for p, s in zip(padded_size(height, width, multiple), (height, width), strict=True))
+    bottom, right = (
+        p - s for p, s in zip(padded_size(height, width, multiple), (height, width), strict=True)
+    )
     return np.pad(array, [(0, bottom), (0, right)] + [(0, 0)] * (array.ndim - 2), mode=_NUMPY_PAD[mode])
 
 
@@ -100,7 +102,9 @@ def shrink(mask: np.ndarray, size: tuple[int, int], how: Shrink) -> np.ndarray:
     if how == "nearest":
         small = mask[np.arange(h)[:, None] * height // h, np.arange(w) * width // w]
     else:
-        small = _bicubic(np.where(mask, np.uint8(255), np.uint8(0)), size) > (127 if how == "bicubic>0.5" else 0)
+        small = _bicubic(np.where(mask, np.uint8(255), np.uint8(0)), size) > (
+            127 if how == "bicubic>0.5" else 0
+        )
     if not small.any():
         rows, columns = np.nonzero(mask)
         small[rows * h // height, columns * w // width] = True
@@ -128,12 +132,14 @@ def stack(masks: Iterable[np.ndarray]) -> Tensor:
 
 
 def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
-    """For each factor of the image size, the masks at 1/factor of their size, float [B, 1, H/factor, W/factor]."""
+    """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
     height, width = masks[0].shape
     return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}
 
 
-def soft_mask(mask: np.ndarray, size: tuple[int, int], radius: int = 19, blur: int = 19, sigma: float = 3.2):
+def soft_mask(
+    mask: np.ndarray, size: tuple[int, int], radius: int = 19, blur: int = 19, sigma: float = 3.2
+) -> np.ndarray:
     """The authors' release's soft M for blending latents in stage 2, float32 [h, w] in [0, 1].
 
     M is dilated by a diamond of `radius` pixels, shrunk bicubically and blurred by a Gaussian of `blur` latent

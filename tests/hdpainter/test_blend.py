@@ -1,0 +1,173 @@
+"""Blending: the release's golden picture, exactness outside M, and the membrane against a dense solve."""
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from PIL import Image
+
+from hdpainter.blend import blend, membrane, poisson_blend
+from tests.support import GOLDEN, cases
+
+many = settings(max_examples=60, deadline=None)
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+masks = sizes.flatmap(lambda size: nps.arrays(bool, size))
+
+
+def pictures(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+
+
+def photo(size=256):
+    """A smooth scene with an edge and fine texture."""
+    y, x = np.mgrid[:size, :size] / size
+    scene = 90 + 60 * np.sin(3 * x + 2 * y) + 50 * (x + 0.3 * y > 0.6)
+    texture = np.random.default_rng(1).normal(0, 4, (size, size, 3))
+    return np.clip(scene[..., None] + texture, 0, 255).astype(np.uint8)
+
+
+def dense_membrane(values, inside):
+    """The equations of the membrane, written out and solved by elimination."""
+    height, width = values.shape
+    index = np.arange(height * width).reshape(height, width)
+    matrix, right = np.eye(height * width), np.where(inside, 0, values).ravel()
+    for y, x in zip(*np.nonzero(inside), strict=True):
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        neighbours = [index[p] for p in around if 0 <= p[0] < height and 0 <= p[1] < width]
+        matrix[index[y, x], index[y, x]] = len(neighbours)
+        matrix[index[y, x], neighbours] = -1
+    return np.linalg.solve(matrix, right).reshape(height, width)
+
+
+def test_release_poisson_blending():
+    entry = cases()["poisson"]
+    original, generated, expected = (
+        np.array(Image.open(GOLDEN / entry["files"][name]).convert("RGB"))
+        for name in ("orig", "fake", "result")
+    )
+    mask = np.array(Image.open(GOLDEN / entry["files"]["mask"]).convert("L")) > 0
+    difference = np.abs(blend(original, generated, mask, "blended").astype(int) - expected)
+    assert difference.max() <= entry["tolerance"]["uint8_max"]
+    assert difference.mean() <= entry["tolerance"]["uint8_mean"]
+
+
+@many
+@given(masks, st.integers(0, 3))
+def test_outside_the_mask_every_bit_is_the_originals(mask, seed):
+    original, generated = pictures(mask.shape, seed)
+    before = original.copy(), generated.copy(), mask.copy()
+    result = blend(original, generated, mask)
+    assert result.dtype == np.uint8 and result.shape == original.shape
+    assert np.array_equal(result[~mask], original[~mask])
+    assert all(np.array_equal(a, b) for a, b in zip((original, generated, mask), before, strict=True))
+
+
+@many
+@given(masks, st.integers(0, 3))
+def test_poisson_blending_takes_any_mask(mask, seed):
+    original, generated = pictures(mask.shape, seed)
+    result = poisson_blend(original, generated, mask)
+    assert result.dtype == np.uint8 and result.shape == original.shape
+    if not mask.any():
+        assert np.array_equal(result, original)
+
+
+@pytest.mark.parametrize("known_region", ["exact", "blended"])
+def test_identical_pictures_stay(known_region):
+    original = photo(96)
+    mask = np.zeros((96, 96), dtype=bool)
+    mask[30:70, 20:96] = True
+    difference = np.abs(blend(original, original, mask, known_region).astype(int) - original)
+    assert difference.max() <= (0 if known_region == "exact" else 2)
+
+
+def test_full_mask_leaves_the_generated_picture():
+    original, generated = pictures((20, 31))
+    assert np.array_equal(blend(original, generated, np.ones((20, 31), dtype=bool)), generated)
+
+
+@many
+@given(masks, st.integers(-60, 60))
+def test_a_constant_offset_vanishes(mask, offset):
+    if mask.all():
+        mask[0, 0] = False
+    original = np.random.default_rng(2).integers(60, 190, (*mask.shape, 3), dtype=np.uint8)
+    generated = (original.astype(int) + offset).astype(np.uint8)
+    assert np.abs(blend(original, generated, mask).astype(int) - original).max() <= 1
+
+
+@many
+@given(
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    st.sampled_from([0.1, 0.5, 0.8, 0.95, 0.99]),
+    st.integers(0, 2**32),
+)
+def test_membrane_solves_its_equations(size, density, seed):
+    rng = np.random.default_rng(seed)
+    inside = rng.random(size) < density
+    inside.flat[rng.integers(inside.size)] = False
+    values = rng.uniform(-255, 255, size).astype(np.float32)
+    solution = membrane(values, inside)
+    assert np.array_equal(solution[~inside], values[~inside])
+    assert np.abs(solution - dense_membrane(values, inside)).max() < 0.25
+    tight = membrane(values, inside, tolerance=1e-3)
+    assert np.abs(tight - dense_membrane(values, inside)).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(301, 301), (256, 300), (64, 801)])
+def test_membrane_of_a_large_region_is_harmonic(shape):
+    """x y, x and the real part of (x + i y)^3 are discretely harmonic: known at the rim, they return inside."""
+    y, x = (np.indices(shape) / max(shape)).astype(np.float32)
+    inside = np.zeros(shape, dtype=bool)
+    inside[1:-1, 1:-1] = True
+    inside[shape[0] // 3, 5:-9] = False  # a thin line of known pixels
+    for function in (200 * x * y, 255 * x, 80 * (x**3 - 3 * x * y**2)):
+        assert np.abs(membrane(np.where(inside, 0, function), inside) - function).max() < 0.25
+
+
+def test_membrane_has_no_condition_at_the_border():
+    inside = np.ones((50, 70), dtype=bool)
+    inside[:, 0] = False
+    values = np.full((50, 70), 37, dtype=np.float32)
+    assert np.abs(membrane(values, inside) - 37).max() < 0.25
+
+
+def seam(picture, mask):
+    """Mean step between a pixel of M and its neighbour outside, in grey levels."""
+    steps = []
+    for axis in (0, 1):
+        border = np.diff(mask.astype(np.int8), axis=axis) != 0
+        steps.append(np.abs(np.diff(picture.astype(float), axis=axis))[border].ravel())
+    return np.concatenate(steps).mean()
+
+
+def test_no_seam_is_left():
+    original = photo()
+    mask = np.zeros((256, 256), dtype=np.uint8)
+    cv2.ellipse(mask, (140, 120), (90, 60), 30, 0, 360, 1, -1)
+    mask = mask.astype(bool)
+    # The decoder shifts the colours, and differently from place to place.
+    shift = np.linspace(-35, 25, 256)[:, None, None] * [1, 0.6, -0.8]
+    generated = np.clip(photo() + shift, 0, 255).astype(np.uint8)
+    paste = np.where(mask[..., None], generated, original)
+    own = seam(original, mask)
+    assert seam(paste, mask) > 2 * own
+    assert seam(blend(original, generated, mask), mask) < 1.1 * own
+    assert seam(blend(original, generated, mask, "blended"), mask) < 1.1 * own
+
+
+@pytest.mark.slow
+def test_a_mask_over_most_of_a_2048_picture_takes_seconds():
+    y, x = np.indices((2048, 2048)) - 1024
+    mask = x**2 + y**2 < 980**2
+    original = np.tile(photo(), (8, 8, 1))
+    generated = cv2.GaussianBlur(original, (0, 0), 2)
+    start = time.process_time()
+    result = blend(original, generated, mask)
+    assert time.process_time() - start < 6
+    assert np.array_equal(result[~mask], original[~mask])

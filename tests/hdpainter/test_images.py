@@ -1,0 +1,278 @@
+"""Reading any picture that people have, refusing the rest in one line, and writing results whole."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from PIL import Image, ImageCms
+
+from hdpainter import images
+from hdpainter.images import load_image, load_mask, save_png, to_image, to_tensor
+from ldm.util import UserError
+
+many = settings(max_examples=60, deadline=None)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture(size=(17, 11), seed=0):
+    """A random RGB picture of (width, height)."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def refused(source, *words, load=load_image):
+    """The message of the UserError: one line that holds the words."""
+    with pytest.raises(UserError) as caught:
+        load(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tiff", "webp"])
+def test_a_lossless_file_is_read_exactly(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    picture().save(path, **({"lossless": True} if suffix == "webp" else {}))
+    loaded = load_image(path)
+    assert loaded.mode == "RGB"
+    assert np.array_equal(loaded, picture())
+    assert np.array_equal(load_image(str(path)), picture())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+def test_tiny_pictures_are_allowed(tmp_path, size):
+    picture(size).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").size == size
+
+
+def test_arrays_and_pil_images_need_no_file():
+    array = np.asarray(picture())
+    assert np.array_equal(load_image(array), array)
+    assert np.array_equal(load_image(picture()), array)
+    assert np.array_equal(load_image(array[..., 0]), np.repeat(array[..., :1], 3, axis=2))
+    assert np.array_equal(load_image(array[:, ::-1]), array[:, ::-1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture().save(tmp_path / "a.png", exif=exif)
+    upright = picture().transpose(turns[orientation]) if orientation > 1 else picture()
+    assert np.array_equal(load_image(tmp_path / "a.png"), upright)
+    assert np.array_equal(load_mask(tmp_path / "a.png", upright.size), upright.convert("L"))
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 128, 129, 257, 30000, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png"))[..., 0], expected)
+    assert np.array_equal(load_mask(tmp_path / "a.png", (6, 1)), expected)
+
+
+def test_transparent_parts_are_white_in_pictures_and_black_in_masks(tmp_path):
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0] = [[10, 20, 30, 255], [10, 20, 30, 0], [255, 255, 255, 51]]
+    for source in (rgba, Image.fromarray(rgba)):
+        assert np.asarray(load_image(source))[0].tolist() == [[10, 20, 30], [255] * 3, [255] * 3]
+        assert load_mask(source, (3, 1))[0, 1:].tolist() == [0, 51]
+    grey = Image.fromarray(rgba).convert("LA")
+    assert np.asarray(load_image(grey))[0, 1].tolist() == [255] * 3
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="P")
+    palette.putpalette([9, 8, 7, 200, 200, 200])
+    palette.save(tmp_path / "a.png", transparency=1)
+    assert np.asarray(load_image(tmp_path / "a.png"))[0].tolist() == [[9, 8, 7], [255] * 3]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "HSV", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    grey = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("RGB").convert(mode)
+    assert np.asarray(load_image(grey)).tolist() == [[[0] * 3, [255] * 3]]
+    assert load_mask(grey, (2, 1)).tolist() == [[0, 255]]
+
+
+def test_an_rgb_colour_profile_reaches_the_result(tmp_path):
+    picture().save(tmp_path / "a.png", icc_profile=SRGB)
+    loaded = load_image(tmp_path / "a.png")
+    assert np.array_equal(loaded, picture())  # the numbers stay; only the profile says what they mean
+    save_png(loaded, tmp_path / "b.png")
+    assert Image.open(tmp_path / "b.png").info["icc_profile"] == SRGB
+    picture().convert("L").save(tmp_path / "grey.png", icc_profile=SRGB[:16] + b"GRAY" + SRGB[20:])
+    assert load_image(tmp_path / "grey.png").info == {}
+
+
+def test_a_broken_cmyk_profile_is_named(tmp_path):
+    picture().convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"nonsense" * 20)
+    refused(tmp_path / "a.jpg", "a.jpg", "profile")
+
+
+def test_an_animation_is_refused_but_a_phones_mpo_is_a_photo(tmp_path):
+    frames = [picture(seed=i) for i in range(3)]
+    for suffix in ("gif", "webp", "png", "tiff"):
+        path = tmp_path / f"a.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        refused(path, path, "3 frames", "save the one to use")
+    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.mpo").size == frames[0].size
+
+
+def test_files_that_are_no_pictures_are_refused(tmp_path):
+    refused(tmp_path / "none.png", tmp_path / "none.png", "not there")
+    refused(tmp_path, "a folder")
+    (tmp_path / "empty.png").touch()
+    refused(tmp_path / "empty.png", "empty.png", "empty file")
+    (tmp_path / "text.png").write_text("not a picture at all")
+    refused(tmp_path / "text.png", "text.png", "not a picture", "JPEG, PNG")
+    picture().save(tmp_path / "page.eps")  # Pillow would run Ghostscript on it
+    refused(tmp_path / "page.eps", "not a picture")
+    refused(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), "image", "32 bits")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "gif", "bmp"])
+def test_truncated_files_are_refused(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    picture((64, 64)).save(path)
+    data = path.read_bytes()
+    for length in (3, len(data) // 4, len(data) // 2):
+        path.write_bytes(data[:length])
+        refused(path, path)
+
+
+ENCODED = {}
+for _format in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
+    with io.BytesIO() as _file:
+        picture((24, 24)).save(_file, _format)
+        ENCODED[_format] = _file.getvalue()
+
+
+@many
+@given(
+    st.sampled_from(sorted(ENCODED)),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=12),
+)
+def test_damaged_files_give_a_picture_or_one_line(tmp_path_factory, kind, damage):
+    data = bytearray(ENCODED[kind])
+    for place, value in damage:
+        data[place % len(data)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(data)
+    try:
+        assert load_image(path).mode == "RGB"
+    except UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch):
+    side = 11_600  # 134.6 million pixels in a small file, over 128 Mi
+    Image.new("1", (side, side)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    refused(tmp_path / "bomb.png", "bomb.png", f"{side} x {side}", "128 Mi")
+    monkeypatch.setattr(images, "MAX_PIXELS", 186)
+    refused(picture(), "17 x 11", "over the limit")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(array):
+    refused(array, "give uint8", list(array.shape))
+
+
+def test_a_picture_without_pixels_is_refused():
+    refused(np.zeros((0, 4, 3), np.uint8), "no pixels")
+    refused(Image.new("RGB", (0, 4)), "no pixels")
+
+
+def test_a_mask_of_another_size_names_both(tmp_path):
+    picture((30, 20)).save(tmp_path / "m.png")
+    refused(
+        tmp_path / "m.png", "m.png is 30 x 20", "the image is 17 x 11", load=lambda s: load_mask(s, (17, 11))
+    )
+
+
+def test_bool_masks():
+    mask = np.array([[True, False]])
+    assert load_mask(mask, (2, 1)).tolist() == [[255, 0]]
+
+
+def test_a_result_holds_its_settings(tmp_path):
+    settings = {"prompt": "ein Fluß, 東京", "seed": 3, "nested": {"eta": 0.25}}
+    path = tmp_path / "new" / "folder" / "out.png"
+    save_png(picture(), path, settings)
+    with Image.open(path) as saved:
+        assert np.array_equal(saved, picture())
+        assert json.loads(saved.text["hdpainter"]) == settings
+    save_png(picture(seed=1), path)
+    assert np.array_equal(Image.open(path), picture(seed=1))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out.png"
+    save_png(picture(), path)
+
+    def full_disk(self, file, **_):
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_png(picture(seed=1), path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert np.array_equal(Image.open(path), picture())
+
+
+def test_results_are_png(tmp_path):
+    with pytest.raises(UserError, match=r"out\.jpg does not end in \.png"):
+        save_png(picture(), tmp_path / "out.jpg")
+
+
+@many
+@given(nps.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_to_tensor_and_back_is_the_same_picture(array):
+    tensor = to_tensor(array)
+    assert (
+        tensor.shape == (1, 3, *array.shape[:2]) and tensor.is_contiguous() and tensor.dtype == torch.float32
+    )
+    assert tensor.min() >= -1 and tensor.max() <= 1
+    assert np.array_equal(to_image(tensor), array)
+    assert np.array_equal(to_image(tensor[0]), array)
+    assert torch.equal(to_tensor(Image.fromarray(array)), tensor)
+
+
+def test_to_image_rounds_or_truncates_and_clips():
+    levels = torch.tensor([-9, 0.4, 0.6, 99.5001, 254.9, 300])
+    tensor = (levels / 127.5 - 1).expand(1, 3, 1, 6)
+    assert np.asarray(to_image(tensor))[0, :, 0].tolist() == [0, 0, 1, 100, 255, 255]
+    assert np.asarray(to_image(tensor, "truncate"))[0, :, 0].tolist() == [0, 0, 0, 99, 254, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_to_image_does_not_hide_nan(value):
+    tensor = torch.zeros(1, 3, 2, 2)
+    tensor[0, 1, 0, 1] = value
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        to_image(tensor)

@@ -154,11 +154,10 @@ def test_attention_falls_back_to_chunks_within_the_budget():
 
 def test_the_cpu_has_a_fused_kernel_for_the_widest_head():
     """has_fused_attention says so; if torch ever changes its mind, memory use would explode quietly."""
-    q = randn(1, (1, 1, 8, 512))
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        F.scaled_dot_product_attention(q, q, q)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        F.scaled_dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16())
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        q = randn(1, (1, 1, 8, 512)).to(dtype)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            F.scaled_dot_product_attention(q, q, q)
 
 
 def test_bf16_strips_are_as_close_to_fp32_as_the_plain_path():

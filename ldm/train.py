@@ -50,13 +50,14 @@ def run(config, run_dir: Path, gpu: bool) -> None:
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         precision=settings.get("precision", "bf16-mixed"),
-        max_epochs=1,
+        max_epochs=-1,
         max_steps=-1,
         gradient_clip_val=settings.get("gradient_clip"),
         callbacks=[report, checkpoints],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        enable_autolog_hparams=False,
         default_root_dir=run_dir,
     )
     last = run_dir / "last.ckpt"

@@ -76,11 +76,11 @@ class AutoencoderTraining(Training):
         **budget,
     ):
         model = model_part(config, "first_stage_config")
+        with torch.no_grad():  # small posterior variances from the start
+            model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
         super().__init__(model, **budget)
         self.scale_factor = OmegaConf.load(config).model.params.scale_factor
         self.kl_weight = kl_weight
-        with torch.no_grad():  # small posterior variances from the start
-            model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
         self.data = Crops(
             scene_cache(cache, "train", scenes, size, workers), crop_sizes, crop_weights, pixels, seed
         )

@@ -1,6 +1,7 @@
 """What all trainings share: budget, learning rates, averaged weights, logs, sample sheets."""
 
 import csv
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -96,7 +97,7 @@ class Training(pl.LightningModule):
 
     def on_train_batch_start(self, batch, index):
         progress = self.progress
-        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + np.cos(np.pi * progress))
+        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizers().param_groups:
             group["lr"] = group["peak_lr"] * cosine * min(1.0, (progress + 1e-3) / WARM_UP)
 

@@ -1,0 +1,216 @@
+"""Training of the miniatures: the optimizer, resuming, and exports that are the models they claim to be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import nn
+
+from ldm.checkpoint import read_state_dict
+from ldm.train import load_config, main, run
+from ldm.training.autoencoder import AutoencoderTraining
+from ldm.training.base import model_part
+from ldm.training.clip import ClipTraining, text_features
+from ldm.training.diffusion import InpaintingTraining, UpscalerTraining, hull
+from ldm.training.optim import MuonAdamW, orthogonalise, split_parameters
+from ldm.util import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BUDGET = {"steps": 100, "minutes": 10.0, "matrix_lr": 0.01}
+shapes = st.tuples(st.integers(2, 40), st.integers(2, 40))
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, st.integers(0, 2**31))
+def test_orthogonalise_keeps_directions_and_evens_out_strengths(shape, seed):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    strong = s > 0.05 * s[0]  # five iterations do not lift the weakest ones all the way
+    result = u.T @ orthogonalise(matrix) @ vt.T
+    assert torch.all((result.diagonal()[strong] > 0.4) & (result.diagonal()[strong] < 1.4))
+    assert (result - torch.diag(result.diagonal())).abs().max() < 0.15  # bfloat16
+
+
+def test_optimizer_solves_a_linear_problem():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1))
+    optimizer = MuonAdamW(split_parameters([net], 0.02, 1e-2, 1e-2))
+    x = torch.randn(16, 3, 4, 4)
+    target = x.flip(1) + 0.5
+    losses = []
+    for _ in range(150):
+        loss = (net(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.02 * losses[0]
+
+
+def test_every_parameter_is_in_one_group_and_queries_and_keys_are_not_with_muon():
+    unet = model_part(str(CONFIGS / "models/mini-inpainting.yaml")).model
+    groups = split_parameters([unet], 0.01, 1e-3, 1e-3)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in unet.parameters())
+    matrices = {id(p) for group in groups if group.get("matrix") for p in group["params"]}
+    for name, p in unet.named_parameters():
+        if p.ndim < 2 or "to_q" in name or "to_k" in name:
+            assert id(p) not in matrices, name
+    assert len(matrices) > 100
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(cache):
+    torch.manual_seed(0)
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    return AutoencoderTraining(config, cache, size=64, scenes=4, held_out=2, crop_sizes=(32,), crop_weights=(1.0,),
+                               pixels=2048, workers=1, **BUDGET)  # fmt: skip
+
+
+def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoencoder):
+    latents, pictures = autoencoder.eval().reconstruct()
+    exported = model_part(str(CONFIGS / "models/mini-inpainting.yaml"), "first_stage_config").eval()
+    exported.load_state_dict(autoencoder.weights())
+    posterior = exported.encode(autoencoder.held_out)
+    assert torch.allclose((posterior.mean * 0.18215).std(), torch.tensor(1.0), atol=1e-3)
+    assert torch.allclose(exported.decode(posterior.mean), pictures, atol=1e-4)
+    original = autoencoder.network.encode(autoencoder.held_out)
+    assert torch.allclose(posterior.std / posterior.mean.std(), original.std / latents.std(), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def clip(cache):
+    torch.manual_seed(0)
+    return ClipTraining(str(CONFIGS / "models/mini-clip.json"), cache, size=64, scenes=4, held_out=2, batch=4,
+                        workers=1, **BUDGET)  # fmt: skip
+
+
+def test_folding_zeroes_the_start_token_and_keeps_what_the_heads_read(clip):
+    loss, logs = clip.loss(clip.data.batch(np.random.default_rng(0)))
+    assert torch.isfinite(loss)
+    assert {"contrastive", "words", "categories"} <= set(logs)
+    tokens = clip.tokenize(["a red car", "two donuts on sand"])
+    model, head = clip.network["clip"], clip.network["heads"]["words"]
+    before = head(text_features(model, tokens)[0])
+    clip.fold()
+    features = text_features(model, tokens)[0]
+    assert features[:, 0].abs().max() < 1e-4
+    assert features[:, 1:].abs().mean() > 0.1
+    assert torch.allclose(head(features), before, atol=1e-3)
+
+
+def test_the_embedder_gives_the_features_that_were_trained(clip):
+    embedder = model_part(str(CONFIGS / "models/mini-inpainting.yaml"), "cond_stage_config")
+    embedder.load_state_dict(clip.weights(), strict=False)
+    texts = ["a car", "a photo of a teddy bear and a kite under the night sky", ""]
+    trained = text_features(clip.average.module["clip"].eval(), clip.tokenize(texts))[0]
+    assert torch.allclose(embedder.encode(texts), trained, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, autoencoder, clip):
+    folder = tmp_path_factory.mktemp("parts")
+    files = {}
+    for name, training in (("first_stage_model", autoencoder), ("cond_stage_model", clip)):
+        files[name] = str(folder / f"{name}.pt")
+        torch.save(training.weights(), files[name])
+    return files
+
+
+def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, parts):
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    training = InpaintingTraining(config, parts, cache, size=64, scenes=4, crops={64: [1, 3, 4]}, held_out=1,
+                                  workers=1, full=0.0, **BUDGET)  # fmt: skip
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    masks = np.zeros((2, 64, 64), bool)
+    masks[:, 16:48, 16:48] = True
+    hidden = images.copy()
+    hidden[masks] = 0
+    one, two = training.conditions(images, masks), training.conditions(hidden, masks)
+    assert torch.equal(one["masked_image_latent"], two["masked_image_latent"])
+    assert not torch.equal(one["jpg_latent"], two["jpg_latent"])
+    assert one["mask"].sum() == 2 * 16
+    batch = next(training.batches(rng))
+    loss, _ = training.loss(batch)
+    loss.backward()
+    assert all(p.grad is not None for p in training.network.parameters())
+    finished = model_part(config)
+    missing, unexpected = finished.load_state_dict(training.weights(), strict=False)
+    buffers = dict(finished.named_buffers())
+    assert set(missing) <= set(buffers)
+    assert all(".visual." in k or k.endswith(("logit_scale", "text_projection")) for k in unexpected)
+    for a, b in zip(
+        finished.first_stage_model.parameters(), training.ldm.first_stage_model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_upscaler_learns_from_reduced_pictures(cache, parts):
+    config = str(CONFIGS / "models/mini-upscaler.yaml")
+    own = {"cond_stage_model": parts["cond_stage_model"]}
+    training = UpscalerTraining(config, own, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1,
+                                workers=1, **BUDGET)  # fmt: skip
+    batch = next(training.batches(np.random.default_rng(0)))
+    assert batch["lr"].shape == (2, 16, 16, 3)
+    assert batch["jpg_latent"].shape == (2, 4, 16, 16)
+    loss, _ = training.loss(batch)
+    assert torch.isfinite(loss)
+
+
+def test_a_hull_is_convex_and_covers_the_mask():
+    mask = np.zeros((32, 32), bool)
+    mask[4:20, 5] = mask[19, 5:25] = True  # an L
+    filled = hull(mask)
+    assert np.all(filled[mask])
+    assert filled[15, 8]
+    assert not filled[5, 20]
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
+    config = load_config(CONFIGS / "train/mini-autoencoder-f8.yaml", [], gpu=False)
+    small = {"cache": str(cache), "size": 64, "scenes": 4, "held_out": 2, "crop_sizes": [32], "crop_weights": [1.0],
+             "pixels": 1024, "workers": 1, "config": str(CONFIGS / "models/mini-inpainting.yaml")}  # fmt: skip
+    config = OmegaConf.merge(
+        config, {"training": {"params": small | {"steps": 2}}, "trainer": {"processes": 1}}
+    )
+    run(config, tmp_path, gpu=False)
+    first = json.loads((tmp_path / "model.json").read_text())
+    assert first["steps"] == 2
+    config.training.params.steps = 5
+    run(config, tmp_path, gpu=False)
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["steps"] == 5
+    assert card["minutes"] >= first["minutes"]
+    assert card["held_out"]["psnr"] > 0
+    assert all(t.dtype == torch.float16 for t in read_state_dict(tmp_path / "model.safetensors").values())
+    assert list(tmp_path.glob("sheet-*.png"))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_bad_configs_name_the_mistake(tmp_path, capsys):
+    with pytest.raises(UserError, match="no training config"):
+        load_config(tmp_path / "none.yaml", [], gpu=False)
+    with pytest.raises(UserError, match="no model config"):
+        model_part(str(tmp_path / "none.yaml"))
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none.yaml")])
+    assert "no training config" in capsys.readouterr().err
+
+
+def test_gpu_settings_apply_on_a_gpu_only():
+    path = CONFIGS / "train/mini-inpainting.yaml"
+    cpu, gpu = (load_config(path, ["trainer.seed=7"], gpu=g) for g in (False, True))
+    assert cpu.trainer.seed == gpu.trainer.seed == 7
+    assert gpu.training.params.scenes > cpu.training.params.scenes
+    assert "gpu" not in gpu

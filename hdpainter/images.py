@@ -104,6 +104,8 @@ def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]
         return rgb, name
     except UserError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit, higher than MAX_PIXELS
+        raise UserError(f"{name} has over {MAX_PIXELS // 2**20} Mi pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
         raise UserError(
             f"{name} is not a picture that can be read: use one of {', '.join(FORMATS)}"

@@ -94,7 +94,7 @@ def test_transparent_parts_are_white_in_pictures_and_black_in_masks(tmp_path):
         assert load_mask(source, (3, 1))[0, 1:].tolist() == [0, 51]
     grey = Image.fromarray(rgba).convert("LA")
     assert np.asarray(load_image(grey))[0, 1].tolist() == [255] * 3
-    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="P")
+    palette = Image.frombytes("P", (2, 1), bytes([0, 1]))
     palette.putpalette([9, 8, 7, 200, 200, 200])
     palette.save(tmp_path / "a.png", transparency=1)
     assert np.asarray(load_image(tmp_path / "a.png"))[0].tolist() == [[9, 8, 7], [255] * 3]
@@ -161,6 +161,7 @@ for _format in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
         ENCODED[_format] = _file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @many
 @given(
     st.sampled_from(sorted(ENCODED)),
@@ -181,9 +182,11 @@ def test_damaged_files_give_a_picture_or_one_line(tmp_path_factory, kind, damage
 def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch):
     side = 11_600  # 134.6 million pixels in a small file, over 128 Mi
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
+    Image.new("1", (side, 2 * side)).save(tmp_path / "larger.png")  # over Pillow's own limit too
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     refused(tmp_path / "bomb.png", "bomb.png", f"{side} x {side}", "128 Mi")
+    refused(tmp_path / "larger.png", "larger.png", "128 Mi pixels", "make it smaller")
     monkeypatch.setattr(images, "MAX_PIXELS", 186)
     refused(picture(), "17 x 11", "over the limit")
 

@@ -126,7 +126,7 @@ def _advice(weights: Mapping[str, Tensor]) -> str:
     if any(name.startswith(("down_blocks.", "text_model.")) for name in weights):
         return "; this is a part of a diffusers folder: hdpainter models convert FOLDER FILE.safetensors"
     stem = weights.get("model.diffusion_model.input_blocks.0.0.weight")
-    key = weights.get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    key = next((weights[name] for name in weights if name.endswith("attn2.to_k.weight")), None)
     if stem is None or key is None:
         return ""
     kind = {4: "text-to-image", 5: "depth-to-image", 7: "x4 upscaler", 9: "inpainting"}.get(stem.shape[1])
@@ -219,14 +219,13 @@ def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
             f"{path} holds an object other than tensors, {named[1]}, which is not loaded for safety; to drop "
             f"such objects: hdpainter models convert {path} {path.with_suffix('.safetensors')}"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise anything
         size = path.stat().st_size
         raise UserError(
             f"{path} is damaged or cut short ({size:,} bytes): {_first_line(error)}; download or copy it again"
         ) from None
-    if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
-    tensors = {name: value for name, value in dict(content).items() if isinstance(value, Tensor)}
+    content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name: it is not a model's checkpoint")
     return tensors

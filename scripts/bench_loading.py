@@ -93,8 +93,11 @@ def main() -> None:
     size = args.checkpoint.stat().st_size
     print(f"{args.checkpoint.name}: {size / 1e9:.2f} GB, weights loaded as {args.dtype or 'they are'}")
     for cold in (True, False):
-        runs = [(measure("read", args, cold), measure("load", args, cold)) for _ in range(args.repeat)]
-        reading, loading = (sorted(run, key=lambda r: r["seconds"])[args.repeat // 2] for run in zip(*runs))
+        runs = [{what: measure(what, args, cold) for what in ("read", "load")} for _ in range(args.repeat)]
+        reading, loading = (
+            sorted((run[what] for run in runs), key=lambda figures: figures["seconds"])[args.repeat // 2]
+            for what in ("read", "load")
+        )
         parts = ", ".join(f"{part} {loading[part]:.2f}" for part in ("build", "load", "touch"))
         print(
             f"{'cold' if cold else 'warm'}: read {reading['seconds']:.2f} s; loaded and touched in "

@@ -30,7 +30,7 @@ def convert(
     if target.exists():
         raise UserError(f"{target} exists already; remove it first or choose another name")
     if source.is_dir():
-        weights, dropped = from_diffusers(source), []
+        weights, dropped = from_diffusers(_read_folder(source)), []
     else:
         dropped = _foreign_globals(source)
         weights = _without_averages(read_state_dict(source, (*INERT_GLOBALS, *dropped)), ema, source)
@@ -68,36 +68,39 @@ def _without_averages(weights: dict[str, Tensor], use: bool, source: Path) -> di
 
 # --- diffusers folders ---
 
-_PARTS = {
-    "unet": ("model.diffusion_model.", "diffusion_pytorch_model"),
-    "vae": ("first_stage_model.", "diffusion_pytorch_model"),
-    "text_encoder": ("cond_stage_model.", "model"),
-}
 
+def from_diffusers(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of a diffusers pipeline of Stable Diffusion 1.x under the names of `ldm`.
 
-def from_diffusers(folder: Path) -> dict[str, Tensor]:
-    """The weights of a diffusers folder of Stable Diffusion 1.x, memory-mapped, under the names of `ldm`."""
-    rules = {"unet": unet_key, "vae": vae_key, "text_encoder": text_key}
+    parts: the weights of its `unet`, `vae` and `text_encoder`. Raises UserError for a name that is in none.
+    """
     weights = {}
-    for part, (prefix, stem) in _PARTS.items():
-        path = _weights_file(folder / part, stem)
-        tensors = read_state_dict(path)
+    for part, tensors in parts.items():
+        prefix, ldm_key = _PARTS[part]
         for name, tensor in tensors.items():
             if name.endswith("position_ids"):
                 continue
-            key = rules[part](name, tensors)
+            key = ldm_key(name, tensors)
             if key is None:
-                raise UserError(f"{path}: {name} is not a key of Stable Diffusion 1.x's {part}")
+                raise UserError(f"{name} is not a weight of Stable Diffusion 1.x's {part} in diffusers")
             # The autoencoder's attention has 1x1 convolutions where diffusers has linear layers.
             conv = part == "vae" and ".attn_1." in key and tensor.ndim == 2
             weights[prefix + key] = tensor[:, :, None, None] if conv else tensor
     return weights
 
 
-def _weights_file(folder: Path, stem: str) -> Path:
-    stems = dict.fromkeys((stem, stem if stem.startswith("diffusion") else "pytorch_model"))
+def _read_folder(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The weights of each part of a diffusers folder, memory-mapped."""
+    return {part: read_state_dict(_weights_file(folder / part)) for part in _PARTS}
+
+
+def _weights_file(folder: Path) -> Path:
+    stems = ("model", "pytorch_model") if folder.name == "text_encoder" else ("diffusion_pytorch_model",)
     names = [
-        f"{s}{variant}.{kind}" for kind in ("safetensors", "bin") for s in stems for variant in ("", ".fp16")
+        f"{stem}{variant}.{kind}"
+        for kind in ("safetensors", "bin")
+        for stem in stems
+        for variant in ("", ".fp16")
     ]
     for name in names:
         if (folder / name).is_file():
@@ -204,3 +207,10 @@ def text_key(name: str, names: Mapping[str, object]) -> str | None:
     name = name.removeprefix("text_model.")  # transformers 5 leaves it out
     known = name.startswith(("embeddings.", "encoder.layers.", "final_layer_norm."))
     return f"transformer.text_model.{name}" if known else None
+
+
+_PARTS = {
+    "unet": ("model.diffusion_model.", unet_key),
+    "vae": ("first_stage_model.", vae_key),
+    "text_encoder": ("cond_stage_model.", text_key),
+}

@@ -33,7 +33,7 @@ def write_random_checkpoint(
 
 
 def random_weight(name: str, shape: torch.Size, seed: int = 0) -> Tensor:
-    """A weight of scale 1/sqrt(fan-in), a norm's scale near 1 or a bias near 0, so that activations stay finite."""
+    """A weight of scale 1/sqrt(fan-in), a norm's scale near 1, or a bias near 0: activations stay finite."""
     generator = torch.Generator("cpu").manual_seed(zlib.crc32(name.encode()) + seed)
     values = torch.randn(shape, generator=generator)
     if len(shape) >= 2:

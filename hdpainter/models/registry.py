@@ -156,10 +156,12 @@ def checkpoint_folders() -> list[Path]:
     Downloads go to the first.
     """
     named = os.environ.get("HDPAINTER_CHECKPOINTS")
-    repository = CONFIGS.parent / "checkpoints"
-    here = Path("checkpoints")
-    folders = [repository, here] if (CONFIGS.parent / "pyproject.toml").is_file() else [here, repository]
-    return [Path(named).expanduser(), *folders] if named else folders
+    folders = [CONFIGS.parent / "checkpoints", Path("checkpoints")]
+    if not (CONFIGS.parent / "pyproject.toml").is_file():  # an installed package is no place for downloads
+        folders.reverse()
+    if named:
+        folders.insert(0, Path(named).expanduser())
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -175,7 +177,7 @@ def find_checkpoint(name: str | Path) -> Path:
                 return folder / candidate
     if name.is_absolute():
         raise UserError(f"checkpoint {name} does not exist")
-    folders = " or ".join(str(folder) for folder in dict.fromkeys(map(Path.resolve, checkpoint_folders())))
+    folders = " or ".join(map(str, checkpoint_folders()))
     known = next((entry.name for entry in registry().values() if entry.file == name.name), None)
     download = f"get it with: hdpainter models download {known}; or " if known else ""
     raise UserError(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from hdpainter import batch, job_files, jobs, plan
 from hdpainter.models import commands
 from hdpainter.progress import Progress
-from hdpainter.results import save_result
+from hdpainter.results import make_folder, save_result
 from ldm.util import UserError
 
 DEFAULT_MODEL = "mini"
@@ -139,11 +139,11 @@ def _add_common(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--model", help=model)
     for setting in fields(jobs.JobSettings):
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
-        default = "as the method says" if setting.default is None else setting.default
         if isinstance(setting.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         else:
-            parser.add_argument(flag, help=f"{text} (default: {default})")
+            default = "" if setting.default is None else f" (default: {setting.default})"
+            parser.add_argument(flag, metavar=setting.name.split("_")[-1].upper(), help=text + default)
     parser.add_argument(
         "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
     )
@@ -177,11 +177,11 @@ def _inpaint(args: argparse.Namespace) -> int:
     size = plan.check_pixels(job, method.masks.threshold)
     model = args.model or DEFAULT_MODEL
     task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
+    make_folder(args.out.parent)
     painter = args.load(model, args.device, args.dtype)
     started = time.monotonic()
     with Progress() as progress:
         (result,) = batch.paint(painter, [task], progress.step)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     save_result(args.out, result.image, batch.make_record(task, result, None))
     seconds = time.monotonic() - started
     print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result)}")

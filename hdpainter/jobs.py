@@ -27,15 +27,18 @@ class JobSettings:
 
     method: str = _option("hd-painter", "name of a method, or path of its YAML file")
     seed: int = _option(0, "seed of the noise")
-    steps: int | None = _option(None, "denoising steps of stage 1")
-    guidance_scale: float | None = _option(None, "classifier-free guidance")
-    eta: float | None = _option(None, "share of the stochastic term of DDIM")
-    negative_prompt: str | None = _option(None, "prompt of the unconditional half")
-    size: int | None = _option(None, "longer side of stage 1, in pixels")
-    superres: bool = _option(True, "stage 2, x4 super-resolution")
+    steps: int | None = _option(None, "denoising steps of stage 1 (default: the method's)")
+    guidance_scale: float | None = _option(
+        None, "classifier-free guidance of stage 1 (default: the method's)"
+    )
+    eta: float | None = _option(None, "share of the stochastic term of DDIM, 0 to 1 (default: the method's)")
+    negative_prompt: str | None = _option(None, "what to keep away from (default: the method's)")
+    size: int | None = _option(None, "longer side of stage 1 in pixels (default: the model's)")
+    superres: bool = _option(True, "stage 2, x4 super-resolution (default: on)")
     known_region: str | None = _option(
         None,
-        "exact: pixels outside the mask stay bit-identical; blended: Poisson blending moves those near it",
+        "exact: pixels outside the mask stay bit-identical; blended: Poisson blending also moves those near it "
+        "(default: the method's)",
     )
 
     def check(self) -> None:

@@ -87,9 +87,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The record of the picture at `path`; None when there is none that this program wrote."""
     try:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    ours = isinstance(record, dict) and record.get("format") == FORMAT
+    return record if ours and {"source", "hash", "inputs", "output"} <= record.keys() else None
 
 
 def state_of(path: Path, inputs: Mapping[str, Any], source: Path) -> State:
@@ -136,6 +137,14 @@ def relative_to(folder: Path, path: Path) -> str:
         return path.resolve().as_posix()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. Raises UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; give another --out") from None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
     """Make `folder` if need be and hold it for one process; yields an empty scratch folder inside it.
@@ -146,7 +155,7 @@ def locked(folder: Path) -> Iterator[Path]:
     """
     hidden = folder / SCRATCH
     scratch, owner = hidden / "unfinished", hidden / "owner"
-    hidden.mkdir(parents=True, exist_ok=True)
+    make_folder(hidden)
     try:
         lock = FileLock(hidden / "lock").acquire(blocking=False)
     except Timeout:

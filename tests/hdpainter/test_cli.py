@@ -70,6 +70,7 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--out", "out.jpg"), "must end in .png"),
         (("--out", "there.png"), "there.png exists; give another --out, or allow --overwrite"),
         (("--out", "record.png"), "record.json exists"),
+        (("--out", "there.png/out.png"), "there.png cannot be made: File exists"),
         (("--method", "hdpainter"), "unknown method 'hdpainter'"),
         (("--steps", "many"), "steps must be a int, not 'many'"),
         (("--steps", "0"), "steps is 0: give a number from 1 to 1000"),
@@ -162,7 +163,9 @@ def test_batch_tells_by_its_exit_code_how_it_ended(here, capsys):
     assert run("batch", "jobs.yaml") == 0
     assert run("batch", "jobs.yaml", "--batch-size", 0) == 2
     assert run("batch", "none.yaml") == 2
-    assert capsys.readouterr().err.endswith("hdpainter: error: none.yaml does not exist\n")
+    assert capsys.readouterr().err.endswith(
+        "hdpainter: error: none.yaml cannot be read: No such file or directory\n"
+    )
 
 
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(here, capsys):
@@ -223,7 +226,7 @@ def test_the_whole_way_with_a_model_of_random_weights(tmp_path, random_model, ca
     jobs = [
         {"image": "a.png", "mask": "m.png", "prompt": prompt, "name": prompt} for prompt in ("kite", "boat")
     ]
-    settings = {"steps": 2, "superres": False}
+    settings = {"steps": 1, "superres": False}
     source = tmp_path / "jobs.yaml"
     source.write_text(yaml.safe_dump({"model": str(random_model), "defaults": settings, "jobs": jobs}))
     assert main(["batch", str(source), "--batch-size", "2", "--device", "cpu"]) == 0
@@ -244,7 +247,7 @@ def test_the_whole_way_with_a_model_of_random_weights(tmp_path, random_model, ca
         "--device",
         "cpu",
     ]
-    words += ["--steps", 2, "--no-superres", "--out", tmp_path / "kite.png"]
+    words += ["--steps", 1, "--no-superres", "--out", tmp_path / "kite.png"]
     assert main(["inpaint", *map(str, words)]) == 0
     painter = HDPainter.from_config(random_model, device="cpu")
     by_hand = np.array(painter(original, mask, "kite", **settings).image)

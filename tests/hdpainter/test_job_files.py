@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hdpainter.job_files import read_jobs
 from hdpainter.jobs import JobSettings, make_job, name_key
-from ldm.util import UserError
+from hdpainter.plan import plan
+from ldm.util import CONFIGS, UserError
 
 # Everything that all formats can hold: no lone surrogates, and what YAML calls printable.
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"]), max_size=30)
@@ -123,7 +124,7 @@ def test_a_mistake_in_a_csv_or_jsonl_file_stops_it(tmp_path, name, text, message
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"jobs\.yaml cannot be read: No such file"):
         read_jobs(tmp_path / "jobs.yaml")
     (tmp_path / "jobs.csv").write_bytes("prompt\nBär".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
@@ -252,3 +253,10 @@ def test_an_ambiguous_folder_is_refused(tmp_path):
     write(tmp_path / "prompts.csv", "image,prompt\n")
     with pytest.raises(UserError, match="keep one"):
         read_jobs(tmp_path)
+
+
+@pytest.mark.parametrize(("source", "jobs"), [("example.yaml", 4), ("methods.yaml", 6), ("pictures", 4)])
+def test_the_examples_that_ship_are_without_mistakes(tmp_path, source, jobs):
+    file = read_jobs(CONFIGS / "inference" / source)
+    tasks, problems = plan(file, tmp_path, {"size": 256, "multiple": 64})
+    assert len(tasks) == jobs and not problems

@@ -35,7 +35,11 @@ def batch_entry(batch: Mapping[str, Any], key: str) -> Any:
 class TrainedModule(pl.LightningModule):
     """A LightningModule whose loss is `shared_step`, with an optional moving average of its weights."""
 
-    model_ema: LitEma | None = None
+    model_ema: LitEma | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model_ema = None
 
     @property
     def averaged(self) -> nn.Module:

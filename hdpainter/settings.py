@@ -164,7 +164,12 @@ class Method:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, Mapping):
             raise UserError(f"{path} must hold a mapping of settings")
-        return from_mapping(cls, {"name": path.stem, **values}, str(path))
+        return cls.from_values({"name": path.stem, **values}, str(path))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str = "method") -> "Method":
+        """A method from plain values, such as a result's metadata holds; `where` is for error messages."""
+        return from_mapping(cls, values, where)
 
     def override(self, **groups: Mapping[str, Any]) -> "Method":
         """A copy with single values replaced: ``method.override(sampler={"steps": 20})``; None is ignored."""

@@ -1,0 +1,184 @@
+"""HDPainter as a user calls it: any size in, the same size out, nothing outside the mask touched."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hdpainter.images import save_png
+from hdpainter.painta import PAIntA
+from hdpainter.pipeline import HDPainter, dtype_policy
+from hdpainter.settings import Method, method_names
+from ldm.util import UserError
+
+
+def quick(name="hd-painter", steps=2) -> Method:
+    """A method with few steps in both stages."""
+    return Method.load(name).override(sampler={"steps": steps}, superres={"steps": steps})
+
+
+FAST = {"method": quick(), "seed": 3}
+
+
+def outside_changed(result, picture, mask) -> int:
+    known = np.array(mask) < 128
+    return int(np.abs(np.array(result.image).astype(int) - np.array(picture))[known].max(initial=0))
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_paints(painter, photo, method):
+    picture, mask = photo(256, 192)
+    result = painter(picture, mask, "a red kite", method=quick(method), seed=3)
+    assert result.image.size == (256, 192) and result.low_res.size == (64, 48)
+    filled = np.array(mask) >= 128
+    assert (np.array(result.image)[filled] != np.array(picture)[filled]).any()
+    if method == "hd-painter-release":
+        assert outside_changed(result, picture, mask) > 0  # its Poisson blending moves known pixels
+    else:
+        assert outside_changed(result, picture, mask) == 0
+    assert json.loads(json.dumps(result.metadata))["method"]["name"] == method
+    assert PAIntA.on(painter.models.inpainting.model.diffusion_model) is None
+
+
+def test_methods_differ(painter, photo):
+    picture, mask = photo(96, 96)
+    images = [
+        np.array(painter(picture, mask, "a red kite", method=quick(name), superres=False, seed=3).low_res)
+        for name in ("stable-inpainting", "painta", "rasg", "hd-painter", "post-hoc")
+    ]
+    for i, a in enumerate(images):
+        for b in images[:i]:
+            assert (a != b).any()
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["hd-painter", "hd-painter-release"]))
+def test_any_size(painter, photo, width, height, method):
+    picture, mask = photo(width, height)
+    result = painter(picture, mask, "boat", method=quick(method, 1), known_region="exact")
+    assert result.image.size == (width, height)
+    assert outside_changed(result, picture, mask) == 0
+
+
+def test_a_batch_equals_one_by_one(painter, photo):
+    """Different pictures, sizes, masks, prompts (numbers of words) and seeds."""
+    sizes = [(96, 96), (80, 80), (120, 64), (96, 96)]
+    pairs = [photo(*size, seed=i) for i, size in enumerate(sizes)]
+    pairs[3] = (pairs[3][0], Image.new("L", (96, 96), 255))
+    prompts, seeds = ["boat", "a very big wooden boat", "", "two red apples"], [5, 6, 7, 5]
+    images, masks = zip(*pairs, strict=True)
+    together = painter(list(images), list(masks), prompts, seed=seeds, method=quick())
+    assert len(together) == 4
+    for result, image, mask, prompt, seed in zip(together, images, masks, prompts, seeds, strict=True):
+        single = painter(image, mask, prompt, seed=seed, method=quick())
+        difference = np.abs(np.array(result.image).astype(int) - np.array(single.image))
+        assert difference.max() <= 1 and result.metadata["seed"] == seed
+
+
+def test_seeds(painter, photo):
+    picture, mask = photo(64, 64)
+    first, again, other = (
+        np.array(painter(picture, mask, "boat", seed=seed, method=quick()).image) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_known_region_is_exact_in_the_saved_png(painter, photo, tmp_path):
+    picture, mask = photo(200, 150)
+    result = painter(picture, mask, "boat", **FAST)
+    save_png(result.image, tmp_path / "out.png", result.metadata)
+    known = np.array(mask) < 128
+    with Image.open(tmp_path / "out.png") as saved:
+        assert np.array_equal(np.array(saved)[known], np.array(picture)[known])
+        assert json.loads(saved.text["hdpainter"])["prompt"] == "boat"
+
+
+def test_superres_is_used_where_it_helps(painter, photo):
+    small, large = photo(60, 40), photo(256, 100)
+    assert not painter(*small, "boat", **FAST).metadata["superres"]
+    assert painter(*large, "boat", **FAST).metadata["superres"]
+    assert not painter(*large, "boat", superres=False, **FAST).metadata["superres"]
+
+
+def test_larger_than_stage_2_and_larger_stage_1(painter, photo):
+    picture, mask = photo(700, 500)
+    result = painter(picture, mask, "boat", size=96, **FAST)
+    assert result.image.size == (700, 500) and result.low_res.size == (96, 68)
+    assert outside_changed(result, picture, mask) == 0
+
+
+def test_settings_are_recorded_and_reproduce_the_picture(painter, photo):
+    picture, mask = photo(100, 100)
+    given = {"guidance_scale": 3.0, "eta": 0.5, "negative_prompt": "blurry"}
+    result = painter(picture, mask, "boat", **FAST, **given)
+    recorded = result.metadata["method"]
+    assert recorded["sampler"] == {"steps": 2, "grid": "uniform", "guidance_scale": 3.0, "eta": 0.5}
+    assert recorded["prompts"]["negative"] == "blurry"
+    again = painter(picture, mask, "boat", method=Method.from_values(recorded), seed=3)
+    assert np.array_equal(np.array(again.image), np.array(result.image))
+
+
+def test_long_and_empty_prompts(painter, photo):
+    picture, mask = photo(64, 64)
+    long = painter(picture, mask, "boat " * 200, **FAST)
+    assert long.metadata["words_cut"] == 125
+    assert painter(picture, mask, "", **FAST).metadata["words_cut"] == 0
+
+
+def test_progress_and_cancel(painter, photo):
+    picture, mask = photo(128, 128)
+    seen = []
+    painter(picture, mask, "boat", progress=lambda *step: seen.append(step), **FAST)
+    assert seen[:2] == [("inpainting", 1, 2), ("inpainting", 2, 2)]
+    assert seen[2:] == [("superres", 1, 2), ("superres", 2, 2)]
+
+    def cancel(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        painter(picture, mask, "boat", progress=cancel, **FAST)
+    assert PAIntA.on(painter.models.inpainting.model.diffusion_model) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "hd-paint"}, "unknown method 'hd-paint'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"eta": -1.0}, "eta is -1"),
+        ({"prompt": 7}, "prompt must be text"),
+        ({"seed": [1, 2]}, "2 .* for 1 images"),
+        ({"mask": Image.new("L", (64, 64))}, "marks nothing to fill"),
+        ({"mask": Image.new("L", (9, 9), 255)}, "9 x 9 pixels but the image is 64 x 64"),
+        ({"image": "missing.png"}, "missing.png"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(painter, photo, change, message):
+    picture, mask = photo(64, 64)
+    arguments = {"image": picture, "mask": mask, "prompt": "boat", **change}
+    with pytest.raises(UserError, match=message) as error:
+        painter(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_bfloat16_is_finite_and_close(tiny_pipeline, painter, photo):
+    picture, mask = photo(128, 96)
+    half = HDPainter.from_config(tiny_pipeline, device="cpu", dtype="bfloat16")
+    result = half(picture, mask, "boat", **FAST)
+    expected = painter(picture, mask, "boat", **FAST)
+    difference = np.abs(np.array(result.image).astype(float) - np.array(expected.image))
+    assert difference.mean() < 8 and result.metadata["dtype"] == "bfloat16"
+
+
+def test_dtype_policy():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert dtype_policy(None, gpu)[""] is torch.float16
+    assert dtype_policy(None, gpu)["upscaler.first_stage_model"] is torch.float32
+    assert set(dtype_policy(None, cpu).values()) == {torch.float32}
+    assert set(dtype_policy("bfloat16", gpu).values()) == {torch.bfloat16}
+    with pytest.raises(UserError, match="float64"):
+        dtype_policy("float64", cpu)

@@ -94,12 +94,9 @@ def run(
                     _paint_all(todo, load(), file.source, scratch, summary, batch_size, progress)
             except KeyboardInterrupt:
                 summary.interrupted = True
-            report = {
-                "source": relative_to(out, file.source),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            write_json(out / "summary.json", {**report, **dataclasses.asdict(summary)}, scratch)
-            progress.say(f"{summary} -> {out / 'summary.json'}")
+        report = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
+        write_json(out / "summary.json", {**report, **dataclasses.asdict(summary)}, scratch)
+        progress.say(f"{summary} -> {out / 'summary.json'}")
     return summary
 
 

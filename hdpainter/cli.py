@@ -181,6 +181,7 @@ def _inpaint(args: argparse.Namespace) -> int:
     painter = args.load(model, args.device, args.dtype)
     started = time.monotonic()
     with Progress() as progress:
+        progress.start(args.out.stem)
         (result,) = batch.paint(painter, [task], progress.step)
     save_result(args.out, result.image, batch.make_record(task, result, None))
     seconds = time.monotonic() - started

@@ -19,15 +19,11 @@ class Progress:
         self.stream = stream or sys.stderr
         self.on_terminal = self.stream.isatty()
         self._stage = self._label = ""
+        self._started: float | None = None
         self._steps: tqdm | None = None
         self._pictures: tqdm | None = None
 
     def __enter__(self) -> "Progress":
-        self._started = time.monotonic()
-        if self.on_terminal and self.total > 1:
-            self._pictures = tqdm(
-                total=self.total, unit="picture", file=self.stream, position=0, dynamic_ncols=True
-            )
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -36,9 +32,15 @@ class Progress:
             self._pictures.close()
 
     def start(self, label: str) -> None:
-        """The next picture or batch, `label`, begins."""
+        """The next picture or batch, `label`, begins. The clock starts with the first."""
         self._close_steps()
         self._label = label
+        if self._started is None:
+            self._started = time.monotonic()
+            if self.on_terminal and self.total > 1:
+                self._pictures = tqdm(
+                    total=self.total, unit="picture", file=self.stream, position=0, dynamic_ncols=True
+                )
 
     def step(self, stage: str, step: int, total: int) -> None:
         """`step` of `total` steps of a stage are done: the `progress` callback of HDPainter."""

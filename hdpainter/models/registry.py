@@ -1,6 +1,7 @@
 """Which models there are: pipelines (`configs/models/sd2.yaml`), public checkpoints, and where files lie."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ class PipelineSpec:
         path = Path(name_or_yaml)
         if path.suffix not in (".yaml", ".yml"):
             path = MODELS / f"{name_or_yaml}.yaml"
-            if name_or_yaml not in pipeline_names():
+            if not path.is_file():
                 known = ", ".join(pipeline_names())
                 raise UserError(f"unknown model {str(name_or_yaml)!r}; known: {known}, or give a .yaml file")
         content = read_yaml(path)
@@ -105,7 +106,8 @@ def _beside(path: Path, name: str, *elsewhere: Path) -> str:
 
 def pipeline_names() -> list[str]:
     """Names of the pipelines in ``configs/models``."""
-    return sorted(path.stem for path in MODELS.glob("*.yaml") if "pipeline" in read_yaml(path))
+    files = MODELS.glob("*.yaml")
+    return sorted(path.stem for path in files if re.search("^pipeline:", path.read_text(), re.MULTILINE))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,285 @@
+"""Pipelines, the registry of public checkpoints, and loading by name."""
+
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hdpainter import models
+from hdpainter.models.download import record_sha256
+from hdpainter.models.random_weights import write_random_checkpoint
+from hdpainter.models.registry import (
+    MODELS,
+    PipelineSpec,
+    find_checkpoint,
+    pipeline_names,
+    read_model_config,
+    registry,
+)
+from ldm.checkpoint import build
+from ldm.util import UserError, count_params
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> Path:
+    """A folder of random checkpoints of the miniatures, in half precision."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    (folder / "mini").mkdir()
+    for name in ("mini-inpainting", "mini-upscaler"):
+        write_random_checkpoint(
+            MODELS / f"{name}.yaml", folder / "mini" / f"{name}.safetensors", torch.float16
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder, the only one in which checkpoints are looked for."""
+    monkeypatch.setattr("hdpainter.models.registry.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def with_mini(mini, monkeypatch) -> Path:
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(mini))
+    return mini
+
+
+def pipeline(path: Path, **changes) -> Path:
+    """A YAML file with the mini pipeline, changed; None removes a key."""
+    content = yaml.safe_load((MODELS / "mini.yaml").read_text())["pipeline"] | changes
+    content = {key: value for key, value in content.items() if value is not None}
+    path.write_text(yaml.safe_dump({"pipeline": content}))
+    return path
+
+
+def message(function, *args, **kwargs) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- loading ---
+
+
+def test_load_gives_models_ready_for_inference(with_mini):
+    pipe = models.load("mini")
+    assert "upscaler" not in vars(pipe)  # not loaded yet
+    for model in (pipe.inpainting, pipe.upscaler):
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+        assert model.alphas_cumprod.dtype == torch.float32
+    assert pipe.upscaler is pipe.upscaler
+    assert pipe.upscaler.low_scale_model.betas.dtype == torch.float32
+
+
+def test_random_weights_keep_activations_finite(with_mini):
+    model = models.load("mini", dtype=torch.float32, superres=False).inpainting
+    with torch.no_grad():
+        context = model.get_learned_conditioning(["a boat", ""])
+        out = model.apply_model(
+            torch.randn(2, 4, 16, 16),
+            torch.tensor([1, 999]),
+            {"c_concat": [torch.randn(2, 5, 16, 16)], "c_crossattn": [context]},
+        )
+        image = model.decode_first_stage(out)
+    assert out.std() > 0.01 and out.abs().max() < 100 and image.abs().max() < 100
+
+
+def test_dtypes_by_stage_and_module(with_mini):
+    policy = {"": torch.bfloat16, "upscaler.first_stage_model": torch.float32, "inpainting": torch.float16}
+    pipe = models.load("mini", dtype=policy)
+    assert {p.dtype for p in pipe.inpainting.parameters()} == {torch.float16}
+    assert {p.dtype for p in pipe.upscaler.first_stage_model.parameters()} == {torch.float32}
+    assert {p.dtype for p in pipe.upscaler.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in pipe.upscaler.cond_stage_model.parameters()} == {torch.bfloat16}
+
+
+def test_without_superres_no_upscaler_is_needed(mini, folder):
+    (folder / "mini").mkdir()
+    shutil.copy(mini / "mini" / "mini-inpainting.safetensors", folder / "mini")
+    pipe = models.load("mini", superres=False)
+    assert list(pipe.info) == ["model", "inpainting"]
+    assert "mini-upscaler.safetensors" in message(pipe.checkpoint, "upscaler")
+    assert "mini-upscaler.safetensors" in message(models.load, "mini")
+
+
+def test_a_pipeline_may_have_no_upscaler(with_mini, tmp_path):
+    assert models.load(pipeline(tmp_path / "one.yaml", upscaler=None)).upscaler is None
+
+
+def test_info_names_files_and_hashes_that_are_known(mini, folder):
+    shutil.copytree(mini / "mini", folder / "mini")
+    file = folder / "mini" / "mini-inpainting.safetensors"
+    record_sha256(file, "ab" * 32)
+    info = models.load("mini").info
+    assert info["model"] == "mini"
+    assert info["inpainting"] == {
+        "config": "mini-inpainting.yaml",
+        "checkpoint": "mini-inpainting.safetensors",
+        "bytes": file.stat().st_size,
+        "sha256": "ab" * 32,
+    }
+    assert info["upscaler"]["sha256"] is None
+    file.write_bytes(file.read_bytes())  # may be another file now
+    assert models.load("mini").info["inpainting"]["sha256"] is None
+
+
+def test_a_missing_checkpoint_is_reported_before_anything_is_built(folder, monkeypatch):
+    monkeypatch.setattr("hdpainter.models.loading.build", lambda config: pytest.fail("built"))
+    text = message(models.load, "sd2")
+    for words in ("512-inpainting-ema.safetensors", str(folder), "hdpainter models download sd2-inpainting"):
+        assert words in text
+    (folder / "512-inpainting-ema.safetensors").touch()
+    assert "hdpainter models download x4-upscaler" in message(models.load, "sd2")
+
+
+def test_a_wrong_file_names_file_and_config(mini, folder):
+    (folder / "mini").mkdir()
+    for stage in ("mini-inpainting", "mini-upscaler"):
+        shutil.copy(mini / "mini" / "mini-upscaler.safetensors", folder / "mini" / f"{stage}.safetensors")
+    text = message(models.load, "mini")
+    assert "mini-inpainting.safetensors does not fit mini-inpainting.yaml" in text
+
+
+# --- where files are looked for ---
+
+
+def test_search_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path / "mine"))
+    name = "some-model.ckpt"
+    places = [Path("checkpoints") / name, tmp_path / "mine" / name, Path(name)]
+    assert name in message(find_checkpoint, name)
+    converted = tmp_path / "mine" / "some-model.safetensors"
+    for place in (converted, *places):  # from the last resort to what is preferred
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+        assert find_checkpoint(name).resolve() == place.resolve()
+    assert "does not exist" in message(find_checkpoint, tmp_path / "other" / name)
+
+
+def test_a_pipelines_files_may_lie_beside_it(mini, tmp_path):
+    for name in ("mini-inpainting", "mini-upscaler"):
+        shutil.copy(mini / "mini" / f"{name}.safetensors", tmp_path)
+    shutil.copy(MODELS / "mini-upscaler.yaml", tmp_path / "own.yaml")
+    path = pipeline(
+        tmp_path / "pipe.yaml",
+        inpainting={"config": "mini-inpainting.yaml", "checkpoint": "mini-inpainting.safetensors"},
+        upscaler={"config": "own.yaml", "checkpoint": "mini-upscaler.safetensors"},
+    )
+    pipe = models.load(path)
+    assert pipe.spec.name == "pipe"
+    assert pipe.checkpoint("upscaler").parent == tmp_path
+    assert pipe.info["upscaler"]["config"] == "own.yaml"
+
+
+# --- the YAML files ---
+
+
+def test_every_shipped_pipeline_is_valid_and_public_files_are_registered():
+    assert {"sd2", "sd15", "dreamshaper8", "mini"} <= set(pipeline_names())
+    files = {entry.file for entry in registry().values()}
+    for name in pipeline_names():
+        spec = PipelineSpec.load(name)
+        for stage in spec.stages.values():
+            assert "target" in read_model_config(stage.config)
+            assert stage.checkpoint in files or name == "mini"
+        factors = read_model_config(spec.inpainting.config)["params"]["unet_config"]["params"]
+        assert set(spec.painta_levels) | set(spec.rasg_levels) <= set(factors["attention_resolutions"])
+    assert (PipelineSpec.load("sd2").painta_levels, PipelineSpec.load("sd2").rasg_levels) == ((2, 4), (4,))
+
+
+@pytest.mark.parametrize("entry", registry().values(), ids=lambda entry: entry.name)
+def test_registered_sizes_are_those_of_the_models(entry):
+    assert entry.parameters == count_params(build(read_model_config(MODELS / entry.config)))
+    assert entry.sha256 is None or len(entry.sha256) == 64
+    assert entry.urls and all(url.startswith("https://") and url.endswith(entry.file) for url in entry.urls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sise": 512}, "unknown key 'sise'; did you mean 'size'"),
+        ({"size": "big"}, "size must be"),
+        ({"size": 0}, "size must be positive"),
+        ({"multiple": -64}, "multiple must be positive"),
+        ({"painta_levels": 4}, "painta_levels must be a list"),
+        ({"rasg_levels": []}, "rasg_levels must be a list"),
+        ({"rasg_levels": ["four"]}, "rasg_levels must be a list"),
+        ({"inpainting": None}, "'inpainting' is missing"),
+        ({"inpainting": "mini.yaml"}, "inpainting must be a mapping"),
+        ({"upscaler": {"config": "mini-upscaler.yaml"}}, "upscaler: 'checkpoint' is missing"),
+        ({"upscaler": {"config": "a", "checkpoint": "b", "url": "c"}}, "unknown key 'url'"),
+    ],
+)
+def test_mistakes_in_a_pipeline_are_named(tmp_path, changes, says):
+    path = pipeline(tmp_path / "pipe.yaml", **changes)
+    text = message(PipelineSpec.load, path)
+    assert says in text and str(path) in text
+
+
+@settings(max_examples=50)
+@given(st.text(min_size=1).filter(lambda key: key not in {field.name for field in fields(PipelineSpec)}))
+def test_no_unknown_key_passes(tmp_path_factory, key):
+    path = pipeline(tmp_path_factory.mktemp("pipe") / "pipe.yaml", **{key: 1})
+    assert repr(key) in message(PipelineSpec.load, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("model: {target: x}", "'pipeline'"),
+        ("- 1", "mapping"),
+        ("a: [", "not valid YAML"),
+        ("pipeline: 3", "'pipeline'"),
+    ],
+)
+def test_other_yaml_files_are_refused(tmp_path, content, says):
+    path = tmp_path / "other.yaml"
+    path.write_text(content)
+    text = message(PipelineSpec.load, path)
+    assert says in text and str(path) in text
+
+
+def test_unknown_models_and_missing_configs_are_named(with_mini, tmp_path):
+    text = message(models.load, "sd3")
+    assert "'sd3'" in text and "sd2" in text and "registry" not in text
+    assert "cannot be read" in message(models.load, tmp_path / "none.yaml")
+    stage = {"config": "none.yaml", "checkpoint": "mini/mini-inpainting.safetensors"}
+    assert "none.yaml" in message(models.load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
+    stage["config"] = "registry.yaml"
+    assert "no 'model'" in message(models.load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
+
+
+def test_the_registry_can_be_replaced(folder, tmp_path, monkeypatch):
+    entry = {
+        "title": "T",
+        "file": "a.ckpt",
+        "config": "c.yaml",
+        "licence": "L",
+        "parameters": 10,
+        "dtype": "float16",
+    }
+    path = tmp_path / "mine.yaml"
+    monkeypatch.setenv("HDPAINTER_REGISTRY", str(path))
+    path.write_text(yaml.safe_dump({"checkpoints": {"a": {**entry, "urls": ["https://example.org/a.ckpt"]}}}))
+    assert registry()["a"].approximate_bytes == 20
+    assert "hdpainter models download a;" in message(find_checkpoint, "a.ckpt")
+    monkeypatch.setenv("HDPAINTER_MIRRORS", "http://one/{file} http://two/x/{file}")
+    assert registry()["a"].sources == [
+        "http://one/a.ckpt",
+        "http://two/x/a.ckpt",
+        "https://example.org/a.ckpt",
+    ]
+    path.write_text(yaml.safe_dump({"checkpoints": {"a": entry}}))
+    assert "'urls' is missing" in message(registry)

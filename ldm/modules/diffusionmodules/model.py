@@ -4,6 +4,8 @@ Computes in the dtype of its weights or of autocast. Use fp32 or bf16: in fp16 t
 known to overflow.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from ldm.modules.diffusionmodules import bounded
 from ldm.modules.diffusionmodules.util import GroupNorm32
+
+AttentionType = Literal["vanilla", "vanilla-xformers", "none"]  # the first two are one thing here
 
 
 def Normalize(in_channels: int, num_groups: int = 32) -> GroupNorm32:
@@ -146,13 +150,13 @@ class AttnBlock(nn.Module):
 
 
 class Middle(nn.Module):
-    """The blocks at the lowest resolution."""
+    """The blocks at the lowest resolution, with self-attention between them if `attention` is set."""
 
-    def __init__(self, channels: int, dropout: float, num_groups: int, memory_budget: int):
+    def __init__(self, channels: int, attention: bool, dropout: float, num_groups: int, memory_budget: int):
         super().__init__()
         common = {"num_groups": num_groups, "memory_budget": memory_budget}
         self.block_1 = ResnetBlock(in_channels=channels, dropout=dropout, **common)
-        self.attn_1 = AttnBlock(channels, **common)
+        self.attn_1 = AttnBlock(channels, **common) if attention else nn.Identity()
         self.block_2 = ResnetBlock(in_channels=channels, dropout=dropout, **common)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +195,8 @@ class Encoder(BoundedModule):
     """Images [B, in_channels, H, W] -> [B, 2 z_channels (z_channels unless double_z), H/f, W/f].
 
     f = 2 ** (len(ch_mult) - 1); the channels are the moments of the posterior before `quant_conv`.
-    `attn_resolutions` names the sizes that have attention in every block, for images of size `resolution`.
+    `attn_resolutions` names the sizes that have attention in every block, for images of size `resolution`; the
+    middle always has it, unless `attn_type` is "none".
     The decoder shares the parameters, so `out_ch` is not used here.
     """
 
@@ -209,6 +214,7 @@ class Encoder(BoundedModule):
         resolution: int,
         z_channels: int,
         double_z: bool = True,
+        attn_type: AttentionType = "vanilla",
         num_groups: int = 32,
         memory_budget: int = bounded.BUDGET,
     ):
@@ -218,12 +224,13 @@ class Encoder(BoundedModule):
         self.down = nn.ModuleList()
         width, lowest = ch, len(ch_mult) - 1
         for i, mult in enumerate(ch_mult):
-            level = Level(width, ch * mult, num_res_blocks, resolution // 2**i in attn_resolutions, **common)
+            attention = attn_type != "none" and resolution // 2**i in attn_resolutions
+            level = Level(width, ch * mult, num_res_blocks, attention, **common)
             width = ch * mult
             down = i < lowest
             level.downsample = Downsample(width, resamp_with_conv, memory_budget) if down else nn.Identity()
             self.down.append(level)
-        self.mid = Middle(width, **common)
+        self.mid = Middle(width, attn_type != "none", **common)
         self.norm_out = Normalize(width, num_groups)
         self.conv_out = nn.Conv2d(width, 2 * z_channels if double_z else z_channels, 3, padding=1)
 
@@ -256,6 +263,7 @@ class Decoder(BoundedModule):
         resolution: int,
         z_channels: int,
         double_z: bool = True,
+        attn_type: AttentionType = "vanilla",
         num_groups: int = 32,
         memory_budget: int = bounded.BUDGET,
     ):
@@ -263,10 +271,10 @@ class Decoder(BoundedModule):
         common = {"dropout": dropout, "num_groups": num_groups, "memory_budget": memory_budget}
         width = ch * ch_mult[-1]
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
-        self.mid = Middle(width, **common)
+        self.mid = Middle(width, attn_type != "none", **common)
         levels = []
         for i, mult in reversed(list(enumerate(ch_mult))):
-            attention = resolution // 2**i in attn_resolutions
+            attention = attn_type != "none" and resolution // 2**i in attn_resolutions
             level = Level(width, ch * mult, num_res_blocks + 1, attention, **common)
             width = ch * mult
             up = i > 0

@@ -18,3 +18,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   # shellcheck disable=SC1091
   source .venv/bin/activate
 fi
+python -c 'import hdpainter' 2>/dev/null || {
+  echo "The active environment $VIRTUAL_ENV lacks the package: run 'pip install -e .' in it, or deactivate it" >&2
+  exit 2
+}

@@ -43,7 +43,7 @@ class FullMatrixAttention:
 
     def __exit__(self, *exc):
         for attn in self.layers:
-            del attn.attend
+            vars(attn).pop("attend", None)  # rasg_gradient has taken its own layers' away
 
 
 def alignment(

@@ -1,0 +1,150 @@
+"""Fill a hole in held-out scenes of toy COCO by Stable Inpainting and by HD-Painter, and compare on one sheet.
+
+The scenes are numbers 0, 1, 2, ... of the held-out split. The hole is the convex hull of a scene's largest
+object, the prompt the name of a category that the scene does not have, drawn with the scene's number as seed.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from hdpainter.images import save_png
+from hdpainter.masks import bbox
+from hdpainter.models.random_weights import write_random_checkpoint
+from hdpainter.models.registry import MODELS, PipelineSpec, find_checkpoint
+from hdpainter.pipeline import HDPainter
+from hdpainter.settings import Method
+from ldm.data.objects import CATEGORIES
+from ldm.data.toycoco import describe_scene
+from ldm.util import UserError
+
+METHODS = ("stable-inpainting", "hd-painter")
+UNTRAINED = """
+------------------------------------------------------------------------------------------------------------
+The miniature checkpoints are not in checkpoints/mini: this run uses UNTRAINED miniatures with random weights.
+It shows that everything runs from end to end. The pictures hold noise, not what HD-Painter can do.
+------------------------------------------------------------------------------------------------------------
+"""
+
+
+def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Picture [size, size, 3], mask [size, size] (255 = fill) and prompt of an example."""
+    scene = describe_scene("val", index)
+    visible = scene.visible_masks(size)
+    largest = max(visible, key=np.count_nonzero)
+    points = np.argwhere(largest)[:, ::-1].astype(np.int32)
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(points), 255)
+    present = {part.category.name for part in scene.objects}
+    names = [category.name for category in CATEGORIES if category.name not in present]
+    return scene.render(size), mask, str(np.random.default_rng(index).choice(names))
+
+
+def random_checkpoints(folder: Path) -> None:
+    """Write untrained miniatures to `folder` and have the program look for checkpoints there."""
+    for stage in PipelineSpec.load("mini").stages.values():
+        path = folder / stage.checkpoint
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_random_checkpoint(MODELS / Path(stage.config).name, path)
+    os.environ["HDPAINTER_CHECKPOINTS"] = str(folder)
+
+
+def trained() -> bool:
+    try:
+        for stage in PipelineSpec.load("mini").stages.values():
+            find_checkpoint(stage.checkpoint)
+    except UserError:
+        return False
+    return True
+
+
+def sheet(
+    rows: list[list[np.ndarray]], titles: list[str], captions: list[str], cell: int = 320
+) -> Image.Image:
+    """Pictures in rows under column titles, a caption over each row."""
+    pad, head = 10, 30
+    height, width = head + len(rows) * (cell + head), pad + len(titles) * (cell + pad)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+
+    def text(words: str, x: int, y: int) -> None:
+        cv2.putText(canvas, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+
+    for column, title in enumerate(titles):
+        text(title, pad + column * (cell + pad), 20)
+    for index, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = head + index * (cell + head)
+        text(caption, pad, top + 18)
+        for column, picture in enumerate(row):
+            left = pad + column * (cell + pad)
+            small = Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS)
+            canvas[top + head - 5 : top + head - 5 + cell, left : left + cell] = small
+    return Image.fromarray(canvas)
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture with the mask's outline in white on black."""
+    out = picture.copy()
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for colour, width in ((0, 11), (255, 5)):
+        cv2.drawContours(out, contours, -1, (colour,) * 3, width, cv2.LINE_AA)
+    return out
+
+
+def detail(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A square crop around the mask, at full resolution."""
+    top, bottom, left, right = bbox(mask > 0, margin=16)
+    side = min(max(bottom - top, right - left), *mask.shape)
+    top, left = min(top, mask.shape[0] - side), min(left, mask.shape[1] - side)
+    return picture[top : top + side, left : left + side]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2], help="numbers of held-out scenes")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    args = parser.parse_args()
+    overrides = {}
+    if not trained():
+        print(UNTRAINED, file=sys.stderr)
+        random_checkpoints(args.out / "untrained")
+        args.scenes, overrides = args.scenes[:1], {"sampler": {"steps": 5}, "superres": {"steps": 2}}
+    painter = HDPainter.from_config("mini")
+    rows, captions = [], []
+    with tqdm(total=len(args.scenes) * len(METHODS), desc="pictures") as bar:
+        for index in args.scenes:
+            picture, mask, prompt = example(index, painter.models.spec.max_size)
+            folder = args.out / f"scene{index}"
+            save_png(Image.fromarray(picture), folder / "image.png")
+            save_png(Image.fromarray(mask), folder / "mask.png")
+            row = [outlined(picture, mask)]
+            for name in METHODS:
+                method = Method.load(name).override(**overrides)
+                result = painter(
+                    Image.fromarray(picture), Image.fromarray(mask), prompt, method=method, seed=index
+                )
+                save_png(result.image, folder / f"{name}.png", result.metadata)
+                row.append(np.array(result.image))
+                bar.update()
+            row.append(detail(row[-1], mask))
+            rows.append(row)
+            captions.append(f'"{prompt}"')
+    save_png(
+        sheet(rows, ["input and mask", *METHODS, "hd-painter, detail"], captions), args.out / "sheet.png"
+    )
+    print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
+    print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
+    print("  hdpainter models download sd2")
+    print('  hdpainter inpaint --model sd2 --image photo.jpg --mask mask.png --prompt "boat" --out boat.png')
+
+
+if __name__ == "__main__":
+    main()

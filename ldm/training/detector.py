@@ -80,6 +80,44 @@ def crop_view(image, boxes, labels, window, size: int) -> tuple[np.ndarray, np.n
     return view, cut[kept], labels[kept]
 
 
+class Detector:
+    """An mmdet model that looks at square RGB pictures of `size` pixels."""
+
+    def __init__(self, network: torch.nn.Module, size: int = 256):
+        self.network, self.size = network, size
+
+    def inputs(self, views: list[np.ndarray]) -> Tensor:
+        """Views as mmdet's RTMDet takes them: BGR, standardised."""
+        x = (
+            torch.from_numpy(np.stack(views)[..., ::-1].copy())
+            .movedim(-1, 1)
+            .contiguous()
+            .float()
+            .to(next(self.network.parameters()))
+        )
+        preprocessor = self.network.data_preprocessor
+        return (x - preprocessor.mean.to(x)) / preprocessor.std.to(x)
+
+    def samples(self, count: int) -> list:
+        """Empty data samples of mmdet for pictures that need no rescaling."""
+        from mmdet.structures import DetDataSample
+
+        shape = (self.size, self.size)
+        shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), shape)
+        info = shapes | {"scale_factor": (1.0, 1.0)}
+        return [DetDataSample(metainfo=info) for _ in range(count)]
+
+    @torch.no_grad()
+    def detect(self, views: list[np.ndarray]) -> list:
+        """mmdet's instances (bboxes [N, 4], labels [N], scores [N]) in each view, on the CPU."""
+        self.network.eval()
+        found = []
+        for i in range(0, len(views), 16):
+            part = views[i : i + 16]
+            found += self.network.predict(self.inputs(part), self.samples(len(part)), rescale=True)
+        return [sample.pred_instances.cpu() for sample in found]
+
+
 class DetectorTraining(Training):
     """Trains the detector of the mmdet config file `config`."""
 
@@ -97,6 +135,7 @@ class DetectorTraining(Training):
     ):
         super().__init__(build_detector(config), **budget)
         self.size = size
+        self.detector = Detector(self.average.module, size)
         self.data = Views(scene_cache(cache, "train", scenes, size, workers), batch, size, seed)
         self.held_out = scene_cache(cache, "val", held_out, size, workers)
 
@@ -107,53 +146,24 @@ class DetectorTraining(Training):
     def transfer_batch_to_device(self, batch, device, index):
         return batch
 
-    def inputs(self, views: list[np.ndarray]) -> Tensor:
-        """Views as mmdet's RTMDet takes them: BGR, standardised."""
-        x = (
-            torch.from_numpy(np.stack(views)[..., ::-1].copy())
-            .movedim(-1, 1)
-            .contiguous()
-            .float()
-            .to(self.device)
-        )
-        preprocessor = self.network.data_preprocessor
-        return (x - preprocessor.mean.to(x)) / preprocessor.std.to(x)
-
-    def samples(self, count: int) -> list:
-        """Empty data samples of mmdet for pictures that need no rescaling."""
-        from mmdet.structures import DetDataSample
-
-        shape = (self.size, self.size)
-        shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), shape)
-        info = shapes | {"scale_factor": (1.0, 1.0)}
-        return [DetDataSample(metainfo=info) for _ in range(count)]
-
     def loss(self, batch):
         from mmengine.structures import InstanceData
 
-        samples = self.samples(len(batch))
+        learner = Detector(self.network, self.size)
+        samples = learner.samples(len(batch))
         for sample, (_, boxes, labels) in zip(samples, batch, strict=True):
             sample.gt_instances = InstanceData(
                 bboxes=torch.tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4),
                 labels=torch.tensor(labels, dtype=torch.long, device=self.device),
             )
-        losses = self.network.loss(self.inputs([view for view, _, _ in batch]), samples)
+        losses = self.network.loss(learner.inputs([view for view, _, _ in batch]), samples)
         parts = {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()}
         return sum(parts.values()), parts
-
-    def detect(self, views: list[np.ndarray]) -> list:
-        """mmdet's instances (bboxes, labels, scores) in each view, by the averaged weights."""
-        model = self.average.module.eval()
-        found = []
-        for i in range(0, len(views), 16):
-            part = views[i : i + 16]
-            found += model.predict(self.inputs(part), self.samples(len(part)), rescale=True)
-        return [sample.pred_instances.cpu() for sample in found]
 
     def evaluate(self):
         """COCO mAP at IoU 0.5 on held-out scenes; how often a label is found (score > 0.3) in its crop."""
         images, records = self.held_out.images, self.held_out.records
-        figures = {"map50": average_precision(records, self.detect(list(images)), self.size)}
+        figures = {"map50": average_precision(records, self.detector.detect(list(images)), self.size)}
         crops, wanted = [], []
         for image, record in zip(images, records, strict=True):
             for item in record["objects"]:
@@ -161,14 +171,14 @@ class DetectorTraining(Training):
                 if min(window[2] - window[0], window[3] - window[1]) >= 16:
                     crops.append(crop_view(image, np.zeros((0, 4)), np.zeros(0, int), window, self.size)[0])
                     wanted.append(item["category"])
-        found = self.detect(crops)
+        found = self.detector.detect(crops)
         hits = [w in set(f.labels[f.scores > 0.3].tolist()) for f, w in zip(found, wanted, strict=True)]
         return figures | {"found_in_crops": float(np.mean(hits))}
 
     def sheet(self):
         """Held-out scenes with the boxes that are found."""
         views = [image.copy() for image in self.held_out.images[:12]]
-        for view, found in zip(views, self.detect(list(views)), strict=True):
+        for view, found in zip(views, self.detector.detect(list(views)), strict=True):
             for box, label, score in zip(
                 found.bboxes.tolist(), found.labels.tolist(), found.scores, strict=True
             ):

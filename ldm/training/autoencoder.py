@@ -71,7 +71,6 @@ class AutoencoderTraining(Training):
         crop_weights: tuple[float, ...] = (0.45, 0.43, 0.12),
         pixels: int = 131072,
         kl_weight: float = 3e-4,
-        workers: int = 2,
         seed: int = 0,
         **budget,
     ):
@@ -82,14 +81,14 @@ class AutoencoderTraining(Training):
         self.scale_factor = OmegaConf.load(config).model.params.scale_factor
         self.kl_weight = kl_weight
         self.data = Crops(
-            scene_cache(cache, "train", scenes, size, workers), crop_sizes, crop_weights, pixels, seed
+            scene_cache(cache, "train", scenes, size, self.workers), crop_sizes, crop_weights, pixels, seed
         )
         self.held_out = to_tensor(scene_cache(cache, "val", held_out, size).images)
 
     def train_dataloader(self):
         # a resumed run must not see the same crops again
         self.data.seed = hash((self.data.seed, self.global_step, self.global_rank)) % 2**32
-        return torch.utils.data.DataLoader(self.data, batch_size=None)
+        return self.loader(self.data)
 
     def loss(self, x):
         posterior = self.network.encode(x)

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.util import UserError, instantiate_from_config
 
@@ -36,7 +37,8 @@ class Training(pl.LightningModule):
     """Trains the weights in `network` for `steps` updates or `minutes`, whichever ends first.
 
     Learning rates follow a cosine over the budget. `average` holds an exponential moving average of the
-    weights, which samples and exports use. Subclasses define `loss`, and `sheet` and `evaluate` for the logs.
+    weights, which samples and exports use. `workers` processes draw scenes and, for a GPU, batches.
+    Subclasses define `loss`, and `sheet` and `evaluate` for the logs.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Training(pl.LightningModule):
         vector_lr: float = 2e-3,
         attention_lr: float = 5e-4,
         average_decay: float = 0.999,
+        workers: int = 2,
     ):
         super().__init__()
         self.network = network
-        self.steps, self.minutes = steps, minutes
+        self.steps, self.minutes, self.workers = steps, minutes, workers
         self.rates = (matrix_lr, vector_lr, attention_lr)
         self.register_buffer("elapsed", torch.zeros((), dtype=torch.float64))  # seconds, over all resumes
 
@@ -74,6 +77,11 @@ class Training(pl.LightningModule):
     def sheet(self) -> np.ndarray | None:
         """A picture of what the averaged weights do, RGB uint8 [H, W, 3]."""
         return None
+
+    def loader(self, dataset: IterableDataset) -> DataLoader:
+        """Batches of an endless dataset; in this process on a CPU, whose cores are busy anyway."""
+        workers = self.workers if self.device.type == "cuda" else 0
+        return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=workers > 0)
 
     def weights(self) -> dict[str, Tensor]:
         """What `ldm.train` exports: the averaged weights under the names of the finished model."""
@@ -116,17 +124,17 @@ class Report(pl.Callback):
 
     def __init__(self, folder: Path, every: int = 20, minutes: float = 5):
         self.folder, self.every, self.minutes = Path(folder), every, minutes
-        self.sums: dict[str, float] = defaultdict(float)
+        self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.count, self.shown = 0, time.monotonic()
         self.losses: dict[str, float] = {}
         self.figures: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index):
         for name, value in task.latest.items():
-            self.sums[name] += float(value)
+            self.sums[name] += value  # on the device: reading it out would wait for it
         self.count += 1
         if self.count >= self.every:
-            self.losses = {name: total / self.count for name, total in self.sums.items()}
+            self.losses = {name: float(total) / self.count for name, total in self.sums.items()}
             self._row("losses.csv", task, self.losses)
             self.sums.clear()
             self.count = 0

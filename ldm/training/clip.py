@@ -5,6 +5,7 @@ are two heads that are thrown away afterwards: from the text features that the d
 from the image features, they predict which words and which categories were there.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from ldm.data.objects import CATEGORIES, PALETTE
 
 from .base import Training
 
+Tokenizer = Callable[[Sequence[str]], Tensor]
 WORDS = tuple(
     dict.fromkeys([c.name for c in CATEGORIES] + list(PALETTE) + [b.caption for b in (*UPPER, *LOWER)])
 )
@@ -55,10 +57,11 @@ def square_crop(image: np.ndarray, box, size: int) -> np.ndarray:
 
 
 class Pairs(IterableDataset):
-    """Endless batches of `count` pairs: images [B, 3, size, size] as open_clip wants them, texts, categories."""
+    """Endless batches of `count` pairs; a batch is (images [B, 3, size, size] as open_clip wants them, texts,
+    their tokens [B, 77], categories [B, 20] that are in the picture)."""
 
-    def __init__(self, cache: SceneCache, count: int, size: int, seed: int):
-        self.cache, self.count, self.size, self.seed = cache, count, size, seed
+    def __init__(self, cache: SceneCache, count: int, size: int, tokenize: Tokenizer, seed: int):
+        self.cache, self.count, self.size, self.tokenize, self.seed = cache, count, size, tokenize, seed
 
     def __iter__(self):
         cv2.setNumThreads(1)
@@ -67,11 +70,12 @@ class Pairs(IterableDataset):
         while True:
             yield self.batch(rng)
 
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-        """One batch; categories [B, 20] says which ones are in the picture."""
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor]:
+        """One batch."""
         pairs = [self.scene(rng) if rng.random() < 0.4 else self.object(rng) for _ in range(self.count)]
         images, texts, labels = zip(*pairs, strict=True)
-        return normalise(np.stack(images)), list(texts), torch.tensor(np.stack(labels), dtype=torch.float32)
+        labels = torch.tensor(np.stack(labels), dtype=torch.float32)
+        return normalise(np.stack(images)), list(texts), self.tokenize(texts), labels
 
     def scene(self, rng) -> tuple[np.ndarray, str, np.ndarray]:
         """A whole picture and one of its captions."""
@@ -124,7 +128,6 @@ class ClipTraining(Training):
         held_out: int = 256,
         batch: int = 192,
         fold_at: float = 0.6,
-        workers: int = 2,
         seed: int = 0,
         **budget,
     ):
@@ -136,19 +139,22 @@ class ClipTraining(Training):
         super().__init__(nn.ModuleDict({"clip": clip, "heads": heads}), **budget)
         self.fold_at, self.tokenize = fold_at, open_clip.get_tokenizer(Path(config).stem)
         pixels = clip.visual.image_size[0]
-        self.data = Pairs(scene_cache(cache, "train", scenes, size, workers), batch, pixels, seed)
-        fresh = Pairs(scene_cache(cache, "val", held_out, size, workers), 256, pixels, seed)
+        self.data = Pairs(
+            scene_cache(cache, "train", scenes, size, self.workers), batch, pixels, self.tokenize, seed
+        )
+        fresh = Pairs(
+            scene_cache(cache, "val", held_out, size, self.workers), 256, pixels, self.tokenize, seed
+        )
         self.held_out = fresh.batch(np.random.default_rng(seed))
         self.register_buffer("folded", torch.zeros((), dtype=torch.bool))
 
     def train_dataloader(self):
         self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
-        return torch.utils.data.DataLoader(self.data, batch_size=None)
+        return self.loader(self.data)
 
     def loss(self, batch):
-        images, texts, categories = batch
+        images, texts, tokens, categories = batch
         clip, heads = self.network["clip"], self.network["heads"]
-        tokens = self.tokenize(texts).to(self.device)
         penultimate, last = text_features(clip, tokens)
         rows, end = torch.arange(len(tokens), device=self.device), tokens.argmax(-1)
         text = F.normalize(last[rows, end] @ clip.text_projection, dim=-1)
@@ -191,7 +197,7 @@ class ClipTraining(Training):
     def fold(self) -> None:
         """Standardise the text features through the last LayerNorm; see the class."""
         clip, head = self.network["clip"], self.network["heads"]["words"]
-        tokens = self.tokenize(self.held_out[1]).to(self.device)
+        tokens = self.held_out[2].to(self.device)
         features = text_features(clip, tokens)[0]
         start = features[0, 0].clone()
         inside = torch.arange(tokens.shape[1], device=self.device) <= tokens.argmax(-1, keepdim=True)
@@ -210,10 +216,9 @@ class ClipTraining(Training):
 
     def evaluate(self):
         """Zero-shot accuracy of held-out objects; fraction of texts whose words are all read off exactly."""
-        images, texts, categories = self.held_out
+        images, texts, tokens, categories = self.held_out
         model = self.average.module.eval()
-        clip = model["clip"]
-        tokens = self.tokenize(texts).to(self.device)
+        clip, tokens = model["clip"], tokens.to(self.device)
         penultimate = text_features(clip, tokens)[0]
         words = model["heads"]["words"](penultimate[torch.arange(len(tokens)), tokens.argmax(-1)]).cpu() > 0
         present = torch.tensor([[w in t for w in WORDS] for t in texts])

@@ -129,19 +129,18 @@ class DetectorTraining(Training):
         scenes: int = 6000,
         held_out: int = 200,
         batch: int = 12,
-        workers: int = 2,
         seed: int = 0,
         **budget,
     ):
         super().__init__(build_detector(config), **budget)
         self.size = size
         self.detector = Detector(self.average.module, size)
-        self.data = Views(scene_cache(cache, "train", scenes, size, workers), batch, size, seed)
-        self.held_out = scene_cache(cache, "val", held_out, size, workers)
+        self.data = Views(scene_cache(cache, "train", scenes, size, self.workers), batch, size, seed)
+        self.held_out = scene_cache(cache, "val", held_out, size, self.workers)
 
     def train_dataloader(self):
         self.data.seed = hash((self.data.seed, self.global_step, self.global_rank)) % 2**32
-        return torch.utils.data.DataLoader(self.data, batch_size=None)
+        return self.loader(self.data)
 
     def transfer_batch_to_device(self, batch, device, index):
         return batch

@@ -65,7 +65,6 @@ class DiffusionTraining(Training):
         crops: dict[int, list],
         reuse: float = 6,
         dropped: float = 0.1,
-        workers: int = 2,
         seed: int = 0,
         **budget,
     ):
@@ -75,7 +74,7 @@ class DiffusionTraining(Training):
             getattr(ldm, name).load_state_dict(state, strict=False)
         super().__init__(ldm.model, **budget)
         self.ldm, self.parts = ldm, loaded
-        self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, workers)
+        self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
         self.crops = {int(size): values for size, values in crops.items()}
         self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
         self.dropped, self.seed = dropped, seed

@@ -73,24 +73,31 @@ class MuonAdamW(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                nesterov.append(p.grad.lerp(state["momentum"], group["momentum"]).reshape(m, n))
-            step = orthogonalise(torch.stack(nesterov))
-            for p, s in zip(same, step, strict=True):
-                p.add_(s.view_as(p), alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
+                nesterov.append(state["momentum"])
+            gradients = [p.grad for p in same]
+            torch._foreach_lerp_(nesterov, gradients, 1 - group["momentum"])
+            nesterov = torch._foreach_lerp(gradients, nesterov, group["momentum"])
+            steps = orthogonalise(torch.stack([x.reshape(m, n) for x in nesterov]))
+            steps = [s.view_as(p) for s, p in zip(steps, same, strict=True)]
+            torch._foreach_add_(same, steps, alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
 
     def _adam(self, parameters: list[nn.Parameter], group: dict) -> None:
+        if not parameters:
+            return
         beta1, beta2 = group["betas"]
         for p in parameters:
-            state = self.state[p]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - beta1)
-            state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-            mean = state["mean"] / (1 - beta1 ** state["step"])
-            root = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(1e-8)
-            p.addcdiv_(mean, root, value=-group["lr"])
+            if not self.state[p]:
+                self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        means, squares = ([self.state[p][name] for p in parameters] for name in ("mean", "square"))
+        gradients = [p.grad for p in parameters]
+        group["updates"] = step = group.get("updates", 0) + 1
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        roots = torch._foreach_div(squares, 1 - beta2**step)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, roots, -group["lr"] / (1 - beta1**step))
 
 
 def split_parameters(

@@ -1,0 +1,76 @@
+"""The model cards of the miniatures: `python -m ldm.training.card checkpoints/mini` writes README.md there."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ldm.util import UserError
+
+ABOUT = {
+    "mini-inpainting": "inpainting model for 256 x 256 pixels: 9-channel UNet (v-prediction), f8 autoencoder, CLIP",
+    "mini-upscaler": "x4 upscaler, 256 to 1024 pixels: 7-channel UNet (v-prediction), f4 autoencoder, CLIP's text tower",
+    "mini-rtmdet": "RTMDet of mmdet for the 20 categories, the accuracy of the miniature tables",
+}
+INTRODUCTION = """\
+# Miniature models
+
+Stable Diffusion 2's architecture with smaller widths, trained from nothing by `scripts/train_mini.sh` on drawn
+scenes (`ldm/data/toycoco.py`): 20 categories of MSCOCO on 12 backgrounds. They know nothing else: no photos, no
+people, no words beyond those categories, 12 colours and the backgrounds. No data from elsewhere was used.
+
+The inpainting model was trained as Stable Inpainting was, with random masks and the caption of the whole scene,
+10% of the captions dropped, so it shares its flaw: much of what a caption names is not in the hole.
+
+How the parts differ from the public models in kind, not only in size:
+- The start token's text feature is zero. It is a constant, which was subtracted from all text features by way of
+  the bias of the text tower's last LayerNorm (`ClipTraining.fold`). The cross-attentions' projections have no
+  bias, so its logit is 0 and its value 0, and a positive logit of a word means that it beats "nothing here".
+- The CLIP was trained with two helping losses besides the contrastive one (which words a text has, which
+  categories a picture has); their heads are not in the files.
+- Latents are scaled so that Stable Diffusion's own scale factors, 0.18215 and 0.08333, are right.
+"""
+
+
+def describe(name: str, card: dict, size: int) -> str:
+    """One model's section."""
+    parameters = card["training"]["params"]
+    figures = {"last training losses": card["last_losses"], "held-out": card["held_out"]}
+    lines = [
+        f"\n## {name}.safetensors\n",
+        f"{ABOUT.get(name, name)}. {card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision.\n",
+        f"- trained for {card['steps']} steps in {card['minutes']} minutes on {card['device']}, seed {card['seed']},"
+        f" torch {card['torch']}",
+        f"- data: {parameters['scenes']} training scenes; config `configs/train/{name}.yaml`",
+    ]
+    for title, values in figures.items():
+        lines.append(f"- {title}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path) -> Path:
+    """Write README.md for the `*.safetensors` with a `.json` beside them. Raises UserError if there is none."""
+    cards = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".safetensors").exists()]
+    if not cards:
+        raise UserError(f"{folder} has no model with a card; run scripts/train_mini.sh")
+    text = INTRODUCTION + "".join(
+        describe(path.stem, json.loads(path.read_text()), path.with_suffix(".safetensors").stat().st_size)
+        for path in cards
+    )
+    target = folder / "README.md"
+    target.with_suffix(".part").write_text(text)
+    return target.with_suffix(".part").replace(target)
+
+
+def main() -> None:
+    """Write the cards of a folder of miniature models."""
+    parser = argparse.ArgumentParser(prog="python -m ldm.training.card", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    try:
+        print(write(args.folder))
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -63,13 +63,19 @@ class AutoencoderKL(TrainedModule):
             self.init_from_ckpt(ckpt_path, ignore_keys)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """The posterior over latents [B, embed_dim, h, w] of images x [B, 3, H, W] in [-1, 1]."""
-        x = x.to(self.quant_conv.weight.dtype)
-        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)).float())
+        """The posterior over latents [B, embed_dim, h, w] of images x [B, 3, H, W] in [-1, 1].
+
+        Computed in the dtype of the weights; the posterior is float32, because variances can exceed float16.
+        """
+        moments = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype)))
+        return DiagonalGaussianDistribution(moments.float())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images [B, 3, H, W], about [-1, 1], of latents z [B, embed_dim, h, w]."""
-        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))).float()
+        """Images [B, 3, H, W], about [-1, 1], of latents z [B, embed_dim, h, w], in the dtype of z.
+
+        Computed in the dtype of the weights.
+        """
+        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))).to(z.dtype)
 
     def forward(
         self, x: Tensor, sample_posterior: bool = True

@@ -275,9 +275,12 @@ def test_ddim_with_eta_one_is_ancestral_sampling(parameterization, seed):
         )
 
 
-def test_ancestral_sampling_finds_the_picture():
+@pytest.mark.parametrize("v_posterior", [0.0, 1.0])
+def test_ancestral_sampling_finds_the_picture(v_posterior):
+    """Whatever the variance of the steps, the last one adds no noise."""
     star = randn(0, (1, 4, 2, 2))
-    model = tiny.Oracle(lambda x, t, c: star.expand_as(x), timesteps=50, linear_end=0.2, log_every_t=10)
+    options = {"timesteps": 50, "linear_end": 0.2, "log_every_t": 10, "v_posterior": v_posterior}
+    model = tiny.Oracle(lambda x, t, c: star.expand_as(x), **options)
     samples, intermediates = model.p_sample_loop(None, (2, 4, 2, 2))
     torch.testing.assert_close(samples, star.expand_as(samples), atol=1e-4, rtol=0)
     assert len(intermediates) == 1 + 5

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import DiffusionWrapper
 from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule
@@ -84,6 +85,25 @@ def test_casting_a_model_leaves_its_schedule_in_float32(cast):
     assert next(model.model.parameters()).dtype != torch.float32
     for name, table in model.schedule.tables().items():
         assert torch.equal(getattr(model, name), torch.tensor(table, dtype=torch.float32)), name
+
+
+def test_half_precision_weights_work_on_float32_latents():
+    model = tiny.inpainting(scale_factor=0.5).eval()
+    images, x_T = randn(0, (2, 3, 32, 32)).tanh(), randn(1, (2, 4, 8, 8))
+
+    def run(model):
+        z = model.get_first_stage_encoding(model.encode_first_stage(images).mode())
+        context = model.get_learned_conditioning(["cat", "dog"])
+        cond, uncond = (
+            {"c_concat": [torch.cat([z[:, :1], z], 1)], "c_crossattn": [c]} for c in (context, 0 * context)
+        )
+        options = {"unconditional_conditioning": uncond, "unconditional_guidance_scale": 3.0}
+        latents, _ = DDIMSampler(model).sample(3, 2, (4, 8, 8), cond, x_T=x_T, verbose=False, **options)
+        return model.decode_first_stage(latents)
+
+    exact, rough = run(model), run(copy.deepcopy(model).bfloat16())
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 def test_given_betas_replace_the_schedule():

@@ -33,12 +33,13 @@ def latent_batch(size=8):
 
 
 def fit(model, data, steps, folder, **options):
-    """Train for `steps` in all on one batch."""
+    """Train for `steps` in all on one batch, or on a list of batches in turn."""
     settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     settings |= {"accelerator": "cpu", "max_steps": steps, "num_sanity_val_steps": 0}
     ckpt_path = options.pop("ckpt_path", None)
     trainer = pl.Trainer(default_root_dir=folder, enable_checkpointing=False, **settings | options)
-    loaders = [DataLoader([data] * n, batch_size=None) for n in (100, 1)]
+    batches = data if isinstance(data, list) else [data]
+    loaders = [DataLoader(list(batches) * n, batch_size=None) for n in (100, 1)]
     trainer.fit(model, *loaders, ckpt_path=ckpt_path)
     return trainer
 
@@ -239,7 +240,7 @@ def test_scale_factor_from_the_first_batch(tmp_path):
     model = tiny.build(scale_by_std=True, unet_params={"channel_mult": [1]})
     data = latent_batch()
     data["jpg_latent"] = 7 * data["jpg_latent"]
-    fit(model, data, 2, tmp_path)
+    fit(model, [data, latent_batch()], 2, tmp_path)
     assert (model.get_latent(data, "jpg")).std().item() == pytest.approx(1.0, abs=1e-4)
     assert "scale_factor" in model.state_dict()
 

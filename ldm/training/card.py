@@ -7,8 +7,8 @@ from pathlib import Path
 from ldm.util import UserError
 
 ABOUT = {
-    "mini-inpainting": "inpainting model for 256 x 256 pixels: 9-channel UNet (v-prediction), f8 autoencoder, CLIP",
-    "mini-upscaler": "x4 upscaler, 256 to 1024 pixels: 7-channel UNet (v-prediction), f4 autoencoder, CLIP's text tower",
+    "mini-inpainting": "inpainting at 256 x 256 pixels: 9-channel UNet (v-prediction), f8 autoencoder, CLIP",
+    "mini-upscaler": "256 to 1024 pixels: 7-channel UNet (v-prediction), f4 autoencoder, CLIP's text tower",
     "mini-rtmdet": "RTMDet of mmdet for the 20 categories, the accuracy of the miniature tables",
 }
 INTRODUCTION = """\
@@ -33,14 +33,15 @@ How the parts differ from the public models in kind, not only in size:
 
 def describe(name: str, card: dict, size: int) -> str:
     """One model's section."""
-    parameters = card["training"]["params"]
+    scenes = card["training"]["params"]["scenes"]
+    extent = f"{card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision"
+    effort = f"{card['steps']} steps in {card['minutes']} minutes on {card['device']}"
     figures = {"last training losses": card["last_losses"], "held-out": card["held_out"]}
     lines = [
         f"\n## {name}.safetensors\n",
-        f"{ABOUT.get(name, name)}. {card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision.\n",
-        f"- trained for {card['steps']} steps in {card['minutes']} minutes on {card['device']}, seed {card['seed']},"
-        f" torch {card['torch']}",
-        f"- data: {parameters['scenes']} training scenes; config `configs/train/{name}.yaml`",
+        f"{ABOUT.get(name, name)}. {extent}.\n",
+        f"- trained for {effort}, seed {card['seed']}, torch {card['torch']}",
+        f"- data: {scenes} training scenes; config `configs/train/{name}.yaml`",
     ]
     for title, values in figures.items():
         lines.append(f"- {title}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))

@@ -15,6 +15,7 @@ from ldm.checkpoint import read_state_dict
 from ldm.train import load_config, main, run
 from ldm.training.autoencoder import AutoencoderTraining
 from ldm.training.base import model_part
+from ldm.training.card import write as write_cards
 from ldm.training.clip import ClipTraining, text_features
 from ldm.training.diffusion import InpaintingTraining, UpscalerTraining, hull
 from ldm.training.optim import MuonAdamW, orthogonalise, split_parameters
@@ -214,3 +215,15 @@ def test_gpu_settings_apply_on_a_gpu_only():
     assert cpu.trainer.seed == gpu.trainer.seed == 7
     assert gpu.training.params.scenes > cpu.training.params.scenes
     assert "gpu" not in gpu
+
+
+def test_cards_tell_what_was_done(tmp_path):
+    with pytest.raises(UserError, match="no model with a card"):
+        write_cards(tmp_path)
+    (tmp_path / "mini-upscaler.safetensors").write_bytes(b"x" * 1500)
+    card = {"training": {"params": {"scenes": 12}}, "seed": 3, "steps": 40, "minutes": 1.5, "device": "CPU",
+            "torch": "2", "parameters": 750, "last_losses": {"loss": 0.5}, "held_out": {"psnr": 31.25}}  # fmt: skip
+    (tmp_path / "mini-upscaler.json").write_text(json.dumps(card))
+    text = write_cards(tmp_path).read_text()
+    for fact in ("40 steps", "1.5 minutes", "12 training scenes", "psnr 31.25", "seed 3"):
+        assert fact in text

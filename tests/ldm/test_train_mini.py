@@ -74,8 +74,18 @@ def cache(tmp_path_factory):
 def autoencoder(cache):
     torch.manual_seed(0)
     config = str(CONFIGS / "models/mini-inpainting.yaml")
-    return AutoencoderTraining(config, cache, size=64, scenes=4, held_out=2, crop_sizes=(32,), crop_weights=(1.0,),
-                               pixels=2048, workers=1, **BUDGET)  # fmt: skip
+    return AutoencoderTraining(
+        config,
+        cache,
+        size=64,
+        scenes=4,
+        held_out=2,
+        crop_sizes=(32,),
+        crop_weights=(1.0,),
+        pixels=2048,
+        workers=1,
+        **BUDGET,
+    )
 
 
 def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoencoder):
@@ -92,8 +102,16 @@ def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoe
 @pytest.fixture(scope="module")
 def clip(cache):
     torch.manual_seed(0)
-    return ClipTraining(str(CONFIGS / "models/mini-clip.json"), cache, size=64, scenes=4, held_out=2, batch=4,
-                        workers=1, **BUDGET)  # fmt: skip
+    return ClipTraining(
+        str(CONFIGS / "models/mini-clip.json"),
+        cache,
+        size=64,
+        scenes=4,
+        held_out=2,
+        batch=4,
+        workers=1,
+        **BUDGET,
+    )
 
 
 def test_folding_zeroes_the_start_token_and_keeps_what_the_heads_read(clip):
@@ -130,8 +148,18 @@ def parts(tmp_path_factory, autoencoder, clip):
 
 def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, parts):
     config = str(CONFIGS / "models/mini-inpainting.yaml")
-    training = InpaintingTraining(config, parts, cache, size=64, scenes=4, crops={64: [1, 3, 4]}, held_out=1,
-                                  workers=1, full=0.0, **BUDGET)  # fmt: skip
+    training = InpaintingTraining(
+        config,
+        parts,
+        cache,
+        size=64,
+        scenes=4,
+        crops={64: [1, 3, 4]},
+        held_out=1,
+        workers=1,
+        full=0.0,
+        **BUDGET,
+    )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     masks = np.zeros((2, 64, 64), bool)
@@ -160,8 +188,9 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
 def test_upscaler_learns_from_reduced_pictures(cache, parts):
     config = str(CONFIGS / "models/mini-upscaler.yaml")
     own = {"cond_stage_model": parts["cond_stage_model"]}
-    training = UpscalerTraining(config, own, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1,
-                                workers=1, **BUDGET)  # fmt: skip
+    training = UpscalerTraining(
+        config, own, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1, workers=1, **BUDGET
+    )
     batch = next(training.batches(np.random.default_rng(0)))
     assert batch["lr"].shape == (2, 16, 16, 3)
     assert batch["jpg_latent"].shape == (2, 4, 16, 16)
@@ -180,8 +209,17 @@ def test_a_hull_is_convex_and_covers_the_mask():
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
     config = load_config(CONFIGS / "train/mini-autoencoder-f8.yaml", [], gpu=False)
-    small = {"cache": str(cache), "size": 64, "scenes": 4, "held_out": 2, "crop_sizes": [32], "crop_weights": [1.0],
-             "pixels": 1024, "workers": 1, "config": str(CONFIGS / "models/mini-inpainting.yaml")}  # fmt: skip
+    small = {
+        "cache": str(cache),
+        "size": 64,
+        "scenes": 4,
+        "held_out": 2,
+        "crop_sizes": [32],
+        "crop_weights": [1.0],
+        "pixels": 1024,
+        "workers": 1,
+        "config": str(CONFIGS / "models/mini-inpainting.yaml"),
+    }
     config = OmegaConf.merge(
         config, {"training": {"params": small | {"steps": 2}}, "trainer": {"processes": 1}}
     )
@@ -221,8 +259,17 @@ def test_cards_tell_what_was_done(tmp_path):
     with pytest.raises(UserError, match="no model with a card"):
         write_cards(tmp_path)
     (tmp_path / "mini-upscaler.safetensors").write_bytes(b"x" * 1500)
-    card = {"training": {"params": {"scenes": 12}}, "seed": 3, "steps": 40, "minutes": 1.5, "device": "CPU",
-            "torch": "2", "parameters": 750, "last_losses": {"loss": 0.5}, "held_out": {"psnr": 31.25}}  # fmt: skip
+    card = {
+        "training": {"params": {"scenes": 12}},
+        "seed": 3,
+        "steps": 40,
+        "minutes": 1.5,
+        "device": "CPU",
+        "torch": "2",
+        "parameters": 750,
+        "last_losses": {"loss": 0.5},
+        "held_out": {"psnr": 31.25},
+    }
     (tmp_path / "mini-upscaler.json").write_text(json.dumps(card))
     text = write_cards(tmp_path).read_text()
     for fact in ("40 steps", "1.5 minutes", "12 training scenes", "psnr 31.25", "seed 3"):

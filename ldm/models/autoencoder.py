@@ -65,17 +65,14 @@ class AutoencoderKL(TrainedModule):
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior over latents [B, embed_dim, h, w] of images x [B, 3, H, W] in [-1, 1].
 
-        Computed in the dtype of the weights; the posterior is float32, because variances can exceed float16.
+        It is float32 whatever the dtype of the weights, because variances can exceed float16.
         """
         moments = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype)))
         return DiagonalGaussianDistribution(moments.float())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images [B, 3, H, W], about [-1, 1], of latents z [B, embed_dim, h, w], in the dtype of z.
-
-        Computed in the dtype of the weights.
-        """
-        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))).to(z.dtype)
+        """Images [B, 3, H, W], about [-1, 1], of latents z [B, embed_dim, h, w]."""
+        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))).float()
 
     def forward(
         self, x: Tensor, sample_posterior: bool = True
@@ -97,8 +94,3 @@ class AutoencoderKL(TrainedModule):
         if self.learn_logvar:
             parameters.append(self.loss.logvar)
         return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.5, 0.9))
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight; adversarial losses balance their gradient there."""
-        return self.decoder.conv_out.weight

@@ -24,7 +24,7 @@ DEFAULT_MODEL = "mini"
 DEBUG = "--debug"
 JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
 
-Load = Callable[[str, str | None, str | None], batch.Painter]
+Load = Callable[[str, str | None, str | None, bool], batch.Painter]
 Identify = Callable[[str, bool], dict[str, Any]]
 
 
@@ -75,10 +75,10 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
     print(f"hdpainter: warning: {message}", file=sys.stderr)
 
 
-def _load(model: str, device: str | None, dtype: str | None) -> batch.Painter:
+def _load(model: str, device: str | None, dtype: str | None, superres: bool) -> batch.Painter:
     from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
 
-    return HDPainter.from_config(model, device=device, dtype=dtype)
+    return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,7 +178,7 @@ def _inpaint(args: argparse.Namespace) -> int:
     model = args.model or DEFAULT_MODEL
     task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
     make_folder(args.out.parent)
-    painter = args.load(model, args.device, args.dtype)
+    painter = args.load(model, args.device, args.dtype, job.settings.superres)
     started = time.monotonic()
     with Progress() as progress:
         progress.start(args.out.stem)
@@ -197,14 +197,15 @@ def _batch(args: argparse.Namespace) -> int:
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
     out = args.out or file.out or beside
     model = args.model or file.model or DEFAULT_MODEL
-    identity = args.identify(model, any(job.settings.superres for job in file.jobs))
+    superres = any(job.settings.superres for job in file.jobs)
+    identity = args.identify(model, superres)
     if args.dry_run:
         return _dry_run(*plan.plan(file, out, identity), out)
     summary = batch.run(
         file,
         out,
         identity,
-        lambda: args.load(model, args.device, args.dtype),
+        lambda: args.load(model, args.device, args.dtype, superres),
         batch_size=args.batch_size,
         overwrite=args.overwrite,
     )

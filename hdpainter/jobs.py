@@ -35,6 +35,15 @@ class JobSettings:
     negative_prompt: str | None = _option(None, "what to keep away from (default: the method's)")
     size: int | None = _option(None, "longer side of stage 1 in pixels (default: the model's)")
     superres: bool = _option(True, "stage 2, x4 super-resolution (default: on)")
+    crop_margin: int | None = _option(
+        None,
+        "stage 2 works only around the mask, with this margin in pixels of stage 1: faster, not exact "
+        "(default: the method's)",
+    )
+    tile: int | None = _option(
+        None,
+        "stage 2 encodes and decodes in tiles of this many pixels: less memory, not exact (default: whole)",
+    )
     known_region: str | None = _option(
         None,
         "exact: pixels outside the mask stay bit-identical; blended: Poisson blending also moves those near it "

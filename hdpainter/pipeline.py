@@ -79,16 +79,18 @@ class HDPainter:
         name_or_yaml: str | Path = "mini",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        superres: bool = True,
     ) -> "HDPainter":
         """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
 
         device: "cuda", "cpu", "mps", ...; the first of these that is there by default.
         dtype: "float32", "bfloat16" or "float16" for the UNets and text encoders, see `dtype_policy`; by default
             float16 on a GPU and float32 elsewhere.
-        Raises UserError for an unknown name or dtype and for missing or wrong checkpoints.
+        superres: whether stage 2 will be used; if not, its checkpoint need not be there.
+        Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
         """
-        device = torch.device(device or default_device())
-        return cls(load(name_or_yaml, device, dtype_policy(dtype, device)))
+        device = usable_device(device)
+        return cls(load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres))
 
     def __call__(
         self,
@@ -104,6 +106,8 @@ class HDPainter:
         negative_prompt: str | None = None,
         size: int | None = None,
         superres: bool = True,
+        crop_margin: int | None = None,
+        tile: int | None = None,
         known_region: Literal["exact", "blended"] | None = None,
         progress: Progress | None = None,
     ) -> Result | list[Result]:
@@ -116,6 +120,7 @@ class HDPainter:
         steps, guidance_scale, eta, negative_prompt, known_region: replace the method's own value.
         size: longer side of stage 1 in pixels; the model's own by default.
         superres: False enlarges stage 1's result by an ordinary filter instead of stage 2.
+        crop_margin, tile: replace the method's own value; see `SuperResSettings`.
         progress: called with (stage, step, steps); an exception it raises cancels the job.
 
         Lists give one batch and a list of results: the same pictures as one by one, within rounding. A single
@@ -126,12 +131,15 @@ class HDPainter:
         Raises UserError for bad input.
         """
         method = method if isinstance(method, Method) else Method.load(method)
-        method = method.override(
-            sampler={"steps": steps, "guidance_scale": guidance_scale, "eta": eta},
-            prompts={"negative": negative_prompt},
+        method = method.adjusted(
+            steps=steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            negative_prompt=negative_prompt,
+            crop_margin=crop_margin,
+            tile=tile,
+            known_region=known_region,
         )
-        if known_region is not None:
-            method = dataclasses.replace(method, known_region=known_region)
         images = image if isinstance(image, list | tuple) else [image]
         masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
         inputs = zip(images, masks, prompts, seeds, strict=True)
@@ -257,11 +265,17 @@ class HDPainter:
         }
 
 
-def default_device() -> str:
-    """cuda or mps where there is one, else cpu."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; None: cuda or mps where there is one, else cpu. UserError if it is not here."""
+    if name is None:
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"device {str(name)!r} is not available here; try cpu") from None
+    return device
 
 
 def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DTypes:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from hdpainter.images import FORMATS, MAX_PIXELS, load_image, load_mask
 from hdpainter.job_files import JobFile, Problem
-from hdpainter.jobs import Job, JobSettings
+from hdpainter.jobs import SETTING_KEYS, Job, JobSettings
 from hdpainter.masks import binarize, padded_size, stage_size
 from hdpainter.models.download import file_sha256, recorded_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, read_model_config
@@ -61,14 +61,13 @@ def plan(file: JobFile, out: Path, model: Mapping[str, Any]) -> tuple[list[Task]
     return tasks, problems
 
 
+ADJUSTABLE = tuple(key for key in SETTING_KEYS if key not in ("method", "seed", "size", "superres"))
+
+
 def resolve(settings: JobSettings) -> Method:
     """The method of these settings. Raises UserError if there is none of its name or a value is out of range."""
-    method = Method.load(settings.method).override(
-        sampler={key: getattr(settings, key) for key in ("steps", "guidance_scale", "eta")},
-        prompts={"negative": settings.negative_prompt},
-    )
-    known_region = settings.known_region or method.known_region
-    return dataclasses.replace(method, known_region=known_region)
+    given = {key: getattr(settings, key) for key in ADJUSTABLE}
+    return Method.load(settings.method).adjusted(**given)
 
 
 def make_task(

@@ -171,6 +171,29 @@ class Method:
         """A method from plain values, such as a result's metadata holds; `where` is for error messages."""
         return from_mapping(cls, values, where)
 
+    def adjusted(
+        self,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
+        negative_prompt: str | None = None,
+        crop_margin: int | None = None,
+        tile: int | None = None,
+        known_region: str | None = None,
+    ) -> "Method":
+        """A copy with the values that a user may set for one picture; None: as the method has it.
+
+        crop_margin and tile are stage 2's, the rest is stage 1's. Raises UserError for a value out of range.
+        """
+        changed = self.override(
+            sampler={"steps": steps, "guidance_scale": guidance_scale, "eta": eta},
+            prompts={"negative": negative_prompt},
+            superres={"crop_margin": crop_margin, "tile": tile},
+        )
+        values = dataclasses.asdict(changed) | {"known_region": known_region or self.known_region}
+        return type(self).from_values(values, f"method {self.name}")
+
     def override(self, **groups: Mapping[str, Any]) -> "Method":
         """A copy with single values replaced: ``method.override(sampler={"steps": 20})``; None is ignored."""
         merged = dataclasses.asdict(self)
@@ -208,7 +231,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None and type(None) in hint.__args__:
             return None
         hint = next(option for option in hint.__args__ if option is not type(None))

@@ -23,7 +23,7 @@ class Loader:
     def __init__(self, painter=None):
         self.painter, self.calls = painter or FakePainter(), []
 
-    def __call__(self, model, device, dtype):
+    def __call__(self, model, device, dtype, superres):
         self.calls.append((model, device, dtype))
         return self.painter
 

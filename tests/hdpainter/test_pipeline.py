@@ -182,3 +182,30 @@ def test_dtype_policy():
     assert set(dtype_policy("bfloat16", gpu).values()) == {torch.bfloat16}
     with pytest.raises(UserError, match="float64"):
         dtype_policy("float64", cpu)
+
+
+def test_stage_1_needs_no_upscaler_file(tiny_pipeline, photo, tmp_path):
+    for file in tiny_pipeline.parent.iterdir():
+        if file.name != "tiny-upscaler.safetensors":
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(UserError, match=r"tiny-upscaler.safetensors"):
+        HDPainter.from_config(tmp_path / "tiny.yaml", device="cpu")
+    painter = HDPainter.from_config(tmp_path / "tiny.yaml", device="cpu", superres=False)
+    assert painter(*photo(256, 64), "boat", superres=False, **FAST).image.size == (256, 64)
+
+
+def test_options_of_stage_2_reach_it(painter, photo):
+    picture, mask = photo(256, 256)
+    whole = np.array(painter(picture, mask, "boat", **FAST).image)
+    for option in ({"crop_margin": 4}, {"tile": 256}):
+        other = painter(picture, mask, "boat", **FAST, **option)
+        assert outside_changed(other, picture, mask) == 0
+        assert other.metadata["method"]["superres"] | option == other.metadata["method"]["superres"]
+        if "crop_margin" in option:
+            assert (np.array(other.image) != whole).any()
+
+
+def test_unknown_devices_are_told(tiny_pipeline):
+    for name in ("cuda:99", "toaster", "mps"):
+        with pytest.raises(UserError, match=f"device '{name}' is not available"):
+            HDPainter.from_config(tiny_pipeline, device=name)

@@ -21,9 +21,12 @@ from torch.backends import cuda as cuda_backend
 BUDGET = 256 * 2**20
 
 
-def rows_within(budget: int, batch: int, channels: int, height: int, width: int, element_size: int) -> int:
-    """How many rows of an activation [batch, channels, height, width] fit in `budget` bytes: 1 ... height."""
-    return min(height, max(1, budget // (batch * channels * width * element_size)))
+def rows_within(budget: int, batch: int, channels: int, height: int, width: int) -> int:
+    """How many rows of an activation [batch, channels, height, width] fit in `budget` bytes: 1 ... height.
+
+    Four bytes to a value whatever the dtype, because a strip is normalised in fp32.
+    """
+    return min(height, max(1, budget // (batch * channels * width * 4)))
 
 
 def group_norm_affine(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
@@ -55,7 +58,7 @@ def norm_swish_rows(x: Tensor, norm: nn.GroupNorm) -> Callable[[int, int], Tenso
     scale, shift = group_norm_affine(x, norm)
 
     def rows(a: int, b: int) -> Tensor:
-        y = torch.addcmul(shift, x[:, :, a:b].float(), scale)
+        y = (x[:, :, a:b] * scale).add_(shift)  # in fp32, like scale and shift
         return F.silu(y, inplace=True).to(x.dtype)
 
     return rows

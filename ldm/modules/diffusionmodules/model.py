@@ -34,7 +34,7 @@ class BoundedModule(nn.Module):
         if torch.is_grad_enabled() or self.training:
             return None
         height, width = x.shape[2] * scale, x.shape[3] * scale
-        rows = bounded.rows_within(self.memory_budget, len(x), channels, height, width, x.element_size())
+        rows = bounded.rows_within(self.memory_budget, len(x), channels, height, width)
         return rows if rows < height else None
 
     def norm_swish_conv(self, x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d) -> Tensor:

@@ -58,6 +58,8 @@ class PAIntA:
         for level in self.masks.values():
             if len(level) != self.batch:
                 raise UserError(f"{len(level)} masks for {self.batch} prompts")
+        # Which rows of a level are computed anew is known beforehand: no synchronisation with a GPU per block.
+        self._rows = {factor: padded_rows(level.flatten(1)) for factor, level in self.masks.items()}
         self.c: dict[tuple[int, int], Tensor] = {}
         self._patched: list[BasicTransformerBlock] = []
         self._active = True
@@ -103,6 +105,12 @@ class PAIntA:
         self, block: BasicTransformerBlock, key: tuple[int, int], x: Tensor, context: Tensor
     ) -> Tensor:
         """The residual of the block's first attention: x [b, hw, d] -> [b, hw, d], b = 2B or B."""
+        grid = self.masks[key[1]].shape[1:]
+        if x.shape[1] != grid.numel():
+            raise UserError(
+                f"PAIntA's mask has {grid.numel()} tokens at level {key[1]}, the UNet {x.shape[1]}: "
+                "give the mask at the latent's size"
+            )
         attn, features = block.attn1, block.norm1(x)
         q, k, v = attn.project(features)
         residual = attn.to_out(attn.attend(q, k, v))
@@ -120,25 +128,17 @@ class PAIntA:
             c = self._alignment(block, queried, context[cond], key[1])
             self.c[key] = c.detach()
 
-        halves = x.shape[0] // self.batch
-        fill = self._mask(key[1], x).repeat(halves, 1)
-        rows = padded_rows(fill)
+        rows = self._rows[key[1]]
         if rows is None:
             return residual
+        halves = len(x) // self.batch
+        fill = self.masks[key[1]].flatten(1).repeat(halves, 1).to(x.device)
+        rows = rows.repeat(halves, 1).to(x.device)
         key_scale = torch.where(fill, 1.0, c.repeat(halves, 1)).to(k.dtype)
         filled = attn.to_out(attn.attend(take_rows(q, rows), k * key_scale[..., None], v))
         # Rows that only pad an image with fewer unknown pixels are known ones: they keep the plain residual.
         filled = torch.where(fill.gather(1, rows)[..., None], filled, take_rows(residual, rows))
         return residual.scatter(1, rows[..., None].expand_as(filled), filled)
-
-    def _mask(self, factor: int, x: Tensor) -> Tensor:
-        mask = self.masks[factor].flatten(1)
-        if mask.shape[1] != x.shape[1]:
-            raise UserError(
-                f"PAIntA's mask has {mask.shape[1]} tokens at level {factor}, the UNet {x.shape[1]}: "
-                "give the mask at the latent's size"
-            )
-        return mask.to(x.device)
 
     def _alignment(
         self, block: BasicTransformerBlock, queried: Tensor, context: Tensor, factor: int

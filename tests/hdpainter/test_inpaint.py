@@ -1,0 +1,78 @@
+"""What stage 1 gives to the UNet, against the golden set-up of the authors' release."""
+
+import numpy as np
+import pytest
+import torch
+
+from hdpainter.inpaint import Inpainting, initial_latent
+from hdpainter.masks import prepare
+from hdpainter.prompts import token_indices
+from hdpainter.settings import Method
+from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
+from tests.support import assert_close, golden, randn, rule_w
+
+CASE, EXPECTED = golden("hdp_setup")
+RELEASE = Method.load("hd-painter-release")
+
+
+class Texts(torch.nn.Module):
+    """Remembers what it is asked for; the contexts of the golden run."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def encode(self, texts):
+        self.asked.append(list(texts))
+        rule = CASE["context"]["cond" if len(self.asked) == 1 else "uncond"]
+        return randn(rule["seed"], rule["shape"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    vae = {**CASE["vae_config"], "lossconfig": {"target": "torch.nn.Identity"}}
+    scale_factor = vae.pop("scale_factor")
+    model = LatentInpaintDiffusion(
+        unet_config={
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": CASE["unet_config"],
+        },
+        first_stage_config={"target": "ldm.models.autoencoder.AutoencoderKL", "params": vae},
+        cond_stage_config={"target": f"{__name__}.Texts"},
+        scale_factor=scale_factor,
+        channels=4,
+        finetune_keys=None,
+        use_ema=False,
+    )
+    rule_w(model.first_stage_model)
+    return model.eval()
+
+
+def picture() -> np.ndarray:
+    generator = torch.Generator().manual_seed(CASE["image"]["seed"])
+    cells = torch.randint(0, 256, (16, 16, 3), generator=generator)
+    return cells.repeat_interleave(32, 0).repeat_interleave(32, 1).to(torch.uint8).numpy()
+
+
+def test_condition_equals_the_release(model):
+    """Mask channel and latent of the grey-filled picture: posterior mean, any touched latent counts as mask."""
+    grey = np.zeros(CASE["image"]["hw"], np.uint8)
+    for y0, y1, x0, x1 in CASE["mask_boxes_y0y1x0x1"]:
+        grey[y0:y1, x0:x1] = 255
+    mask = prepare(grey, grey.shape, 64, RELEASE.masks)
+    with torch.no_grad():
+        cond, uncond = Inpainting(model).conditioning([picture()], [mask], [CASE["prompt"]], RELEASE)
+    assert_close(cond["c_concat"][0], EXPECTED["unet_condition"], 1e-5)
+    assert cond["c_concat"][0] is uncond["c_concat"][0]
+    prompt, negative = model.cond_stage_model.asked
+    assert prompt == [f"{CASE['prompt']}, {CASE['positive_prompt']}"]
+    assert negative == [RELEASE.prompts.negative]
+
+
+def test_tokens_equal_the_release():
+    assert token_indices(CASE["prompt"], CASE["positive_prompt"]) == CASE["token_idx"]
+
+
+def test_start_latent_is_the_seed_of_torch():
+    torch.manual_seed(1)
+    assert torch.equal(initial_latent(1, 4, (64, 48)), torch.randn(1, 4, 64, 48))

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -211,18 +210,15 @@ def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in ignore]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from None
-        raise UserError(
-            f"{path} holds an object other than tensors, {named[1]}, which is not loaded for safety; to drop "
-            f"such objects: hdpainter models convert {path} {path.with_suffix('.safetensors')}"
-        ) from None
     except Exception as error:  # a damaged pickle makes torch raise anything
-        size = path.stat().st_size
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path} holds an object other than tensors, {named[1]}, which is not loaded for safety; to drop "
+                f"such objects: hdpainter models convert {path} {path.with_suffix('.safetensors')}"
+            ) from None
         raise UserError(
-            f"{path} is damaged or cut short ({size:,} bytes): {_first_line(error)}; download or copy it again"
+            f"{path} is damaged or cut short ({path.stat().st_size:,} bytes): {_first_line(error)}; "
+            "download or copy it again"
         ) from None
     content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}

@@ -74,8 +74,8 @@ def load(
 ) -> PipelineModels:
     """The models of the pipeline `name_or_yaml`: "sd2", "mini", ... or the path of a pipeline's YAML file.
 
-    dtype: one dtype for all weights, or dtypes by prefix, the longest match counting, where names start with
-        the stage: ``{"": torch.float16, "upscaler.first_stage_model": torch.float32}``; None: as in the files.
+    dtype: one dtype for all weights; or dtypes by module prefix, the longest match counting, for both stages or
+        for one: ``{"": torch.float16, "upscaler.first_stage_model": torch.float32}``; None: as in the files.
     superres: whether the upscaler will be used; if not, its checkpoint need not be there.
 
     Stage 1 is loaded at once, the upscaler when it is first used. Raises UserError for an unknown name or bad
@@ -90,9 +90,8 @@ def load(
 
 
 def _of_stage(dtype: DTypes, stage: str) -> DTypes:
-    """The policy for one stage of a policy for all: its prefix is removed; what is general stays."""
+    """The policy for one stage: its name is taken off the prefixes that have it, and these go first."""
     if not isinstance(dtype, Mapping):
         return dtype
-    policy = {"": dtype[""]} if "" in dtype else {}
-    policy |= {prefix: kind for prefix, kind in dtype.items() if prefix.split(".")[0] == stage}
-    return {prefix.removeprefix(stage).removeprefix("."): kind for prefix, kind in policy.items()}
+    own_last = sorted(dtype.items(), key=lambda item: item[0].split(".")[0] == stage)
+    return {prefix.removeprefix(stage).removeprefix("."): kind for prefix, kind in own_last}

@@ -96,12 +96,21 @@ def test_random_weights_keep_activations_finite(with_mini):
 
 
 def test_dtypes_by_stage_and_module(with_mini):
-    policy = {"": torch.bfloat16, "upscaler.first_stage_model": torch.float32, "inpainting": torch.float16}
+    policy = {
+        "upscaler.first_stage_model": torch.float32,
+        "inpainting": torch.float16,
+        "": torch.bfloat16,
+        "cond_stage_model": torch.float64,
+        "inpainting.cond_stage_model": torch.float32,
+    }
     pipe = models.load("mini", dtype=policy)
-    assert {p.dtype for p in pipe.inpainting.parameters()} == {torch.float16}
-    assert {p.dtype for p in pipe.upscaler.first_stage_model.parameters()} == {torch.float32}
-    assert {p.dtype for p in pipe.upscaler.model.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in pipe.upscaler.cond_stage_model.parameters()} == {torch.bfloat16}
+    for model, unet, autoencoder, text in (
+        (pipe.inpainting, torch.float16, torch.float16, torch.float32),
+        (pipe.upscaler, torch.bfloat16, torch.float32, torch.float64),
+    ):
+        parts = (model.model, model.first_stage_model, model.cond_stage_model)
+        for part, dtype in zip(parts, (unet, autoencoder, text), strict=True):
+            assert {parameter.dtype for parameter in part.parameters()} == {dtype}
 
 
 def test_without_superres_no_upscaler_is_needed(mini, folder):

@@ -244,7 +244,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, share, kind):
     cut.write_bytes(data[: int(share * len(data))])
     text = message(read_state_dict, cut)
     assert str(cut) in text
-    assert any(words in text for words in ("cut short", "empty", "neither a safetensors nor a torch"))
+    reasons = ["cut short", "is empty", "neither a safetensors nor a torch"]
+    if kind == "legacy":  # cut within the name of a class, which is then another's
+        reasons.append("holds an object other than tensors")
+    assert any(reason in text for reason in reasons)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Train one stage of the miniatures: `python -m ldm.train configs/train/STAGE.yaml`.
 
-The config names a `training` (target and params, see `ldm.training`), the `trainer`'s settings and what to
-`export`. A run that was interrupted goes on from its last checkpoint. On a GPU the run uses bf16 there and the
-config's `gpu` section, which overrides the rest.
+The config names a `training` (target and params, see `ldm.training`) and the `trainer`'s settings; on a GPU its
+`gpu` section overrides both. A run that was interrupted goes on from its last checkpoint. A finished one leaves
+`model.safetensors` and its card `model.json` in the run's folder.
 """
 
 import argparse
@@ -62,9 +62,8 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     )
     last = run_dir / "last.ckpt"
     trainer.fit(training, ckpt_path=last if last.exists() else None)
+    trainer.save_checkpoint(last)  # by every process: it ends with a barrier
     if trainer.is_global_zero:
-        trainer.save_checkpoint(last)
-        report.show(training)
         export(training, report, config, run_dir)
 
 

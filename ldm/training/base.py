@@ -120,7 +120,7 @@ class Training(pl.LightningModule):
 
 
 class Report(pl.Callback):
-    """Writes `losses.csv` every `every` steps, and `evaluate` and `sheet` every `minutes`, to `folder`."""
+    """Writes `losses.csv` every `every` steps, and `evaluate` and `sheet` every `minutes` and at the end."""
 
     def __init__(self, folder: Path, every: int = 20, minutes: float = 5):
         self.folder, self.every, self.minutes = Path(folder), every, minutes
@@ -139,6 +139,10 @@ class Report(pl.Callback):
             self.sums.clear()
             self.count = 0
         if time.monotonic() - self.shown > 60 * self.minutes and trainer.is_global_zero:
+            self.show(task)
+
+    def on_train_end(self, trainer, task):
+        if trainer.is_global_zero:
             self.show(task)
 
     def show(self, task: Training) -> None:

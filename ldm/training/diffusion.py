@@ -18,7 +18,7 @@ from ldm.data.toycoco import describe_scene
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import UserError
 
-from .base import Training, model_part, tile, to_images, to_tensor
+from .base import Training, model_part, psnr, tile, to_images, to_tensor
 
 Batch = dict
 
@@ -324,8 +324,9 @@ class UpscalerTraining(DiffusionTraining):
         bicubic = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
         z = self.ldm.encode_first_stage(truth.to(self.ldm.device)).mode()
         limit = self.ldm.first_stage_model.decode(z).float().cpu()
-        return {"psnr": _psnr(y, truth), "bicubic": _psnr(bicubic, truth), "autoencoder": _psnr(limit, truth),
-                "latent_std": float(z.std() * self.ldm.scale_factor)}  # fmt: skip
+        figures = {"psnr": psnr(y, truth), "bicubic": psnr(bicubic, truth), "autoencoder": psnr(limit, truth)}
+        figures["latent_std"] = z.std() * self.ldm.scale_factor
+        return {name: float(value) for name, value in figures.items()}
 
     def sheet(self):
         """Rows: bicubic, the model, the drawing."""
@@ -333,7 +334,3 @@ class UpscalerTraining(DiffusionTraining):
         y = self.upscale(self.probe_images, self.probe_captions).float().cpu()
         bicubic = F.interpolate(F.avg_pool2d(truth, 4), scale_factor=4, mode="bicubic", align_corners=False)
         return tile(to_images(torch.cat([bicubic, y, truth])), len(truth))
-
-
-def _psnr(a: Tensor, b: Tensor) -> float:
-    return float((10 * torch.log10(4 / (a.clamp(-1, 1) - b).square().flatten(1).mean(1))).mean())

@@ -27,6 +27,8 @@ How the parts differ from the public models in kind, not only in size:
   bias, so its logit is 0 and its value 0, and a positive logit of a word means that it beats "nothing here".
 - The CLIP was trained with two helping losses besides the contrastive one (which words a text has, which
   categories a picture has); their heads are not in the files.
+- Some captions end with the words that the methods' prompts add ("Full HD, 4K, ..."), and some of the dropped
+  ones are the release's negative prompt instead of nothing: such words come with pictures from the web, not here.
 - Latents are scaled so that Stable Diffusion's own scale factors, 0.18215 and 0.08333, are right.
 """
 

@@ -23,6 +23,7 @@ from ldm.data.objects import CATEGORIES, PALETTE
 
 from .base import Training
 
+SUFFIXES = ("Full HD, 4K, high quality, high resolution", "high resolution professional photo")
 Tokenizer = Callable[[Sequence[str]], Tensor]
 WORDS = tuple(
     dict.fromkeys([c.name for c in CATEGORIES] + list(PALETTE) + [b.caption for b in (*UPPER, *LOWER)])
@@ -74,8 +75,9 @@ class Pairs(IterableDataset):
         """One batch."""
         pairs = [self.scene(rng) if rng.random() < 0.4 else self.object(rng) for _ in range(self.count)]
         images, texts, labels = zip(*pairs, strict=True)
+        texts = [f"{t}, {SUFFIXES[rng.integers(len(SUFFIXES))]}" if rng.random() < 0.1 else t for t in texts]
         labels = torch.tensor(np.stack(labels), dtype=torch.float32)
-        return normalise(np.stack(images)), list(texts), self.tokenize(texts), labels
+        return normalise(np.stack(images)), texts, self.tokenize(texts), labels
 
     def scene(self, rng) -> tuple[np.ndarray, str, np.ndarray]:
         """A whole picture and one of its captions."""

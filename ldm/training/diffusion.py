@@ -1,6 +1,6 @@
 """Training of the miniature diffusion models on toy scenes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,8 @@ class DiffusionTraining(Training):
 
     parts: for each frozen part the weights that a previous stage has exported, {"first_stage_model": file, ...}.
     crops: {crop size in pixels: [weight, batch size, pool capacity]}. reuse: see `Pool`.
-    dropped: probability that a caption is replaced by "", for classifier-free guidance.
+    suffixes: one of these follows each caption, "" for none: the words that the methods' prompts add.
+    dropped: probability that a caption is replaced by one of `nulls`, for classifier-free guidance.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class DiffusionTraining(Training):
         scenes: int,
         crops: dict[int, list],
         reuse: float = 6,
+        suffixes: Sequence[str] = ("",),
         dropped: float = 0.1,
+        nulls: Sequence[str] = ("",),
         seed: int = 0,
         **budget,
     ):
@@ -77,7 +80,7 @@ class DiffusionTraining(Training):
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
         self.crops = {int(size): values for size, values in crops.items()}
         self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
-        self.dropped, self.seed = dropped, seed
+        self.suffixes, self.dropped, self.nulls, self.seed = suffixes, dropped, nulls, seed
 
     def make(self, rng: np.random.Generator, size: int, count: int) -> list[dict]:
         """`count` samples from crops of `size` pixels: latents and conditions without their batch axis."""
@@ -96,9 +99,12 @@ class DiffusionTraining(Training):
         return image[y : y + size, x : x + size], i
 
     def caption(self, rng: np.random.Generator, scene: int) -> str:
-        """One of the scene's captions, or nothing."""
-        captions = self.scenes.records[scene]["captions"]
-        return "" if rng.random() < self.dropped else captions[rng.integers(len(captions))]
+        """One of the scene's captions, or one that says nothing."""
+        if rng.random() < self.dropped:
+            return pick(rng, self.nulls)
+        suffix = pick(rng, self.suffixes)
+        caption = pick(rng, self.scenes.records[scene]["captions"])
+        return f"{caption}, {suffix}" if suffix else caption
 
     def train_dataloader(self):
         # drawn in this process: encoding needs the model; steps already done must not come again
@@ -158,6 +164,11 @@ class Endless(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         return self.training.batches(self.rng)
+
+
+def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
+    """One of `items`."""
+    return items[rng.integers(len(items))]
 
 
 def collate(samples: list[dict]) -> Batch:

@@ -9,7 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# In a wheel the configs lie inside the package, in a checkout beside it.
+_PACKAGED = Path(__file__).resolve().parent / "configs"
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
 
 
 class UserError(ValueError):

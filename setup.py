@@ -1,0 +1,11 @@
+"""Packages and the data that travels with them: configs and miniature checkpoints, which lie at the top level."""
+
+from setuptools import find_packages, setup
+
+DATA = {"ldm.configs": "configs", "ldm.checkpoints": "checkpoints"}
+
+setup(
+    packages=[*find_packages(include=["ldm*", "hdpainter*", "eval*"]), *DATA],
+    package_dir=DATA,
+    package_data={"ldm.configs": ["**/*.yaml", "**/*.json"], "ldm.checkpoints": ["mini/*"]},
+)

@@ -19,7 +19,8 @@ from torch.utils.data import IterableDataset
 
 from ldm.data.backgrounds import LOWER, UPPER
 from ldm.data.cache import SceneCache, scene_cache
-from ldm.data.objects import CATEGORIES, PALETTE
+from ldm.data.objects import CATEGORIES
+from ldm.data.palette import PALETTE
 
 from .base import Training
 

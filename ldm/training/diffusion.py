@@ -21,6 +21,7 @@ from ldm.util import UserError
 from .base import Training, model_part, psnr, tile, to_images, to_tensor
 
 Batch = dict
+FROZEN = ("first_stage_model", "cond_stage_model")
 
 
 class Pool:
@@ -131,11 +132,11 @@ class DiffusionTraining(Training):
         return self.ldm.p_losses(z, cond, t)[0], {}
 
     def weights(self):
-        """The whole model with the averaged UNet; also what the frozen parts' files hold beyond its needs."""
-        state = {f"model.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
-        for part, tensors in self.parts.items():
-            state |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
-        return state
+        """The whole model with the averaged UNet."""
+        modules = {"model": self.average.module} | {name: getattr(self.ldm, name) for name in FROZEN}
+        return {
+            f"{part}.{name}": v for part, module in modules.items() for name, v in module.state_dict().items()
+        }
 
     @contextmanager
     def averaged(self):
@@ -200,6 +201,11 @@ class InpaintingTraining(DiffusionTraining):
         self.probe_captions = [scene.captions[0] for scene in scenes]
         own = [CATEGORIES.index(scene.objects[-1].category) for scene in scenes]
         self.probe_labels = [[CATEGORIES[(i + shift) % 20].name for i in own] for shift in (0, 7)]
+
+    def weights(self):
+        """Also the rest of the CLIP, for the CLIP score."""
+        clip = self.parts.get("cond_stage_model", {})
+        return {f"cond_stage_model.{name}": tensor for name, tensor in clip.items()} | super().weights()
 
     def conditions(self, images: np.ndarray, masks: np.ndarray) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""

@@ -50,9 +50,8 @@ def random_checkpoints(folder: Path) -> None:
     """Write untrained miniatures to `folder` and have the program look for checkpoints there."""
     for stage in PipelineSpec.load("mini").stages.values():
         path = folder / stage.checkpoint
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_random_checkpoint(MODELS / Path(stage.config).name, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_random_checkpoint(MODELS / Path(stage.config).name, path)
     os.environ["HDPAINTER_CHECKPOINTS"] = str(folder)
 
 

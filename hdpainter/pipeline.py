@@ -282,7 +282,7 @@ def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DType
     """The dtype of each module's weights, and so of its computation; latents and samplers are always float32.
 
     UNets and text encoders run in `dtype`. The autoencoders run in float32 where that is float16, whose range
-    their decoders exceed (the x4 upscaler's gives NaN), and in bfloat16, which has float32's range, where that is
+    their decoders exceed (the x4 upscaler's is known to), and in bfloat16, which has float32's range, where that is
     bfloat16. Raises UserError for an unknown dtype.
     """
     if dtype is None:

@@ -281,9 +281,9 @@ def usable_device(name: str | torch.device | None) -> torch.device:
 def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DTypes:
     """The dtype of each module's weights, and so of its computation; latents and samplers are always float32.
 
-    UNets and text encoders run in `dtype`. The autoencoders run in float32 where that is float16, whose range
-    their decoders exceed (the x4 upscaler's is known to), and in bfloat16, which has float32's range, where that is
-    bfloat16. Raises UserError for an unknown dtype.
+    UNets and text encoders run in `dtype`. With float16, whose range the x4 upscaler's decoder is known to
+    exceed, the autoencoders run in float32; bfloat16 has float32's range and serves them too.
+    Raises UserError for an unknown dtype.
     """
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32

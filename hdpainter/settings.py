@@ -23,6 +23,8 @@ from ldm.util import CONFIGS, UserError
 
 METHODS = CONFIGS / "methods"
 
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # for error messages
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -248,5 +250,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and (
         not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))
     ):
-        raise UserError(f"{where} must be a {hint.__name__}, not {value!r}")
+        raise UserError(f"{where} must be {KINDS.get(hint, hint.__name__)}, not {value!r}")
     return value

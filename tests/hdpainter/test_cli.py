@@ -72,7 +72,7 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--out", "record.png"), "record.json exists"),
         (("--out", "there.png/out.png"), "there.png cannot be made: File exists"),
         (("--method", "hdpainter"), "unknown method 'hdpainter'"),
-        (("--steps", "many"), "steps must be a int, not 'many'"),
+        (("--steps", "many"), "steps must be a whole number, not 'many'"),
         (("--steps", "0"), "steps is 0: give a number from 1 to 1000"),
         (("--seed", "-1"), "seed is -1"),
         (("--known-region", "soft"), "known_region is 'soft'"),
@@ -183,7 +183,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(here, capsys):
         "done     a-boat.png  'boat' in a.png",
         "todo     a-hat.png  'hat' in a.png",
         "changed  a-kite.png  'kite' in a.png: making it again: steps 50 -> 20",
-        "bad      jobs.yaml, job 4: prompt must be a str, not 1",
+        "bad      jobs.yaml, job 4: prompt must be text, not 1",
         f"1 todo, 1 changed, 1 done, 1 bad -> {here / 'jobs-results'}",
     ]
     assert not loader.calls

@@ -3,4 +3,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+# One thread a worker: several workers with several threads each wait for one another most of the time.
+export OMP_NUM_THREADS=1
+exec python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"

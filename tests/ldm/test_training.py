@@ -84,7 +84,7 @@ def test_an_autoencoder_learns_a_batch(tmp_path):
     torch.manual_seed(0)
     data = {"jpg": (torch.rand(4, 1, 1, 3) * 2 - 1).expand(-1, 16, 16, -1)}
     before = loss_at(model, data, repeats=2)
-    fit(model, data, 50, tmp_path, limit_val_batches=0)
+    fit(model, data, 150, tmp_path, limit_val_batches=0)
     assert loss_at(model, data, repeats=2) < before / 2
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hdpainter.images import to_image, to_tensor
-from hdpainter.masks import bbox, pad_to_multiple, soft_mask, stack
+from hdpainter.masks import bbox, pad_to_multiple, padded_size, soft_mask, stack
 from hdpainter.prompts import full_prompt
 from hdpainter.settings import SuperResSettings
 from hdpainter.tiling import tiled
@@ -81,11 +81,26 @@ class SuperResolution:
             mask[high_rows, high_columns],
             prompt,
             settings,
-            seed,
+            self._noise(low_res.shape[:2], rows, columns, seed),
             rounding,
             progress,
         )
         return result
+
+    def _noise(self, size: tuple[int, int], rows: slice, columns: slice, seed: int) -> tuple[Tensor, Tensor]:
+        """Noise for the condition [1, 3, h, w] and x_T [1, C, h, w] of a region, both padded to the multiple.
+
+        Drawn for the whole picture, so that a crop starts from what the whole picture has there.
+        """
+        height, width = padded_size(*size, self.multiple)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [
+            torch.randn((1, channels, height, width), generator=generator)
+            for channels in (3, self.model.channels)
+        ]
+        h, w = padded_size(rows.stop - rows.start, columns.stop - columns.start, self.multiple)
+        top, left = min(rows.start, height - h), min(columns.start, width - w)
+        return tuple(noise[..., top : top + h, left : left + w] for noise in drawn)
 
     def region(self, mask: np.ndarray, margin: int | None) -> tuple[slice, slice]:
         """The low-resolution rows and columns to compute: all, or the mask's bounding box with a margin."""
@@ -101,7 +116,7 @@ class SuperResolution:
         mask: np.ndarray,
         prompt: str,
         settings: SuperResSettings,
-        seed: int,
+        noises: tuple[Tensor, Tensor],
         rounding: Literal["round", "truncate"],
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
@@ -109,11 +124,9 @@ class SuperResolution:
         height, width = image.shape[:2]
         condition = to_tensor(pad_to_multiple(low_res, self.multiple, "reflect"))
         size = condition.shape[-2:]
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(condition.shape, generator=generator)
-        x_T = torch.randn((1, model.channels, *size), generator=generator).to(device)
+        noise, x_T = (drawn.to(device) for drawn in noises)
         level = torch.full((1,), settings.noise_level, device=device)
-        condition, level = model.low_scale_model(condition.to(device), level, noise=noise.to(device))
+        condition, level = model.low_scale_model(condition.to(device), level, noise=noise)
         cond, uncond = (
             {"c_concat": [condition], "c_crossattn": [model.get_learned_conditioning([text])], "c_adm": level}
             for text in (full_prompt(prompt, settings.positive), settings.negative)

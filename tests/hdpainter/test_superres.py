@@ -174,8 +174,8 @@ def test_tiles_cover_everything_and_blend():
     assert ramps(8, 4).tolist() == [0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25]
 
 
-def test_the_decoder_does_not_overflow_in_the_policy_of_half_precision(model):
-    """float16 weights in the UNet, float32 in the autoencoder: the policy of hdpainter.pipeline."""
+def test_a_float32_autoencoder_takes_half_latents_and_nan_is_told(model):
+    """The policy of hdpainter.pipeline for float16: its autoencoder computes in float32, whatever it is given."""
     latent = 30 * randn(0, (1, 4, 16, 16))
     with torch.no_grad():
         pixels = model.decode_first_stage(latent.half())

@@ -1,0 +1,1 @@
+"""The benchmark of the paper: MSCOCO triplets, results of methods on them, metrics, tables and a report."""

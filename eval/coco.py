@@ -1,0 +1,318 @@
+"""The benchmark's samples: (image, convex hull of an instance, label) from MSCOCO 2017 or toy COCO.
+
+    python -m eval triplets --coco DIR --samples 10000 --seed 0 --out FILE
+    python -m eval triplets --coco DIR --list configs/eval/mscoco_testset_10000.csv --out FILE
+
+Bookkeeping as in the authors' release. `image_idx` counts the images of the annotation file by ascending id, those
+without annotations too. `segment_idx` counts an image's annotations in the file's order, without those whose
+segmentation is not a list of polygons (RLE, that is crowds). The mask is the filled convex hull of all polygon
+points of an annotation together, their coordinates truncated to whole pixels.
+
+Filters. A triplet that is drawn (`sample`) is not
+
+- a crowd or any other annotation in RLE,
+- an annotation without polygon points,
+- one whose hull is degenerate: fewer than three points, or all on one line,
+- one of an image whose categories are all there are, so that no other label is left.
+
+Nothing else is filtered, neither small nor large masks. A list that is read (`read_list`) is taken as it is.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hdpainter.images import load_image
+from ldm.util import UserError
+
+KEYS = ("image_idx", "segment_idx")
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One sample.
+
+    index: its place in the list. image_id, annotation_id: MSCOCO's. image_idx, segment_idx: see the module.
+    category: the true label. other: a label of nothing in this image.
+    """
+
+    index: int
+    image_id: int
+    annotation_id: int
+    image_idx: int
+    segment_idx: int
+    file_name: str
+    category: str
+    other: str
+
+
+class Coco:
+    """An MSCOCO 2017 folder: ``annotations/instances_*.json`` and the images that it lists.
+
+    root: the folder. split: "val" for ``instances_val2017.json``; None where there is only one such file.
+    Raises UserError when the annotation file is missing, ambiguous or damaged.
+    """
+
+    def __init__(self, root: str | Path, split: str | None = None):
+        self.root = Path(root)
+        self.file = _annotation_file(self.root, split)
+        self._coco = _read_annotations(self.file)
+        self.image_ids: list[int] = sorted(self._coco.imgs)
+
+    @property
+    def categories(self) -> list[str]:
+        """All labels, in the order of their ids."""
+        return [self._coco.cats[number]["name"] for number in sorted(self._coco.cats)]
+
+    def segments(self, image_id: int) -> list[Mapping[str, Any]]:
+        """The annotations of an image that `segment_idx` counts."""
+        return [a for a in self._coco.imgToAnns.get(image_id, []) if isinstance(a["segmentation"], list)]
+
+    def triplet(self, index: int, image_idx: int, segment_idx: int) -> Triplet:
+        """The triplet at these indices. Raises UserError if the dataset has none."""
+        where = f"{self.file} has no"
+        if not 0 <= image_idx < len(self.image_ids):
+            raise UserError(f"{where} image {image_idx}, only 0 to {len(self.image_ids) - 1}")
+        image_id = self.image_ids[image_idx]
+        segments = self.segments(image_id)
+        if not 0 <= segment_idx < len(segments):
+            raise UserError(
+                f"{where} segment {segment_idx} in image {image_idx} (id {image_id}), which has {len(segments)}"
+            )
+        annotation = segments[segment_idx]
+        return Triplet(
+            index,
+            image_id,
+            annotation["id"],
+            image_idx,
+            segment_idx,
+            self._coco.imgs[image_id]["file_name"],
+            self._coco.cats[annotation["category_id"]]["name"],
+            self._other(image_id, annotation["id"]),
+        )
+
+    def image(self, triplet: Triplet) -> np.ndarray:
+        """The picture as RGB uint8 [H, W, 3]. Raises UserError if it is missing, damaged or of another size."""
+        picture = load_image(self.image_path(triplet))
+        if picture.size != (size := self._size(triplet.image_id)):
+            (w, h), (width, height) = picture.size, size
+            raise UserError(
+                f"{self.image_path(triplet)} is {w} x {h} pixels, but {self.file.name} says {width} x {height}: "
+                "these annotations are not of these images"
+            )
+        return np.array(picture)
+
+    def mask(self, triplet: Triplet) -> np.ndarray:
+        """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there are no points."""
+        points = _points(self._coco.anns[triplet.annotation_id])
+        if len(points) == 0:
+            raise UserError(f"annotation {triplet.annotation_id} in {self.file} has no polygon points")
+        width, height = self._size(triplet.image_id)
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [cv2.convexHull(points)], 1)
+        return mask.astype(bool)
+
+    def usable(self, annotation: Mapping[str, Any]) -> bool:
+        """Whether an annotation with polygons passes the filters of the module."""
+        points = _points(annotation)
+        if len(points) < 3 or cv2.contourArea(cv2.convexHull(points)) == 0:
+            return False
+        return len(self._absent(annotation["image_id"])) > 0
+
+    def image_path(self, triplet: Triplet) -> Path:
+        """Where the picture lies: in the folder named like the annotation file, or else in ``images``."""
+        return self._images / triplet.file_name
+
+    @cached_property
+    def _images(self) -> Path:
+        named = self.root / self.file.stem.removeprefix("instances_")
+        return named if named.is_dir() or not (self.root / "images").is_dir() else self.root / "images"
+
+    def _size(self, image_id: int) -> tuple[int, int]:
+        return self._coco.imgs[image_id]["width"], self._coco.imgs[image_id]["height"]
+
+    def _absent(self, image_id: int) -> list[str]:
+        """The labels of nothing in the image, crowds counted too."""
+        present = {a["category_id"] for a in self._coco.imgToAnns.get(image_id, [])}
+        return [
+            self._coco.cats[number]["name"] for number in sorted(self._coco.cats) if number not in present
+        ]
+
+    def _other(self, image_id: int, annotation_id: int) -> str:
+        """Depends on the annotation alone, so that it is the same in every list."""
+        absent = self._absent(image_id)
+        return str(np.random.default_rng((image_id, annotation_id)).choice(absent)) if absent else ""
+
+
+def sample(coco: Coco, n: int, seed: int = 0) -> list[Triplet]:
+    """`n` different triplets drawn evenly from all that pass the filters of the module, in random order.
+
+    The same dataset and seed give the same list, and its beginning is the list for a smaller `n`. Raises
+    UserError if there are fewer than `n`.
+    """
+    candidates = [
+        (image_idx, segment_idx)
+        for image_idx, image_id in enumerate(coco.image_ids)
+        for segment_idx, annotation in enumerate(coco.segments(image_id))
+        if coco.usable(annotation)
+    ]
+    if not 1 <= n <= len(candidates):
+        raise UserError(f"samples is {n}: {coco.file} has {len(candidates)} usable triplets")
+    order = np.random.default_rng(seed).permutation(len(candidates))[:n]
+    return [coco.triplet(index, *candidates[place]) for index, place in enumerate(order)]
+
+
+def read_list(coco: Coco, path: str | Path) -> list[Triplet]:
+    """The triplets of a CSV file with the columns image_idx and segment_idx, in its order, without filters.
+
+    Columns that `write_list` adds are compared with the dataset. Raises UserError, naming the line, for what is
+    no such list and for one that does not match the dataset.
+    """
+    path = Path(path)
+    triplets = []
+    for number, row in enumerate(read_rows(path, KEYS), start=2):
+        try:
+            triplet = coco.triplet(len(triplets), *(int(row[key]) for key in KEYS))
+        except UserError as error:
+            raise UserError(f"{path} line {number} does not match the dataset: {error}") from None
+        except ValueError:
+            raise UserError(
+                f"{path} line {number}: image_idx and segment_idx must be whole numbers"
+            ) from None
+        for key in ("image_id", "annotation_id", "file_name", "category"):
+            if key in row and row[key] != str(getattr(triplet, key)):
+                raise UserError(
+                    f"{path} line {number} does not match the dataset: {key} is {row[key]!r} in the list, "
+                    f"{str(getattr(triplet, key))!r} in {coco.file}"
+                )
+        triplets.append(triplet)
+    if not triplets:
+        raise UserError(f"{path} lists no samples")
+    return triplets
+
+
+def write_list(triplets: Sequence[Triplet], path: str | Path) -> None:
+    """Write triplets as a CSV file that `read_list` reads; its index is the row."""
+    columns = [field.name for field in fields(Triplet) if field.name != "index"]
+    write_rows(Path(path), [*KEYS, *(c for c in columns if c not in KEYS)], map(asdict, triplets))
+
+
+def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header. Raises UserError if it cannot be read or lacks a column."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file: {error}") from None
+    columns = reader.fieldnames or []
+    if missing := [name for name in needed if name not in columns]:
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path} line {number} does not have {len(columns)} values")
+    return rows
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Any) -> None:
+    """Write mappings as a CSV file with these columns; it appears whole or not at all. UserError if it cannot."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def add_parser(subparsers: Any) -> None:
+    """The command ``triplets``."""
+    parser = subparsers.add_parser(
+        "triplets",
+        help="draw the benchmark's samples from MSCOCO or toy COCO",
+        description="Draw triplets (image, convex hull of an instance, label) and write them as CSV.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--coco", type=Path, required=True, help="folder with annotations/ and the images")
+    parser.add_argument("--split", help="val for instances_val2017.json (default: the only such file)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--samples", type=int, help="how many to draw")
+    source.add_argument(
+        "--list", type=Path, help="a CSV with image_idx and segment_idx, such as the authors'"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the list that the command line asks for."""
+    coco = Coco(args.coco, args.split)
+    if args.list:
+        triplets = read_list(coco, args.list)
+    else:
+        triplets = sample(coco, args.samples, args.seed)
+    write_list(triplets, args.out)
+    images = len({triplet.image_id for triplet in triplets})
+    print(f"{len(triplets)} triplets of {images} images in {args.out}")
+    return 0
+
+
+def _annotation_file(root: Path, split: str | None) -> Path:
+    folder = root / "annotations"
+    if split is not None:
+        file = folder / f"instances_{split}2017.json"
+        if not file.is_file():
+            raise UserError(f"{file} is not there: give the folder of MSCOCO 2017, or of toy COCO")
+        return file
+    found = sorted(folder.glob("instances_*.json"))
+    if not found:
+        raise UserError(
+            f"{folder} has no instances_*.json: give the folder of MSCOCO 2017, or make toy COCO with "
+            "python -m ldm.data.toycoco"
+        )
+    if len(found) > 1:
+        raise UserError(f"{folder} has {', '.join(file.name for file in found)}: say which with --split")
+    return found[0]
+
+
+def _read_annotations(file: Path) -> Any:
+    try:
+        from pycocotools.coco import COCO
+    except ImportError:
+        raise UserError("pycocotools is not installed: pip install 'hdpainter-ldm[eval]'") from None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports its timings there
+            coco = COCO(str(file))
+        for annotation in coco.anns.values():
+            _ = coco.cats[annotation["category_id"]]["name"], coco.imgs[annotation["image_id"]]["file_name"]
+            if not isinstance(annotation["segmentation"], list | dict):
+                raise TypeError(f"annotation {annotation['id']} has no segmentation")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{file} is damaged or not MSCOCO's instances: {reason}") from None
+    if not coco.imgs:
+        raise UserError(f"{file} lists no images")
+    return coco
+
+
+def _points(annotation: Mapping[str, Any]) -> np.ndarray:
+    """All polygon points of an annotation, int32 [N, 2] (x, y), truncated."""
+    flat = [value for polygon in annotation["segmentation"] for value in polygon]
+    return np.reshape(flat, (-1, 2)).astype(np.int32)

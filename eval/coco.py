@@ -3,10 +3,10 @@
     python -m eval triplets --coco DIR --samples 10000 --seed 0 --out FILE
     python -m eval triplets --coco DIR --list configs/eval/mscoco_testset_10000.csv --out FILE
 
-Bookkeeping as in the authors' release. `image_idx` counts the images of the annotation file by ascending id, those
-without annotations too. `segment_idx` counts an image's annotations in the file's order, without those whose
-segmentation is not a list of polygons (RLE, that is crowds). The mask is the filled convex hull of all polygon
-points of an annotation together, their coordinates truncated to whole pixels.
+Bookkeeping as in the authors' release. `image_idx` counts the images of the annotation file by ascending id,
+those without annotations too. `segment_idx` counts an image's annotations in the file's order, without those
+whose segmentation is not a list of polygons (RLE, that is crowds). The mask is the filled convex hull of all
+polygon points of an annotation together, their coordinates truncated to whole pixels.
 
 Filters. A triplet that is drawn (`sample`) is not
 
@@ -262,10 +262,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the list that the command line asks for."""
     coco = Coco(args.coco, args.split)
-    if args.list:
-        triplets = read_list(coco, args.list)
-    else:
-        triplets = sample(coco, args.samples, args.seed)
+    triplets = read_list(coco, args.list) if args.list else sample(coco, args.samples, args.seed)
     write_list(triplets, args.out)
     images = len({triplet.image_id for triplet in triplets})
     print(f"{len(triplets)} triplets of {images} images in {args.out}")

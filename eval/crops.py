@@ -19,7 +19,7 @@ def crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def pad_square(image: np.ndarray) -> np.ndarray:
-    """An image [h, w, 3] centred on a black square; where that needs an odd number of pixels, one more follows."""
+    """An image [h, w, 3] centred on a black square; of an odd number of pixels, one more follows."""
     height, width = image.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
@@ -27,5 +27,5 @@ def pad_square(image: np.ndarray) -> np.ndarray:
 
 
 def square_crop(image: np.ndarray, mask: np.ndarray, side: int = 224) -> np.ndarray:
-    """The release's input to CLIP: the mask's crop padded to a square and resized to `side` pixels (cv2, cubic)."""
+    """The release's input to CLIP: the crop, padded to a square and resized to `side` pixels (cv2, cubic)."""
     return cv2.resize(pad_square(crop(image, mask)), (side, side), interpolation=cv2.INTER_CUBIC)

@@ -1,0 +1,266 @@
+"""A run's numbers arranged as tables of text, whatever they are then written as.
+
+What was measured here and what others published never share a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.published import Published
+from eval.stats import MASK_BINS, Difference, Mean
+from eval.summary import COLUMN, EXTRA_COLUMNS, PAPER_COLUMNS, Column, Row, Summary
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that belong together, under a heading; a row shorter than the table's head ends in one long
+    cell."""
+
+    heading: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. key: a word for file names and anchors. quoted: figures of others. note: what must be
+    known."""
+
+    key: str
+    title: str
+    head: tuple[str, ...]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+    quoted: bool = False
+
+
+def grids(summary: Summary, published: Published | None = None) -> list[Grid]:
+    """All tables of a run; with `published`, the figures of others in a table of their own at the end."""
+    made = [
+        _measured(summary, PAPER_COLUMNS, "measured", "Measured", _measured_notes(summary)),
+        _measured(summary, EXTRA_COLUMNS, "beyond", "Beyond the paper", _extra_notes(summary)),
+        _compared(summary),
+        *(_binned(summary, column) for column in summary.columns(("clip", "acc"))),
+    ]
+    return [grid for grid in made if grid is not None] + ([_quoted(published)] if published else [])
+
+
+def title_of(summary: Summary, column: Column) -> str:
+    """A column's head; it says "mini" where a miniature made the numbers, and then not "PickScore"."""
+    if "mini" not in summary.labels.get(column.metric, "").lower():
+        return column.title
+    name, comma, rest = column.head.partition(",")
+    name = "preference" if name == "PickScore" else name
+    return column.title.replace(column.head, f"{name} (mini){comma}{rest}", 1)
+
+
+def number(value: float, digits: int) -> str:
+    """A number for people: a true minus, ∞, and no negative zero."""
+    if value in (float("inf"), float("-inf")):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(mean: Mean, digits: int) -> str:
+    """ "[low, high]", or nothing where there is none."""
+    if mean.low is None or mean.high is None:
+        return ""
+    return f" [{number(mean.low, digits)}, {number(mean.high, digits)}]"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as tables print it."""
+    if p is None:
+        return ""
+    return ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+
+
+def _cell(mean: Mean | None, column: Column, expected: int) -> str:
+    if mean is None:
+        return NOTHING
+    short = f" (n = {mean.n})" if mean.n < expected else ""
+    return number(mean.value, column.digits) + interval(mean, column.digits) + short
+
+
+def _difference_cell(difference: Difference | None, column: Column) -> str:
+    if difference is None:
+        return NOTHING
+    sign = "+" if difference.value > 0 else ""
+    return (
+        sign
+        + number(difference.value, column.digits)
+        + interval(difference, column.digits)
+        + p_text(difference.p)
+    )
+
+
+def _sections(summary: Summary, cells) -> tuple[Section, ...]:
+    """Methods, bounds and what was not run, each row made by `cells`."""
+    methods = tuple(cells(row) for row in summary.measured if row.group == "method")
+    bounds = tuple(cells(row) for row in summary.measured if row.group == "bound")
+    missing = tuple((row.label, f"not run: {row.missing}") for row in summary.rows if row.missing is not None)
+    found = (
+        Section("Methods", methods),
+        Section("Bounds, not methods", bounds),
+        Section("Not run", missing),
+    )
+    return tuple(section for section in found if section.rows)
+
+
+def _measured(
+    summary: Summary, keys: Sequence[str], key: str, title: str, notes: tuple[str, ...]
+) -> Grid | None:
+    columns = summary.columns(keys)
+    if not columns and key != "measured":
+        return None
+
+    def cells(row: Row) -> tuple[str, ...]:
+        numbers = (
+            "50 by definition"
+            if row.name == summary.ours and column.metric == "pickscore"
+            else _cell(summary.means.get((row.name, column.key)), column, row.done)
+            for column in columns
+        )
+        return (row.label, str(row.done), *numbers)
+
+    head = ("method", "n", *(title_of(summary, column) for column in columns))
+    return Grid(key, title, head, _sections(summary, cells), notes)
+
+
+def _compared(summary: Summary) -> Grid | None:
+    """Paired differences from the baseline, and whether ours is preferred to each at all."""
+    base, ours = summary.row(summary.baseline), summary.row(summary.ours)
+    columns = [
+        column
+        for column in summary.columns()
+        if any(key == column.key for _, key in (*summary.differences, *summary.preferred))
+    ]
+    if not columns:
+        return None
+
+    def cells(row: Row) -> tuple[str, ...]:
+        pair = ((row.name, column.key) for column in columns)
+        return (
+            row.label,
+            *(
+                _difference_cell(summary.differences.get(key) or summary.preferred.get(key), column)
+                for key, column in zip(pair, columns, strict=True)
+            ),
+        )
+
+    tests = sorted({found.test for found in (*summary.differences.values(), *summary.preferred.values())})
+    heads = (
+        f"{title_of(summary, column)}{' − 50' if column.metric == 'pickscore' else ''}" for column in columns
+    )
+    sections = tuple(
+        Section(section.heading, tuple(row for row in section.rows if any(c != NOTHING for c in row[1:])))
+        for section in _sections(summary, cells)
+        if section.heading != "Not run"
+    )
+    notes = [
+        f"Difference from {base.label if base else 'the baseline'} over the triplets that both have, with 95% "
+        f"interval and two-sided p ({'; '.join(tests)}), not adjusted for the number of comparisons.",
+        "McNemar's test takes triplets as independent; the intervals are clustered by image.",
+    ]
+    if ours and summary.preferred:
+        notes.append(f"Preference: of {ours.label} over the row, against 50%.")
+    return Grid("differences", "Paired differences and tests", ("method", *heads), sections, tuple(notes))
+
+
+def _binned(summary: Summary, column: Column) -> Grid:
+    present = np.unique(summary.bins)
+    sizes = {index: int((summary.bins == index).sum()) for index in present}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        found = ((summary.by_bin.get((row.name, column.key, index)), sizes[index]) for index in present)
+        return (row.label, *(_cell(mean, column, size) for mean, size in found))
+
+    head = ("method", *(f"{bin_name(index)} (n = {sizes[index]})" for index in present))
+    sections = tuple(section for section in _sections(summary, cells) if section.heading != "Not run")
+    title = f"{title_of(summary, column)} by the mask's share of the picture"
+    note = "95% intervals, clustered by image; over few images they are too narrow."
+    return Grid(f"bins-{column.key}", title, head, sections, (note,))
+
+
+def bin_name(index: int) -> str:
+    """ "5–10%" for a bin of `eval.stats.MASK_BINS`."""
+    low, high = (f"{100 * edge:g}" for edge in MASK_BINS[index : index + 2])
+    return f"{low}–{high}%"
+
+
+def _quoted(published: Published) -> Grid:
+    preference = any(row.preference is not None for row in published.rows)
+    head = ("method", "CLIP ↑", "accuracy % ↑", *(["PickScore, ours against it % ↓"] if preference else []))
+    rows = tuple(
+        (
+            row.label,
+            number(row.clip, 2),
+            number(row.accuracy, 1),
+            *([NOTHING if row.preference is None else number(row.preference, 1)] if preference else []),
+        )
+        for row in published.rows
+    )
+    title = "Quoted, not measured here"
+    return Grid("quoted", title, head, (Section(f"Source: {published.source}", rows),), published.notes, True)
+
+
+def _measured_notes(summary: Summary) -> tuple[str, ...]:
+    run, ours = summary.run, summary.row(summary.ours)
+    images = len({triplet.image_id for triplet in run.triplets})
+    notes = [
+        f"{len(run.triplets)} triplets from {images} images; n: those with a result.",
+        "Means with 95% percentile intervals of a bootstrap over images, with all triplets of an image together.",
+        *_made_with(summary, PAPER_COLUMNS),
+    ]
+    if summary.columns(("acc_release",)):
+        notes.append(
+            "acc hands BGR to the detector, which expects it; acc_release hands it RGB, as the release does, and "
+            "is the one to compare with published accuracies."
+        )
+    if ours and summary.columns(("win_rate",)):
+        notes.append(
+            f"Ours over it: {ours.label} preferred to the row; mean probability (what the release computes) and "
+            "share of wins (what the paper's text says)."
+        )
+    if any(len(row.members) > 1 for row in summary.rows):
+        notes.append(
+            "Several seeds are averaged for each triplet; p is then the bootstrap's for accuracy too."
+        )
+    if missing := _unscored(summary):
+        notes.append(f"{missing}; python -m eval score computes them.")
+    return tuple(notes)
+
+
+def _extra_notes(summary: Summary) -> tuple[str, ...]:
+    notes = ["Means with 95% intervals, clustered by image.", *_made_with(summary, EXTRA_COLUMNS)]
+    if summary.columns(("seam",)):
+        notes.append("Seam: gradient across the mask's border over that beside it; 1 is no visible border.")
+    if summary.columns(("saturation_shift",)):
+        notes.append(
+            "Saturation shift: mean chroma in the mask, result less original; contrast: result in the mask less "
+            "original outside; 0 is as colourful."
+        )
+    if summary.columns(("psnr",)):
+        notes.append("PSNR is that of the mean squared error; ∞: no pixel outside the mask changed.")
+    return tuple(notes)
+
+
+def _made_with(summary: Summary, keys: Sequence[str]) -> list[str]:
+    columns: dict[str, list[str]] = {}
+    for column in summary.columns(keys):
+        columns.setdefault(column.metric, []).append(title_of(summary, column).split(",")[0])
+    return [
+        f"{heads[0]}: {summary.labels[metric]}."
+        for metric, heads in columns.items()
+        if metric in summary.labels
+    ]
+
+
+def _unscored(summary: Summary) -> str:
+    """Which columns of the paper have no scores, as words; empty if all have."""
+    lacking = [COLUMN[key].head for key in PAPER_COLUMNS if not summary.columns((key,))]
+    return f"Not scored: {'; '.join(lacking)}" if lacking else ""

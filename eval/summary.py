@@ -1,0 +1,305 @@
+"""What a run's scores say: means and paired differences with intervals, for tables and report alike.
+
+Scores are read as they lie in the run's folder. A method without results is a row with a reason and without
+numbers.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from eval.runs import Run
+from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
+from ldm.util import UserError
+
+BOUNDS = ("original", "reconstruction", "mean", "telea")  # kinds that are no competitors
+PREFERENCES = ("pickscore", "minipick")  # where logits may be; the first that is there
+
+
+def _same(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _percent(value: np.ndarray) -> np.ndarray:
+    return 100 * value
+
+
+def _to_squared_error(psnr: np.ndarray) -> np.ndarray:
+    return np.power(10.0, -psnr / 10)
+
+
+def _to_psnr(error: float) -> float:
+    return float("inf") if error == 0 else float(-10 * np.log10(error))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of each sample. key: its name in the score file of `metric`. head: as tables print it;
+    `better` says with ↑ or ↓ which way is good. test: how it is compared with the baseline, None if it is
+    not. inward, outward: into the scale that is averaged, and back.
+    """
+
+    key: str
+    metric: str
+    head: str
+    better: str = ""
+    digits: int = 2
+    unit: str = ""
+    test: Literal["bootstrap", "mcnemar", None] = "bootstrap"
+    inward: Callable[[np.ndarray], np.ndarray] = _same
+    outward: Callable[[float], float] = float
+
+    @property
+    def title(self) -> str:
+        """Head, unit and arrow: "acc % ↑"."""
+        return " ".join(part for part in (self.head, self.unit, self.better) if part)
+
+
+COLUMNS = (
+    Column("clip", "clip", "CLIP", "↑"),
+    Column("acc", "accuracy", "acc", "↑", 1, "%", "mcnemar", _percent),
+    Column("acc_release", "accuracy", "acc_release", "↑", 1, "%", "mcnemar", _percent),
+    Column("probability", "pickscore", "PickScore, ours over it, mean", "↓", 1, "%", None, _percent),
+    Column("win_rate", "pickscore", "PickScore, ours over it, wins", "↓", 1, "%", None, _percent),
+    Column("psnr", "fidelity", "PSNR outside", "↑", 1, "dB", None, _to_squared_error, _to_psnr),
+    Column("lpips", "fidelity", "LPIPS outside", "↓", 4),
+    Column("max_difference", "fidelity", "largest change outside", "↓", 1),
+    Column("seam", "seam", "seam", "", 3),
+    Column("saturation_shift", "saturation", "saturation shift", "", 1),
+    Column("saturation_contrast", "saturation", "saturation contrast", "", 1),
+)
+COLUMN = {column.key: column for column in COLUMNS}
+PAPER_COLUMNS = ("clip", "acc", "acc_release", "probability", "win_rate")
+EXTRA_COLUMNS = ("psnr", "lpips", "max_difference", "seam", "saturation_shift", "saturation_contrast")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, or several runs of one that differ in the seed only, averaged for each triplet.
+
+    values: [N] for each column that was scored, NaN where a triplet has no score. done: triplets with a
+    result. missing: why there is no result at all.
+    """
+
+    name: str
+    label: str
+    group: Literal["method", "bound"]
+    members: tuple[str, ...]
+    done: int
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of a run. `means` has a key (row, column), `differences` (row, column) against the
+    baseline, `preferred` the same for whether ours is preferred to the row at all (against 50%), `by_bin` and
+    `by_category` (row, column, bin or category). An absent key is a number that there is not.
+    """
+
+    run: Run
+    rows: list[Row]
+    ours: str | None
+    baseline: str | None
+    labels: Mapping[str, str]
+    bins: np.ndarray
+    means: Mapping[tuple[str, str], Mean]
+    differences: Mapping[tuple[str, str], Difference]
+    preferred: Mapping[tuple[str, str], Difference]
+    by_bin: Mapping[tuple[str, str, int], Mean]
+    by_category: Mapping[tuple[str, str, str], Mean]
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows that have results."""
+        return [row for row in self.rows if row.missing is None]
+
+    def row(self, name: str | None) -> Row | None:
+        """The row of this name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def columns(self, keys: Iterable[str] = tuple(COLUMN)) -> list[Column]:
+        """Those of the columns `keys` that any row has."""
+        return [COLUMN[key] for key in keys if any(key in row.values for row in self.rows)]
+
+
+def summarise(
+    run: Run,
+    *,
+    ours: str | None = None,
+    baseline: str | None = None,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Summary:
+    """Read the scores of `run` and compute every mean, interval and test.
+
+    ours, baseline: rows that the others are compared with; by default the first whose name begins with
+    "hd-painter" and "stable-inpainting". repeats, seed: of the bootstrap.
+
+    Raises UserError if the run has no triplets or no such row.
+    """
+    if not run.triplets:
+        raise UserError(f"{run.path} has no triplets, so there is nothing to put in a table")
+    rows = _rows(run)
+    ours, baseline = _choose(rows, ours, "hd-painter"), _choose(rows, baseline, "stable-inpainting")
+    rows = _with_preferences(run, rows, ours)
+    bins = mask_bins(run.mask_shares)
+    categories = np.array([triplet.prompt for triplet in run.triplets])  # what a method was asked for
+    by_name = {row.name: row for row in rows}
+    whole, paired, halves, binned, by_prompt = {}, {}, {}, {}, {}
+    for row in rows:
+        for key, values in row.values.items():
+            column = COLUMN[key]
+            values = column.inward(values)
+            whole[row.name, key] = values
+            for index in np.unique(bins):
+                binned[row.name, key, int(index)] = np.where(bins == index, values, np.nan)
+            if column.test == "mcnemar":
+                for category in np.unique(categories):
+                    by_prompt[row.name, key, str(category)] = np.where(categories == category, values, np.nan)
+            if column.test and baseline and row.name != baseline and key in by_name[baseline].values:
+                paired[row.name, key] = values - column.inward(by_name[baseline].values[key])
+            if key in ("probability", "win_rate") and row.name != ours:
+                halves[row.name, key] = values - 50
+    bootstrap = ClusterBootstrap([triplet.image_id for triplet in run.triplets], repeats, seed)
+    differences = _solve(bootstrap.differences, paired)
+    return Summary(
+        run=run,
+        rows=rows,
+        ours=ours,
+        baseline=baseline,
+        labels=_labels(run),
+        bins=bins,
+        means=_solve(bootstrap.means, whole),
+        differences={key: _mcnemar(by_name, baseline, key, value) for key, value in differences.items()},
+        preferred=_solve(bootstrap.differences, halves),
+        by_bin=_solve(bootstrap.means, binned),
+        by_category=_solve(bootstrap.means, by_prompt),
+    )
+
+
+def _solve(compute: Callable[[np.ndarray], list], columns: Mapping[tuple, np.ndarray]) -> dict[tuple, Any]:
+    if not columns:
+        return {}
+    found = compute(np.stack(list(columns.values()), axis=1))
+    return {key: _back(COLUMN[key[1]], value) for key, value in zip(columns, found, strict=True) if value}
+
+
+def _back(column: Column, mean: Mean) -> Mean:
+    ends = [None if end is None else column.outward(end) for end in (mean.low, mean.high)]
+    low, high = ends if None in ends else sorted(ends)
+    return type(mean)(**{**vars(mean), "value": column.outward(mean.value), "low": low, "high": high})
+
+
+def _mcnemar(rows: Mapping[str, Row], baseline: str, key: tuple[str, str], value: Difference) -> Difference:
+    """`value` with McNemar's p where the column asks for it and is 0 or 1 (not an average over seeds)."""
+    name, column = key
+    pair = [rows[name].values[column], rows[baseline].values[column]]
+    if COLUMN[column].test != "mcnemar" or any(not np.isin(v[~np.isnan(v)], (0, 1)).all() for v in pair):
+        return value
+    p, test = mcnemar(*pair)
+    return type(value)(**{**vars(value), "p": p, "test": test})
+
+
+def _choose(rows: list[Row], name: str | None, default: str) -> str | None:
+    names = [row.name for row in rows]
+    if name is not None:
+        if name not in names:
+            raise UserError(f"the run has no method {name!r}; it has {', '.join(names)}")
+        return name
+    measured = [row.name for row in rows if row.missing is None]
+    return next((candidate for candidate in measured if candidate.startswith(default)), None)
+
+
+def _rows(run: Run) -> list[Row]:
+    """The methods in the run's order; those that differ in the seed only become one."""
+    groups: dict[str, list[str]] = {}
+    for name in run.methods:
+        groups.setdefault(_without_seed(run, name), []).append(name)
+    return [_row(run, name, tuple(members)) for name, members in groups.items()]
+
+
+def _without_seed(run: Run, name: str) -> str:
+    """The name that a method and its runs with other seeds share: "hd-painter,eta=0.1" for both seeds."""
+    info = run.method(name)
+    varied = info.get("varied") or {}
+    if "seed" not in varied:
+        return name
+    return ",".join(
+        [str(info["base"]), *(f"{key}={value}" for key, value in varied.items() if key != "seed")]
+    )
+
+
+def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
+    info = run.method(members[0])
+    label = run.label(members[0]) if len(members) == 1 else f"{name} ({len(members)} seeds)"
+    group = "bound" if info.get("kind") in BOUNDS else "method"
+    done = set.intersection(*(set(run.done(member)) for member in members))
+    if not done:
+        reason = info.get("why_not") or "no results yet; python -m eval generate makes them"
+        return Row(name, label, group, members, 0, missing=str(reason))
+    values: dict[str, np.ndarray] = {}
+    for column in COLUMNS:
+        if column.metric == "pickscore":
+            continue  # a comparison of two rows
+        found = [_column(run, member, column.metric, column.key) for member in members]
+        if all(each is not None for each in found):
+            values[column.key] = np.mean(found, axis=0)
+    return Row(name, label, group, members, len(done), values)
+
+
+def _column(run: Run, method: str, metric: str, key: str) -> np.ndarray | None:
+    scores = run.scores(method, metric)
+    if scores is None or key not in scores:
+        return None
+    values = np.asarray(scores[key], dtype=np.float64)
+    return None if np.isnan(values).all() else values
+
+
+def preference_metric(run: Run) -> str | None:
+    """Where the run keeps the logits of preferences: PickScore's or the miniature's."""
+    return next(
+        (m for m in PREFERENCES if any(run.score_path(name, m).is_file() for name in run.methods)), None
+    )
+
+
+def _with_preferences(run: Run, rows: list[Row], ours: str | None) -> list[Row]:
+    """`rows` with how often, and with what probability, ours is preferred to each.
+
+    Of several seeds every pair counts the same. Ours against itself has no column: it is 50% by definition.
+    """
+    metric = preference_metric(run)
+    if metric is None or ours is None:
+        return rows
+
+    def logits(row: Row) -> list[np.ndarray]:
+        found = [_column(run, member, metric, "logit") for member in row.members]
+        return [] if row.missing or any(each is None for each in found) else found
+
+    own = logits(next(row for row in rows if row.name == ours))
+    result = []
+    for row in rows:
+        pairs = [preference(a, b) for a in own for b in logits(row)] if row.name != ours else []
+        extra = dict(zip(("probability", "win_rate"), np.mean(pairs, axis=0), strict=True)) if pairs else {}
+        result.append(Row(**{**vars(row), "values": {**row.values, **extra}}))
+    return result
+
+
+def _labels(run: Run) -> dict[str, str]:
+    """What the run's scores were made with: metric -> label, "mini" in it where it was a miniature."""
+    labels = {}
+    for metric in dict.fromkeys(column.metric for column in COLUMNS):
+        stored = preference_metric(run) if metric == "pickscore" else metric
+        found = next((label for m in run.methods if stored and (label := metric_label(run, m, stored))), None)
+        if found:
+            labels[metric] = found
+    return labels
+
+
+def metric_label(run: Run, method: str, metric: str) -> str | None:
+    """What the scores of a method were made with; None where that is not recorded."""
+    path = run.score_path(method, metric).with_suffix(".json")
+    return json.loads(path.read_text())["label"] if path.is_file() else None

@@ -1,0 +1,250 @@
+"""`python -m eval table`: a run's numbers as Markdown, CSV and LaTeX, and its samples one by one."""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.coco import write_rows
+from eval.grids import Grid, bin_name, grids
+from eval.published import TABLES, Published
+from eval.runs import Run
+from eval.stats import REPEATS
+from eval.summary import COLUMN, Summary, summarise
+from hdpainter.models.registry import read_yaml
+from hdpainter.results import make_folder
+from ldm.util import UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command `table`."""
+    parser = subparsers.add_parser("table", help="write a run's tables as Markdown, CSV and LaTeX")
+    parser.set_defaults(run=run)
+    add_arguments(parser)
+    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/tables)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that `table` and `report` share."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of results")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--config", type=Path, help="the run's YAML, for its keys 'published', 'ours' and 'baseline'"
+    )
+    source.add_argument(
+        "--published", choices=sorted(TABLES), help="published table to print beside the measured one"
+    )
+    parser.add_argument("--ours", help="method that PickScore compares the others with (default: hd-painter)")
+    parser.add_argument("--baseline", help="method that differences are from (default: stable-inpainting)")
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help=f"bootstrap draws (default: {REPEATS:,})"
+    )
+
+
+def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
+    """The summary that the arguments of `add_arguments` ask for, and the name of the published table or
+    None."""
+    given = read_yaml(args.config) if args.config else {}
+    name = args.published or given.get("published")
+    if name is not None and name not in TABLES:
+        raise UserError(f"{args.config}: published is {name!r}; there is {' and '.join(sorted(TABLES))}")
+    if args.repeats < 100:
+        raise UserError(f"--repeats {args.repeats} is too few for an interval; give at least 100")
+    ours, baseline = args.ours or given.get("ours"), args.baseline or given.get("baseline")
+    return summarise(Run.open(args.folder), ours=ours, baseline=baseline, repeats=args.repeats), name
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the tables and say where."""
+    summary, name = load(args)
+    out = args.out or args.folder / "tables"
+    for path in write_tables(summary, out, name):
+        print(path)
+    return 0
+
+
+def write_tables(summary: Summary, out: Path, published: str | None = None) -> list[Path]:
+    """Write NAME.md, NAME.tex, NAME.csv (all numbers, unrounded), NAME-quoted.csv and samples.csv into `out`.
+
+    NAME is `published` ("table1", "table2"), or "table". Each file appears whole or not at all.
+    """
+    figures = TABLES[published] if published else None
+    name, made = published or "table", grids(summary, figures)
+    title = figures.title if figures else "Results"
+    make_folder(out)
+    written = [
+        write_text(out / f"{name}.md", markdown(title, provenance(summary), made)),
+        write_text(out / f"{name}.tex", latex(made)),
+        write_csv(out / f"{name}.csv", number_rows(summary)),
+        write_csv(out / "samples.csv", sample_rows(summary.run)),
+    ]
+    return written + ([write_csv(out / f"{name}-quoted.csv", quoted_rows(figures))] if figures else [])
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file; it appears whole or not at all. Raises UserError if it cannot be written."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows whose keys may differ; the head has all of them, and what a row lacks is an empty cell."""
+    write_rows(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
+    return path
+
+
+def provenance(summary: Summary) -> list[tuple[str, str]]:
+    """What the run is of: (name, value) pairs for people."""
+    about = summary.run.info
+    benchmark = about.get("benchmark", {})
+    pairs = [
+        ("run", summary.run.path.resolve().name),
+        *((key, value) for key, value in benchmark.items() if not isinstance(value, dict | list)),
+        ("model", about.get("model")),
+        ("size", about.get("size")),
+        ("fingerprint", about.get("fingerprint")),
+    ]
+    return [(key, str(value)) for key, value in dict(pairs).items() if value is not None]
+
+
+def markdown(title: str, about: Iterable[tuple[str, str]], tables: Sequence[Grid]) -> str:
+    """The tables as a Markdown document."""
+    lines = [f"# {title}", "", ", ".join(f"{key} {_markdown(value)}" for key, value in about)]
+    for grid in tables:
+        width = len(grid.head)
+        lines += ["", f"## {grid.title}", ""]
+        lines += [_markdown_row(grid.head), "|" + "---|" * width]
+        for section in grid.sections:
+            if len(grid.sections) > 1 or grid.quoted:
+                lines.append(_markdown_row((f"**{_markdown(section.heading)}**",), width, escape=False))
+            lines += [_markdown_row(row, width) for row in section.rows]
+        lines += ["", *(f"- {_markdown(note)}" for note in grid.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str], width: int = 0, escape: bool = True) -> str:
+    texts = [_markdown(cell) if escape else cell for cell in cells] + [""] * (width - len(cells))
+    return f"| {' | '.join(texts)} |"
+
+
+def _markdown(text: str) -> str:
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|*`])", r"\\\1", plain)
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "–": "--",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()))
+
+
+def latex(tables: Sequence[Grid]) -> str:
+    r"""The tables as LaTeX to \input; needs the package booktabs."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for grid in tables:
+        width = len(grid.head)
+        lines += [
+            r"\begin{table}[t]",
+            r"\centering\small",
+            f"\\begin{{tabular}}{{l{'c' * (width - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, grid.head)) + r" \\",
+        ]
+        for section in grid.sections:
+            lines += [
+                r"\midrule",
+                f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_latex(section.heading)}}}}} \\\\",
+            ]
+            for row in section.rows:
+                span = width - len(row) + 1
+                last = _latex(row[-1]) if span == 1 else f"\\multicolumn{{{span}}}{{l}}{{{_latex(row[-1])}}}"
+                lines.append(" & ".join([*map(_latex, row[:-1]), last]) + r" \\")
+        lines += [
+            r"\bottomrule",
+            r"\end{tabular}",
+            f"\\caption{{{_latex(grid.title)}. {_latex(' '.join(grid.notes))}}}",
+            f"\\label{{tab:{grid.key}}}",
+            r"\end{table}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def number_rows(summary: Summary) -> list[dict[str, Any]]:
+    """Every measured number, unrounded, one row each: means of all, of a mask bin or of a category, and
+    differences; methods that were not run with the reason and no number."""
+    tables = [
+        ("mean", "", {(*key, ""): mean for key, mean in summary.means.items()}),
+        ("difference", summary.baseline, {(*key, ""): mean for key, mean in summary.differences.items()}),
+        ("preference over", "50%", {(*key, ""): mean for key, mean in summary.preferred.items()}),
+        ("mean", "", {(n, c, bin_name(b)): mean for (n, c, b), mean in summary.by_bin.items()}),
+        ("mean", "", summary.by_category),
+    ]
+    rows = []
+    for kind, against, found in tables:
+        for (name, column, part), mean in found.items():
+            rows.append(
+                {
+                    "method": name,
+                    "label": summary.row(name).label,
+                    "group": summary.row(name).group,
+                    "column": column,
+                    "made_with": summary.labels.get(COLUMN[column].metric, ""),
+                    "kind": kind,
+                    "against": against,
+                    "part": part,
+                    **asdict(mean),
+                }
+            )
+    for row in summary.rows:
+        if row.missing is not None:
+            rows.append({"method": row.name, "label": row.label, "group": row.group, "not_run": row.missing})
+    return rows
+
+
+def sample_rows(run: Run) -> list[dict[str, Any]]:
+    """One row for each triplet and method that has a result, each seed for itself: triplet, method, seed and
+    all scores as they were stored."""
+    rows = []
+    for method in run.methods:
+        manifest = run.manifest(method)
+        folder = run.score_path(method, "any").parent
+        scores = [run.scores(method, path.stem) or {} for path in sorted(folder.glob("*.csv"))]
+        for index in run.done(method):
+            values = {name: _plain(column[index]) for found in scores for name, column in found.items()}
+            about = {"method": method, "seed": manifest[index].get("seed")}
+            rows.append({**asdict(run.triplets[index]), **about, **values})
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def quoted_rows(published: Published) -> list[dict[str, Any]]:
+    """The published figures, each with its source."""
+    return [{**asdict(row), "source": published.source} for row in published.rows]

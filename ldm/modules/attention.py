@@ -1,5 +1,6 @@
 """Attention and the transformer that the UNet puts between its residual blocks."""
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ldm.modules.diffusionmodules.util import GroupNorm32, checkpoint, zero_module
 from ldm.util import default
+
+PLAIN_SCORES = 2**24  # entries of the logits up to which `attention` may write them out
 
 
 class GEGLU(nn.Module):
@@ -34,6 +37,20 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q kᵀ scale) v: [B, h, N, d], [B, h, M, d], [B, h, M, d] -> [B, h, N, d].
+
+    The fused kernel, except where a gradient is wanted on a CPU: there its backward pass takes several times as
+    long as plain matrix products, as long as the logits are few.
+    """
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    few = q.shape[:-1].numel() * k.shape[-2] <= PLAIN_SCORES
+    if differentiated and few and q.device.type == "cpu" and q.dtype is not torch.float16:
+        exact = torch.promote_types(q.dtype, torch.float32)
+        return ((q * scale) @ k.mT).softmax(-1, dtype=exact).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 class CrossAttention(nn.Module):
@@ -74,8 +91,7 @@ class CrossAttention(nn.Module):
         logits overflow if written out.
         """
         q, k, v = (t.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return out.transpose(1, 2).flatten(2)
+        return attention(q, k, v, self.scale).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.to_out(self.attend(*self.project(x, context)))

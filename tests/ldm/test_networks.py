@@ -14,6 +14,7 @@ from ldm.modules.attention import (
     FeedForward,
     MemoryEfficientCrossAttention,
     SpatialTransformer,
+    attention,
 )
 from ldm.modules.diffusionmodules.model import Decoder, Encoder, ResnetBlock
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
@@ -128,6 +129,26 @@ def test_attention_is_its_equation(heads, tokens, others, with_context):
     assert torch.equal(
         attention(x, context), attention.to_out(attention.attend(*attention.project(x, context)))
     )
+
+
+@given(heads=st.integers(1, 3), tokens=st.integers(1, 20), others=st.integers(2, 20), fused=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_both_ways_of_attending_have_the_same_gradients(heads, tokens, others, fused):
+    q, k, v = (
+        randn(seed, (2, heads, n, 6)).double().requires_grad_()
+        for seed, n in enumerate((tokens, others, others))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        if fused:
+            patch.setattr("ldm.modules.attention.PLAIN_SCORES", 0)
+        out = attention(q, k, v, scale=0.3)
+    expected = torch.einsum("bhnm,bhmd->bhnd", (0.3 * torch.einsum("bhnd,bhmd->bhnm", q, k)).softmax(-1), v)
+    direction = randn(3, out.shape).double()
+    gradients = torch.autograd.grad((out * direction).sum(), (q, k, v))
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad((expected * direction).sum(), (q, k, v)), strict=True
+    ):
+        assert_close(ours, theirs, 1e-6)
 
 
 def test_xformers_name_is_the_same_class():

@@ -148,7 +148,8 @@ def _add_common(parser: argparse.ArgumentParser, model: str) -> None:
         "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
     )
     parser.add_argument(
-        "--dtype", help="float32, bfloat16, float16 (default: float16 on a GPU, else float32)"
+        "--dtype",
+        help="float32, bfloat16, float16 (default: by the device)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
 

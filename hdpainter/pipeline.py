@@ -84,8 +84,8 @@ class HDPainter:
         """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
 
         device: "cuda", "cpu", "mps", ...; the first of these that is there by default.
-        dtype: "float32", "bfloat16" or "float16" for the UNets and text encoders, see `dtype_policy`; by default
-            float16 on a GPU and float32 elsewhere.
+        dtype: "float32", "bfloat16" or "float16" for the UNets and text encoders; see `dtype_policy`, also for
+            the default.
         superres: whether stage 2 will be used; if not, its checkpoint need not be there.
         Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
         """
@@ -247,7 +247,9 @@ class HDPainter:
     ) -> dict[str, Any]:
         text = full_prompt(task.prompt, method.prompts.positive)
         height, width = task.original.shape[:2]
-        model = self.models.inpainting
+        stages = {"inpainting": self.models.inpainting} | (
+            {"superres": self.models.upscaler} if stage2 else {}
+        )
         return {
             "prompt": task.prompt,
             "words_cut": words_cut(text),
@@ -258,8 +260,11 @@ class HDPainter:
             "superres": stage2,
             "mask_share": float(task.mask.mean()),
             "models": self.models.info,
-            "device": str(model.device),
-            "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
+            "device": str(self.models.inpainting.device),
+            "dtype": {
+                stage: str(next(model.model.parameters()).dtype).removeprefix("torch.")
+                for stage, model in stages.items()
+            },
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "versions": versions(),
         }
@@ -283,8 +288,13 @@ def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DType
 
     UNets and text encoders run in `dtype`. With float16, whose range the x4 upscaler's decoder is known to
     exceed, the autoencoders run in float32; bfloat16 has float32's range and serves them too.
+
+    By default that is float16 on a GPU. Elsewhere it is float32, but bfloat16 for the upscaler on a CPU that
+    computes in it: stage 2 only details what stage 1 has decided, so its rounding cannot change what is there.
     Raises UserError for an unknown dtype.
     """
+    if dtype is None and device.type == "cpu" and computes_in_bfloat16():
+        return {"": torch.float32, "upscaler": torch.bfloat16}
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     if isinstance(dtype, str):
@@ -297,6 +307,12 @@ def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DType
         "inpainting.first_stage_model": autoencoder,
         "upscaler.first_stage_model": autoencoder,
     }
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16; others emulate it slowly."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def versions() -> dict[str, str]:

@@ -45,7 +45,7 @@ def tiny_pipeline(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def painter(tiny_pipeline) -> HDPainter:
-    return HDPainter.from_config(tiny_pipeline, device="cpu")
+    return HDPainter.from_config(tiny_pipeline, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")

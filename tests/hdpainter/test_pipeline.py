@@ -171,17 +171,27 @@ def test_bfloat16_is_finite_and_close(tiny_pipeline, painter, photo):
     result = half(picture, mask, "boat", **FAST)
     expected = painter(picture, mask, "boat", **FAST)
     difference = np.abs(np.array(result.image).astype(float) - np.array(expected.image))
-    assert difference.mean() < 8 and result.metadata["dtype"] == "bfloat16"
+    assert difference.mean() < 8
+    assert result.metadata["dtype"] == {"inpainting": "bfloat16", "superres": "bfloat16"}
 
 
 def test_dtype_policy():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert dtype_policy(None, gpu)[""] is torch.float16
     assert dtype_policy(None, gpu)["upscaler.first_stage_model"] is torch.float32
-    assert set(dtype_policy(None, cpu).values()) == {torch.float32}
     assert set(dtype_policy("bfloat16", gpu).values()) == {torch.bfloat16}
     with pytest.raises(UserError, match="float64"):
         dtype_policy("float64", cpu)
+
+
+@pytest.mark.parametrize(
+    "capability, upscaler",
+    [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", torch.float32)],
+)
+def test_by_default_only_stage_2_runs_in_bfloat16_where_the_cpu_has_it(monkeypatch, capability, upscaler):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    policy = dtype_policy(None, torch.device("cpu"))
+    assert policy[""] is torch.float32 and policy.get("upscaler", policy[""]) is upscaler
 
 
 def test_stage_1_needs_no_upscaler_file(tiny_pipeline, photo, tmp_path):

@@ -1,0 +1,140 @@
+"""PickScore: which of two whole pictures people would prefer for a prompt (Kirstain et al. 2023).
+
+A picture is scored alone, by its logit s cos(text, picture); the preference between two pictures is the softmax
+of their logits. So scores are stored per picture, and any two methods can be compared later.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from eval.metrics.base import Metric, Value
+from eval.metrics.clip import OpenClip, resize
+from eval.metrics.weights import find_config, find_weights, identity, load_strictly, read_weights
+from ldm.util import UserError
+
+CLIP_H = "eval/metrics-pickscore.json"
+FILES = ("model.safetensors", "pytorch_model.bin")
+SOURCE = "https://huggingface.co/yuvalkirstain/PickScore_v1/resolve/main/"
+
+
+def preference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The probability that the picture of logit `a` is preferred to that of logit `b`: softmax((a, b))[0]."""
+    return 1 / (1 + np.exp(np.asarray(b, np.float64) - np.asarray(a, np.float64)))
+
+
+def wins(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 where the picture of logit `a` is preferred to that of logit `b`, 0 where not, 1/2 for equal logits."""
+    return (1 + np.sign(np.asarray(a, np.float64) - np.asarray(b, np.float64))) / 2
+
+
+class PickScore(Metric):
+    """`logit`: s cos(picture, prompt) with PickScore's own scale s, of the whole picture; see `preference`.
+
+    weights: a folder in the layout of transformers (config.json with model.safetensors or pytorch_model.bin), or
+    such a file alone, which is then taken for a CLIP-H; by default the public PickScore_v1 in the folders of
+    checkpoints. Preprocessing is that of CLIP-ViT-H-14-laion2B: shorter side to 224 pixels, bicubic, centre crop.
+    """
+
+    name = "pickscore"
+    columns = ("logit",)
+
+    def __init__(
+        self,
+        weights: str = "PickScore_v1",
+        label: str = "PickScore",
+        device: str | torch.device = "cpu",
+        download: bool = False,
+    ):
+        self.label, self.device = label, torch.device(device)
+        self.path = _find(weights, download)
+        beside = self.path.with_name("config.json")
+        self.config_path = beside if beside.is_file() else find_config(CLIP_H, "the config")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"weights": identity(self.path), "config": json.loads(self.config_path.read_text())}
+
+    @cached_property
+    def network(self) -> CLIPModel:
+        """The CLIP, in eval mode and float32."""
+        config = CLIPConfig.from_dict(json.loads(self.config_path.read_text()))
+        network = CLIPModel(config)
+        weights = read_weights(self.path)
+        weights = {k: v for k, v in weights.items() if not k.endswith(".position_ids")}  # in older exports
+        load_strictly(network, weights, self.path, self.config_path.name)
+        return network.float().to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+        different = list(dict.fromkeys(prompts))
+        tokens = open_clip.tokenize(different, self.network.config.text_config.max_position_embeddings)
+        pixels = torch.stack([self.pixels(image) for image in images])
+        logits = self.network(
+            input_ids=tokens.to(self.device), pixel_values=pixels.to(self.device)
+        ).logits_per_image
+        rows = [different.index(prompt) for prompt in prompts]
+        return {"logit": logits[torch.arange(len(rows)), rows].tolist()}
+
+    def pixels(self, image: np.ndarray) -> torch.Tensor:
+        """A picture as CLIP-H takes it, [3, 224, 224]."""
+        size = self.network.config.vision_config.image_size
+        h, w = image.shape[:2]
+        scale = size / min(h, w)
+        width, height = (size if side == min(h, w) else int(scale * side) for side in (w, h))
+        small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        y, x = (height - size) // 2, (width - size) // 2
+        square = small[y : y + size, x : x + size].astype(np.float32) / 255
+        standard = (square - np.float32(OPENAI_DATASET_MEAN)) / np.float32(OPENAI_DATASET_STD)
+        return torch.from_numpy(standard).permute(2, 0, 1).contiguous()
+
+
+def _find(weights: str, download: bool) -> Path:
+    """The file with the weights: `weights`, or one of the usual names in the folder `weights`."""
+    if Path(weights).suffix in (".safetensors", ".bin"):
+        return find_weights(weights, [], PickScore.name)
+    for name in FILES:
+        try:
+            return find_weights(f"{weights}/{name}", [], PickScore.name)
+        except UserError:
+            continue
+    public = [SOURCE + name for name in FILES] if weights == "PickScore_v1" else []
+    return find_weights(f"{weights}/{FILES[0]}", public, PickScore.name, download)
+
+
+class MiniPick(Metric):
+    """`logit`: like PickScore's, with the mini CLIP and its own scale: the miniature's stand-in for PickScore.
+
+    It has learned names of objects, not what people like. The picture is resized to the model's square.
+    """
+
+    name = "minipick"
+    columns = ("logit",)
+
+    def __init__(
+        self,
+        model: str,
+        weights: str,
+        prefix: str = "",
+        label: str = "mini CLIP preference",
+        device: str | torch.device = "cpu",
+        download: bool = False,
+    ):
+        self.clip = OpenClip(model, weights, prefix, metric=self.name, device=device, download=download)
+        self.label = label
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.clip.settings
+
+    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+        cosines = self.clip.cosines([resize(image, self.clip.size, "area") for image in images], prompts)
+        return {"logit": (self.clip.network.logit_scale.exp().clamp(max=100) * cosines).tolist()}

@@ -1,0 +1,87 @@
+"""Where the weights of the judges lie, and how they get into models. Nothing is downloaded unless asked for."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+
+from hdpainter.models.download import download, file_sha256, recorded_sha256
+from hdpainter.models.registry import checkpoint_folders
+from ldm.checkpoint import INERT_GLOBALS, read_state_dict
+from ldm.util import CONFIGS, UserError
+
+_HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/(.+)")
+
+
+def find_weights(file: str | Path, urls: Sequence[str], metric: str, fetch: bool = False) -> Path:
+    """The path of the weights `file`: itself, in a folder of checkpoints, or in the Hugging Face cache.
+
+    urls: where the file comes from. fetch: download it to the first folder of checkpoints if it is missing.
+    Raises UserError that names the file, its source and the command that gets it.
+    """
+    for place in (Path(file), *(folder / file for folder in checkpoint_folders())):
+        if place.is_file():
+            return place
+    for repository, name in (match.groups() for url in urls if (match := _HUB.fullmatch(url))):
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    folders = " or ".join(map(str, checkpoint_folders()))
+    if not urls:
+        raise UserError(
+            f"the weights {file} of the metric {metric!r} are not there (sought in {folders}); "
+            "give the path of a file, or set $HDPAINTER_CHECKPOINTS to its folder"
+        )
+    if fetch:
+        target = checkpoint_folders()[0] / file
+        mirrors = os.environ.get("HDPAINTER_MIRRORS", "").split()
+        return download([*(m.replace("{file}", target.name) for m in mirrors), *urls], target)
+    raise UserError(
+        f"the weights {file} of the metric {metric!r} are not in {folders}; they come from {urls[0]}; "
+        f"get them with: python -m eval score --metric {metric} --download"
+    )
+
+
+def find_config(name: str | Path, what: str) -> Path:
+    """The path of a file of settings: `name` itself or a file within ``configs``. UserError if there is none."""
+    for place in (Path(name), CONFIGS / name):
+        if place.is_file():
+            return place
+    raise UserError(f"{what} {name} is neither a file nor within {CONFIGS}")
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What a record of scores says of the weights: the file's name and SHA-256."""
+    return {"file": path.name, "sha256": recorded_sha256(path) or file_sha256(path)}
+
+
+def read_weights(path: Path, prefix: str = "", ignore: Iterable[str] = ()) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it. Pickles are read by the weights-only unpickler.
+
+    ignore: classes of other objects in a pickle, in addition to those that ldm.checkpoint knows.
+    """
+    state = read_state_dict(path, (*INERT_GLOBALS, *ignore))
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not weights:
+        raise UserError(f"{path} holds no weights whose names begin with {prefix!r}")
+    return weights
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path, config: str) -> None:
+    """Give `model` its weights. Raises UserError unless names and shapes are exactly its own."""
+    state = model.state_dict()
+    missing = [name for name in state if name not in weights]
+    unexpected = [name for name in weights if name not in state]
+    reshaped = [name for name in state if name in weights and state[name].shape != weights[name].shape]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise UserError(f"{path} does not fit {config}: weights {', '.join(problems)}")
+    model.load_state_dict(weights)

@@ -1,0 +1,311 @@
+"""Scoring finished results: ``python -m eval score RUN [--metric clip ...]``, or of plain folders of pictures.
+
+    python -m eval score RUN [--metric clip accuracy] [--methods hd-painter bld] [--config FILE]
+    python -m eval score --images DIR --originals DIR --masks DIR --prompts FILE.csv --metric clip [--out DIR]
+    python -m eval score --metric clip --download        fetches the metric's weights
+
+Scores lie in METRIC.csv, and what made them in METRIC.json beside it: the metric's label and settings, what was left
+out. Started again, it scores results that are new or were made again, and all of them if the settings are others.
+Rows are saved every few seconds, files are replaced as a whole, and one process at a time writes a metric's file.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from eval.coco import read_rows, write_rows
+from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
+from eval.runs import Run
+from hdpainter.images import load_image, load_mask
+from hdpainter.progress import Progress
+from hdpainter.results import make_folder
+from ldm.util import UserError
+
+SAVE_SECONDS = 5.0
+DEFAULT_CONFIG = "metrics"  # configs/eval/metrics.yaml
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+Pictures = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A result to score. key: (column, value) that names its row. load: (result, mask, original) from disk."""
+
+    key: tuple[str, int | str]
+    path: Path
+    prompt: str
+    load: Callable[[], Pictures]
+
+
+def of_run(run: Run, method: str) -> list[Item]:
+    """The finished results of a method."""
+
+    def load(index: int) -> Pictures:
+        picture = run.result(method, index)
+        assert picture is not None, f"result {index} of {method} went away"
+        return _checked(run.result_path(method, index), picture, run.mask(index), run.image(index))
+
+    return [
+        Item(("index", i), run.result_path(method, i), run.triplets[i].prompt, lambda i=i: load(i))
+        for i in run.done(method)
+    ]
+
+
+def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> list[Item]:
+    """Pictures of plain folders. Raises UserError for what is missing.
+
+    prompts: a CSV file with the columns image (a file's name in `images`) and prompt. Originals and masks have the
+    same names but for the suffix.
+    """
+    items = []
+    for row in read_rows(prompts, ["image", "prompt"]):
+        path = images / row["image"]
+        if not path.is_file():
+            raise UserError(f"{prompts} names {row['image']}, which is not in {images}")
+        original, mask = _beside(originals, path.stem), _beside(masks, path.stem)
+
+        def load(path: Path = path, original: Path = original, mask: Path = mask) -> Pictures:
+            before = load_image(original)
+            filled = load_mask(mask, before.size) > 127
+            return _checked(path, np.array(load_image(path)), filled, np.array(before))
+
+        items.append(Item(("image", row["image"]), path, row["prompt"], load))
+    if not items:
+        raise UserError(f"{prompts} has no rows")
+    return items
+
+
+def _beside(folder: Path, stem: str) -> Path:
+    found = [folder / (stem + suffix) for suffix in _SUFFIXES if (folder / (stem + suffix)).is_file()]
+    if len(found) != 1:
+        raise UserError(f"{folder} has {len(found)} pictures named {stem} ({', '.join(_SUFFIXES)}), not one")
+    return found[0]
+
+
+def _checked(path: Path, image: np.ndarray, mask: np.ndarray, original: np.ndarray) -> Pictures:
+    if image.shape != original.shape:
+        (h, w), (height, width) = image.shape[:2], original.shape[:2]
+        raise UserError(
+            f"{path} is {w} x {h} pixels but its original is {width} x {height}: save it at that size"
+        )
+    if not mask.any():
+        raise UserError(f"the mask of {path} is empty: there is nothing to score")
+    return image, mask, original
+
+
+def score(
+    items: Sequence[Item],
+    metric: Metric,
+    path: Path,
+    *,
+    batch_size: int = 16,
+    name: str = "",
+    stream: TextIO | None = None,
+) -> list[dict[str, Any]]:
+    """Score `items`, keep the rows in the CSV file `path`, and return them in the order of `items`.
+
+    Rows that are there already and still hold are not made again; their values are text. The next pictures are
+    read while the metric works. name: of the items, for the progress on `stream`.
+
+    Raises UserError for a prompt that the metric cannot judge, and when another process writes at `path`.
+    """
+    metric.check([item.prompt for item in items])
+    record = {
+        "metric": metric.name,
+        "label": metric.label,
+        "settings": metric.settings,
+        "notes": metric.notes,
+    }
+    with _locked(path):
+        rows = _kept(items, path, record)
+        todo = [item for item in items if item.key[1] not in rows]
+        if not todo:
+            return [rows[item.key[1]] for item in items]
+
+        def save() -> None:
+            done = [rows[item.key[1]] for item in items if item.key[1] in rows]
+            write_rows(path, [items[0].key[0], *metric.columns], done)
+
+        save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
+        _write_record(path.with_suffix(".json"), record)
+        unsaved, saved = 0, time.monotonic()
+        with Progress(len(todo), stream) as progress:
+            progress.start(name)
+            for batch, values in _evaluated(todo, metric, batch_size):
+                for i, item in enumerate(batch):
+                    rows[item.key[1]] = dict([item.key]) | {
+                        column: values[column][i] for column in metric.columns
+                    }
+                unsaved += len(batch)
+                if time.monotonic() - saved > SAVE_SECONDS or batch[-1] is todo[-1]:
+                    save()
+                    progress.finish(f"{name}: {metric.name}", unsaved)
+                    unsaved, saved = 0, time.monotonic()
+        return [rows[item.key[1]] for item in items]
+
+
+def _evaluated(
+    items: Sequence[Item], metric: Metric, batch_size: int
+) -> Iterator[tuple[list[Item], dict[str, list[Value]]]]:
+    """Batches of items and their values, with the next batch being read meanwhile."""
+    batches = [list(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
+    with ThreadPoolExecutor(1) as reader:
+        read = (reader.submit(lambda batch: [item.load() for item in batch], batch) for batch in batches)
+        following = next(read)
+        for batch in batches:
+            pictures, following = following, next(read, None)
+            images, masks, originals = zip(*pictures.result(), strict=True)
+            yield batch, metric(images, masks, [item.prompt for item in batch], originals)
+
+
+def _kept(items: Sequence[Item], path: Path, record: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The rows of `path` that still hold: made with these settings, of pictures that are older than it."""
+    try:
+        known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        written = path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return {}
+    if known.get("settings") != json.loads(json.dumps(record["settings"])):
+        return {}
+    stored = {row[items[0].key[0]]: row for row in read_rows(path, [items[0].key[0]])}
+    return {
+        item.key[1]: stored[str(item.key[1])]
+        for item in items
+        if str(item.key[1]) in stored and item.path.stat().st_mtime_ns <= written
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the scores at `path` for this process. The system drops the lock when the process ends."""
+    make_folder(path.parent)
+    try:
+        lock = FileLock(path.with_name(f".{path.stem}.lock")).acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process is writing {path}; let it finish first") from None
+    with lock:
+        yield
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def means(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """(mean, how many) of each column of numbers. An infinite value makes the mean infinite."""
+    found = {}
+    for column in columns:
+        try:
+            values = [float(row[column]) for row in rows if row[column] not in (None, "")]
+        except ValueError:  # words
+            continue
+        if values:
+            found[column] = float(np.mean(values)), len(values)
+    return found
+
+
+def add_parser(subparsers: Any) -> None:
+    """The command ``score``."""
+    parser = subparsers.add_parser(
+        "score",
+        help="score finished results with one metric or all",
+        description="Score a results folder, or plain folders of pictures. Started again, it scores what is new.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="RUN", help="results folder of `generate`")
+    parser.add_argument(
+        "--metric",
+        nargs="+",
+        choices=METRICS,
+        metavar="NAME",
+        help=f"{', '.join(METRICS)} (default: the config's)",
+    )
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all that have results")
+    parser.add_argument(
+        "--config",
+        help="parameters of the metrics: a YAML file with `metrics`, or its name in configs/eval such as metrics-mini "
+        f"(default: as the run's own config says, or {DEFAULT_CONFIG})",
+    )
+    plain = parser.add_argument_group("plain folders of pictures")
+    plain.add_argument("--images", type=Path, metavar="DIR", help="the results")
+    plain.add_argument(
+        "--originals", type=Path, metavar="DIR", help="what they were made from, by the same names"
+    )
+    plain.add_argument(
+        "--masks", type=Path, metavar="DIR", help="white where they were filled, by the same names"
+    )
+    plain.add_argument("--prompts", type=Path, metavar="CSV", help="columns: image (file name), prompt")
+    plain.add_argument(
+        "--out", type=Path, metavar="DIR", help="for the scores (default: scores within --images)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="pictures at once (default: 16)"
+    )
+    parser.add_argument(
+        "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score what the command line names, and print the means."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
+    given = [args.images, args.originals, args.masks, args.prompts]
+    if args.folder and any(given):
+        raise UserError(
+            "give either a results folder or --images, --originals, --masks and --prompts, not both"
+        )
+    if not args.folder and not all(given) and (any(given) or not (args.metric and args.download)):
+        raise UserError("give a results folder, or all of --images, --originals, --masks and --prompts")
+    results = Run.open(args.folder) if args.folder else None
+    metrics = _metrics(args, results)
+    for metric in metrics:
+        for note in metric.notes:
+            print(f"note: {note}")
+    if results:
+        methods = args.methods or [name for name in results.methods if results.done(name)]
+        sources = {name: (of_run(results, name), results.folder(name) / "scores") for name in methods}
+        empty = [name for name, (items, _) in sources.items() if not items]
+        if empty or not sources:
+            raise UserError(f"{results.path} has no results of {empty[0] if empty else 'any method'} yet")
+    elif args.images:
+        items = of_folders(args.images, args.originals, args.masks, args.prompts)
+        sources = {args.images.name: (items, args.out or args.images / "scores")}
+    else:
+        print(f"the weights of {', '.join(args.metric)} are there")
+        return 0
+    for metric in metrics:
+        for items, _ in sources.values():
+            metric.check([item.prompt for item in items])  # all of them before hours of scoring
+    for metric in metrics:
+        for name, (items, folder) in sources.items():
+            rows = score(items, metric, folder / f"{metric.name}.csv", batch_size=args.batch_size, name=name)
+            told = ", ".join(
+                f"{column} {value:.4g}" for column, (value, _) in means(rows, metric.columns).items()
+            )
+            print(f"{name}: {metric.label}: {told} (n = {len(rows)})")
+    return 0
+
+
+def _metrics(args: argparse.Namespace, results: Run | None) -> list[Metric]:
+    """The metrics that the command line names, or all of the config; with the config's parameters."""
+    from hdpainter.pipeline import usable_device  # takes seconds, so only once it is needed
+
+    device = usable_device(args.device)
+    source = args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG
+    configured = read_metrics(source)
+    names = args.metric or list(configured)
+    return [make_metric(name, configured.get(name), device, args.download) for name in names]

@@ -50,7 +50,7 @@ def grids(summary: Summary, published: Published | None = None) -> list[Grid]:
 
 def title_of(summary: Summary, column: Column) -> str:
     """A column's head; it says "mini" where a miniature made the numbers, and then not "PickScore"."""
-    if "mini" not in summary.labels.get(column.metric, "").lower():
+    if "mini" not in summary.label(column.metric).lower():
         return column.title
     name, comma, rest = column.head.partition(",")
     name = "preference" if name == "PickScore" else name
@@ -67,7 +67,7 @@ def number(value: float, digits: int) -> str:
 
 def interval(mean: Mean, digits: int) -> str:
     """ "[low, high]", or nothing where there is none."""
-    if mean.low is None or mean.high is None:
+    if mean.low is None or mean.high is None or mean.low == float("inf"):
         return ""
     return f" [{number(mean.low, digits)}, {number(mean.high, digits)}]"
 
@@ -252,12 +252,9 @@ def _extra_notes(summary: Summary) -> tuple[str, ...]:
 def _made_with(summary: Summary, keys: Sequence[str]) -> list[str]:
     columns: dict[str, list[str]] = {}
     for column in summary.columns(keys):
-        columns.setdefault(column.metric, []).append(title_of(summary, column).split(",")[0])
-    return [
-        f"{heads[0]}: {summary.labels[metric]}."
-        for metric, heads in columns.items()
-        if metric in summary.labels
-    ]
+        columns.setdefault(column.metric, []).append(title_of(summary, column).split(",")[0].rstrip(" ↑↓"))
+    judges = {heads[0]: summary.judges[m] for m, heads in columns.items() if m in summary.judges}
+    return [" ".join([f"{head}: {judge.label}.", *judge.notes]) for head, judge in judges.items()]
 
 
 def _unscored(summary: Summary) -> str:

@@ -77,6 +77,15 @@ EXTRA_COLUMNS = ("psnr", "lpips", "max_difference", "seam", "saturation_shift", 
 
 
 @dataclass(frozen=True)
+class Judge:
+    """What a metric's scores were made with. label: its name, with "mini" for a miniature. notes: what it
+    left out."""
+
+    label: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Row:
     """A method, or several runs of one that differ in the seed only, averaged for each triplet.
 
@@ -97,14 +106,15 @@ class Row:
 class Summary:
     """All numbers of a run. `means` has a key (row, column), `differences` (row, column) against the
     baseline, `preferred` the same for whether ours is preferred to the row at all (against 50%), `by_bin` and
-    `by_category` (row, column, bin or category). An absent key is a number that there is not.
+    `by_category` (row, column, bin or category). `judges` has a key for each metric. An absent key is a
+    number that there is not.
     """
 
     run: Run
     rows: list[Row]
     ours: str | None
     baseline: str | None
-    labels: Mapping[str, str]
+    judges: Mapping[str, Judge]
     bins: np.ndarray
     means: Mapping[tuple[str, str], Mean]
     differences: Mapping[tuple[str, str], Difference]
@@ -114,8 +124,12 @@ class Summary:
 
     @property
     def measured(self) -> list[Row]:
-        """The rows that have results."""
-        return [row for row in self.rows if row.missing is None]
+        """The rows that have results: methods, then bounds."""
+        return sorted((row for row in self.rows if row.missing is None), key=lambda row: row.group == "bound")
+
+    def label(self, metric: str) -> str:
+        """What the scores of a metric were made with; empty where that was not recorded."""
+        return self.judges[metric].label if metric in self.judges else ""
 
     def row(self, name: str | None) -> Row | None:
         """The row of this name."""
@@ -171,7 +185,7 @@ def summarise(
         rows=rows,
         ours=ours,
         baseline=baseline,
-        labels=_labels(run),
+        judges=_judges(run),
         bins=bins,
         means=_solve(bootstrap.means, whole),
         differences={key: _mcnemar(by_name, baseline, key, value) for key, value in differences.items()},
@@ -288,18 +302,28 @@ def _with_preferences(run: Run, rows: list[Row], ours: str | None) -> list[Row]:
     return result
 
 
-def _labels(run: Run) -> dict[str, str]:
-    """What the run's scores were made with: metric -> label, "mini" in it where it was a miniature."""
-    labels = {}
+def _judges(run: Run) -> dict[str, Judge]:
+    """What made the run's scores, by metric. Raises UserError if it was not the same for all methods."""
+    judges = {}
     for metric in dict.fromkeys(column.metric for column in COLUMNS):
         stored = preference_metric(run) if metric == "pickscore" else metric
-        found = next((label for m in run.methods if stored and (label := metric_label(run, m, stored))), None)
-        if found:
-            labels[metric] = found
-    return labels
+        records = {m: record for m in run.methods if stored and (record := _record(run, m, stored))}
+        for method, record in records.items():
+            first = next(iter(records))
+            if record.get("settings") != records[first].get("settings"):
+                raise UserError(
+                    f"{stored} of {method} and of {first} were computed with different settings: "
+                    f"score both again with python -m eval score {run.path} --metric {stored}"
+                )
+        if records:
+            last = list(records.values())[-1]
+            judges[metric] = Judge(str(last["label"]), tuple(last.get("notes") or ()))
+    return judges
 
 
-def metric_label(run: Run, method: str, metric: str) -> str | None:
-    """What the scores of a method were made with; None where that is not recorded."""
+def _record(run: Run, method: str, metric: str) -> dict[str, Any] | None:
     path = run.score_path(method, metric).with_suffix(".json")
-    return json.loads(path.read_text())["label"] if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        raise UserError(f"{path} is damaged: delete it and score again") from None

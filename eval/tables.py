@@ -213,7 +213,7 @@ def number_rows(summary: Summary) -> list[dict[str, Any]]:
                     "label": summary.row(name).label,
                     "group": summary.row(name).group,
                     "column": column,
-                    "made_with": summary.labels.get(COLUMN[column].metric, ""),
+                    "made_with": summary.label(COLUMN[column].metric),
                     "kind": kind,
                     "against": against,
                     "part": part,

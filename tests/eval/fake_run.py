@@ -110,5 +110,5 @@ def _results(run: Run, name: str, metrics: Sequence[str], seed: int) -> None:
         run.write_scores(name, metric, [{"index": i, **columns[metric](i)} for i in range(len(run.triplets))])
         if metric in LABELS:
             run.score_path(name, metric).with_suffix(".json").write_text(
-                json.dumps({"label": LABELS[metric]})
+                json.dumps({"metric": metric, "label": LABELS[metric], "settings": {}, "notes": []})
             )

@@ -1,0 +1,279 @@
+"""Summaries and tables of made-up runs."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.__main__ import main
+from eval.grids import grids
+from eval.published import TABLES
+from eval.runs import Run
+from eval.summary import summarise
+from eval.tables import latex, write_tables
+from ldm.util import UserError
+from tests.eval.fake_run import METHODS, fake_run
+
+REPEATS = 200
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fake_run(tmp_path_factory.mktemp("run"), 40)
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    return summarise(run, repeats=REPEATS)
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cell(grid, label, head):
+    row = next(row for section in grid.sections for row in section.rows if row[0] == label)
+    return row[grid.head.index(head)]
+
+
+def test_means_and_differences_are_those_of_the_stored_scores(run, summary):
+    ours, base = (run.scores(name, "clip")["clip"] for name in ("hd-painter", "stable-inpainting"))
+    assert summary.means["hd-painter", "clip"].value == pytest.approx(ours.mean())
+    assert summary.differences["hd-painter", "clip"].value == pytest.approx((ours - base).mean())
+    acc = run.scores("hd-painter", "accuracy")["acc"]
+    assert summary.means["hd-painter", "acc"].value == pytest.approx(100 * acc.mean())
+    assert summary.differences["hd-painter", "acc"].test.startswith("McNemar")
+    assert summary.differences["hd-painter", "clip"].test == "bootstrap"
+    assert summary.means["hd-painter", "clip"].clusters == 20  # two samples from each image
+
+
+def test_preference_is_that_of_ours_over_the_row(run, summary):
+    ours, base = (run.scores(name, "minipick")["logit"] for name in ("hd-painter", "stable-inpainting"))
+    assert summary.means["stable-inpainting", "win_rate"].value == pytest.approx(100 * np.mean(ours > base))
+    expected = 100 * np.mean(np.exp(ours) / (np.exp(ours) + np.exp(base)))
+    assert summary.means["stable-inpainting", "probability"].value == pytest.approx(expected)
+    assert ("hd-painter", "win_rate") not in summary.means
+    made = {grid.key: grid for grid in grids(summary)}
+    head = next(head for head in made["measured"].head if "wins" in head)
+    assert cell(made["measured"], "HD-Painter", head) == "50 by definition"
+
+
+def test_psnr_is_averaged_as_squared_error_so_that_equal_pictures_count(tmp_path):
+    run = fake_run(tmp_path / "run", 4, metrics=())
+    values = ["inf", 40.0, "inf", 40.0]
+    run.write_scores("painta", "fidelity", [{"index": i, "psnr": v} for i, v in enumerate(values)])
+    run.write_scores("hd-painter", "fidelity", [{"index": i, "psnr": "inf"} for i in range(4)])
+    summary = summarise(run, repeats=REPEATS)
+    assert summary.means["painta", "psnr"].value == pytest.approx(40 + 10 * np.log10(2))
+    assert summary.means["painta", "psnr"].low <= summary.means["painta", "psnr"].high
+    made = {grid.key: grid for grid in grids(summary)}
+    assert cell(made["beyond"], "HD-Painter", "PSNR outside dB ↑") == "∞"
+
+
+def test_bins_and_categories_divide_all_samples(run, summary):
+    n = len(run.triplets)
+    for row in summary.measured:
+        by_bin = [
+            mean for (name, key, _), mean in summary.by_bin.items() if (name, key) == (row.name, "clip")
+        ]
+        assert sum(mean.n for mean in by_bin) == n
+        average = sum(mean.n * mean.value for mean in by_bin) / n
+        assert average == pytest.approx(summary.means[row.name, "clip"].value)
+        kinds = [
+            mean for (name, key, _), mean in summary.by_category.items() if (name, key) == (row.name, "acc")
+        ]
+        assert sum(mean.n for mean in kinds) == n and len(kinds) == 4
+
+
+def test_miniature_judges_are_labelled(summary):
+    heads = [head for grid in grids(summary, TABLES["table1"]) if not grid.quoted for head in grid.head]
+    for word in ("CLIP", "acc", "acc_release"):
+        assert f"{word} (mini)" in " ".join(heads)
+    assert not any("PickScore" in head for head in heads)  # the mini CLIP is none
+
+
+def test_measured_and_quoted_figures_are_apart(summary, tmp_path):
+    made = grids(summary, TABLES["table1"])
+    quoted = [grid for grid in made if grid.quoted]
+    assert [grid.key for grid in quoted] == ["quoted"]
+    assert "Source: the paper" in quoted[0].sections[0].heading
+    assert len(quoted[0].sections) == 1 and quoted[0].sections[0].rows[0] == (
+        "GLIDE",
+        "24.92",
+        "44.0",
+        "62.7",
+    )
+    write_tables(summary, tmp_path, "table1")
+    assert "24.92" not in (tmp_path / "table1.csv").read_text()
+    assert {row["source"] for row in rows_of(tmp_path / "table1-quoted.csv")} == {TABLES["table1"].source}
+
+
+def test_what_was_not_run_has_a_reason_and_never_a_number(summary, tmp_path):
+    write_tables(summary, tmp_path, "table1")
+    line = next(line for line in (tmp_path / "table1.md").read_text().splitlines() if "| GLIDE | not" in line)
+    assert "not run: weights not included" in line and not re.search(r"\d", line)
+    (row,) = [row for row in rows_of(tmp_path / "table1.csv") if row["method"] == "glide"]
+    assert row["not_run"] == "weights not included" and row["value"] == ""
+    assert "glide" not in {row["method"] for row in rows_of(tmp_path / "samples.csv")}
+
+
+def test_bounds_are_set_apart(summary):
+    sections = {section.heading: section.rows for section in grids(summary)[0].sections}
+    assert [row[0] for row in sections["Bounds, not methods"]] == ["original image"]
+    assert "original image" not in [row[0] for row in sections["Methods"]]
+
+
+def test_samples_keep_every_stored_score(run, summary, tmp_path):
+    write_tables(summary, tmp_path)
+    rows = rows_of(tmp_path / "samples.csv")
+    assert len(rows) == 4 * len(run.triplets)
+    row = next(row for row in rows if row["method"] == "painta" and row["index"] == "7")
+    assert float(row["clip"]) == run.scores("painta", "clip")["clip"][7]
+    assert (row["best_label"], row["seed"], row["prompt"]) == ("boat", "1", run.triplets[7].prompt)
+
+
+def test_missing_scores_are_named_in_the_table(tmp_path):
+    summary = summarise(fake_run(tmp_path / "run", 6, metrics=("clip",)), repeats=REPEATS)
+    measured = grids(summary)[0]
+    assert [head for head in measured.head if "acc" in head] == []
+    assert any("Not scored: acc; acc_release" in note for note in measured.notes)
+    no_scores = summarise(fake_run(tmp_path / "bare", 6, metrics=()), repeats=REPEATS)
+    assert grids(no_scores)[0].head == ("method", "n")
+
+
+def test_a_method_without_a_score_that_others_have_has_a_dash(tmp_path):
+    run = fake_run(tmp_path / "run", 8)
+    run.score_path("painta", "clip").unlink()
+    measured = grids(summarise(run, repeats=REPEATS))[0]
+    assert cell(measured, "only PAIntA", "CLIP (mini) ↑") == "–"
+
+
+def test_fewer_scores_than_results_are_counted(tmp_path):
+    run = fake_run(tmp_path / "run", 8)
+    clip = run.scores("painta", "clip")["clip"]
+    run.write_scores("painta", "clip", [{"index": i, "clip": clip[i]} for i in (0, 2, 5)])
+    summary = summarise(run, repeats=REPEATS)
+    assert summary.means["painta", "clip"].value == pytest.approx(clip[[0, 2, 5]].mean())
+    assert summary.differences["painta", "clip"].n == 3
+    assert cell(grids(summary)[0], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 3)")
+
+
+def seeds(n=3):
+    entry = {"kind": "pipeline", "base": "hd-painter"}
+    many = {
+        f"hd-painter,eta=0.1,seed={s}": {**entry, "label": f"seed {s}", "varied": {"eta": 0.1, "seed": s}}
+        for s in range(n)
+    }
+    return {"stable-inpainting": METHODS["stable-inpainting"], **many}
+
+
+def test_seeds_are_averaged_for_each_sample(tmp_path):
+    run = fake_run(tmp_path / "run", 20, methods=seeds())
+    summary = summarise(run, repeats=REPEATS)
+    assert [row.name for row in summary.rows] == ["stable-inpainting", "hd-painter,eta=0.1"]
+    row = summary.rows[1]
+    each = [run.scores(name, "accuracy")["acc"] for name in run.methods[1:]]
+    np.testing.assert_allclose(row.values["acc"], np.mean(each, axis=0))
+    assert row.label == "hd-painter,eta=0.1 (3 seeds)" and summary.ours == row.name
+    assert summary.differences[row.name, "acc"].test == "bootstrap"  # an average is no yes or no
+    ours = [run.scores(name, "minipick")["logit"] for name in run.methods[1:]]
+    base = run.scores("stable-inpainting", "minipick")["logit"]
+    wins = np.mean([logits > base for logits in ours])
+    assert summary.means["stable-inpainting", "win_rate"].value == pytest.approx(100 * wins)
+
+
+def test_other_settings_than_the_seed_stay_apart(tmp_path):
+    methods = seeds(2)
+    methods["hd-painter,eta=0.5,seed=0"] = {
+        "kind": "pipeline",
+        "base": "hd-painter",
+        "label": "strong",
+        "varied": {"eta": 0.5, "seed": 0},
+    }
+    names = [row.name for row in summarise(fake_run(tmp_path / "run", 4, methods=methods), repeats=100).rows]
+    assert names == ["stable-inpainting", "hd-painter,eta=0.1", "hd-painter,eta=0.5"]
+
+
+ODD = 'a|b & <i>50%_#1</i> \\ "x", {y} ~^ ∞ `*`'
+
+
+def test_odd_names_do_not_break_any_format(tmp_path):
+    methods = {"odd": {"label": ODD, "kind": "pipeline"}}
+    run = fake_run(tmp_path / "run", 6, methods=methods, prompts=[ODD])
+    summary = summarise(run, repeats=REPEATS)
+    write_tables(summary, tmp_path / "out")
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "<i>" not in table
+    for block in table.split("\n\n"):
+        if block.startswith("|"):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1, block
+    text = latex(grids(summary))
+    body = text.replace("% needs \\usepackage{booktabs}", "")
+    assert not re.search(r"(?<!\\)[%#_]", body.replace("\\label{tab:bins-acc_release}", ""))
+    assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
+    assert rows_of(tmp_path / "out" / "table.csv")[0]["label"] == ODD
+    assert rows_of(tmp_path / "out" / "samples.csv")[0]["prompt"] == ODD
+
+
+def test_no_samples_is_a_clear_error(tmp_path):
+    run = fake_run(tmp_path / "run", 0)
+    with pytest.raises(UserError, match="no triplets"):
+        summarise(Run.open(run.path))
+
+
+def test_scores_of_different_judges_are_not_put_into_one_column(tmp_path):
+    run = fake_run(tmp_path / "run", 4)
+    record = run.score_path("painta", "clip").with_suffix(".json")
+    record.write_text(json.dumps({"label": "CLIP", "settings": {"model": "ViT-B-16"}}))
+    with pytest.raises(UserError, match=r"clip of painta and of stable-inpainting .* different settings"):
+        summarise(run, repeats=REPEATS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ours", "nobody"], "no method 'nobody'"),
+        (["--baseline", "nobody"], "no method 'nobody'"),
+        (["--repeats", "3"], "too few"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--config", "x", "--published", "table1"], "not allowed with"),
+        (["--published", "table9"], "table9"),
+    ],
+)
+def test_mistakes_are_one_line(run, flags, message, capsys):
+    assert main(["table", str(run.path), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_command_reads_the_published_table_from_the_config(run, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("published: table2\nours: painta\n")
+    out = tmp_path / "out"
+    flags = ["--config", str(config), "--out", str(out), "--repeats", "100"]
+    assert main(["table", str(run.path), *flags]) == 0
+    written = {path.name for path in out.iterdir()}
+    assert written == {"table2.md", "table2.tex", "table2.csv", "table2-quoted.csv", "samples.csv"}
+    assert set(capsys.readouterr().out.split()) == {str(out / name) for name in written}
+    assert "only PAIntA preferred to the row" in (out / "table2.md").read_text()
+    config.write_text("published: table9\n")
+    assert main(["table", str(run.path), "--config", str(config)]) == 2
+
+
+def test_a_full_disk_leaves_the_old_table(run, tmp_path, monkeypatch, summary):
+    write_tables(summary, tmp_path)
+    before = (tmp_path / "table.md").read_text()
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"table\.md cannot be written: No space left"):
+        write_tables(summary, tmp_path)
+    assert (tmp_path / "table.md").read_text() == before
+    assert not list(tmp_path.glob("*.part"))

@@ -103,7 +103,7 @@ class Coco:
     def image(self, triplet: Triplet) -> np.ndarray:
         """The picture as RGB uint8 [H, W, 3]. Raises UserError if it is missing, damaged or of another size."""
         picture = load_image(self.image_path(triplet))
-        if picture.size != (size := self._size(triplet.image_id)):
+        if picture.size != (size := self.size(triplet.image_id)):
             (w, h), (width, height) = picture.size, size
             raise UserError(
                 f"{self.image_path(triplet)} is {w} x {h} pixels, but {self.file.name} says {width} x {height}: "
@@ -116,7 +116,7 @@ class Coco:
         points = _points(self._coco.anns[triplet.annotation_id])
         if len(points) == 0:
             raise UserError(f"annotation {triplet.annotation_id} in {self.file} has no polygon points")
-        width, height = self._size(triplet.image_id)
+        width, height = self.size(triplet.image_id)
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [cv2.convexHull(points)], 1)
         return mask.astype(bool)
@@ -137,7 +137,8 @@ class Coco:
         named = self.root / self.file.stem.removeprefix("instances_")
         return named if named.is_dir() or not (self.root / "images").is_dir() else self.root / "images"
 
-    def _size(self, image_id: int) -> tuple[int, int]:
+    def size(self, image_id: int) -> tuple[int, int]:
+        """(width, height) of an image, as the annotation file says."""
         return self._coco.imgs[image_id]["width"], self._coco.imgs[image_id]["height"]
 
     def _absent(self, image_id: int) -> list[str]:

@@ -11,7 +11,10 @@ Evaluation size: image and mask resized (bicubic) to `size` pixels on the longer
 mask that is not zero counts, as in the authors' release. The same mask is filled, cropped and scored.
 """
 
+import hashlib
+import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from eval.coco import read_rows, write_rows
 from hdpainter.images import load_image
@@ -171,6 +175,22 @@ class Run:
         rows = sorted(rows, key=lambda row: row["index"])
         columns = list(rows[0]) if rows else ["index"]
         write_rows(self.score_path(method, metric), ["index", *(c for c in columns if c != "index")], rows)
+
+
+def write_picture(path: Path, pixels: np.ndarray, scratch: Path) -> str:
+    """Write RGB uint8 [H, W, 3] or grey [H, W] as PNG; returns the file's SHA-256.
+
+    It is prepared in `scratch`, a folder of the same file system, and renamed into place when it is on the disk.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    part = scratch / f"{path.parent.name}-{path.name}"
+    with part.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -1,0 +1,216 @@
+"""Configs of runs, ``configs/eval/*.yaml``: which samples, which methods, where to.
+
+    out: outputs/ablation
+    benchmark: {coco: toy, images: 1000, samples: 500, prompt: other, size: 256}
+    model: mini
+    seeds: {base: 1, per_sample: true}
+    methods:
+      painta: {steps: 20, painta.until: [0, 500]}
+      glide: {kind: folder, path: null, why_not: its weights are not here}
+
+Each list in a method's entry is a grid: `painta` becomes the runs ``painta,painta.until=0`` and
+``painta,painta.until=500``. The kinds of methods and their keys are in `eval.methods`. Any kind also takes
+`label` (what tables print), `seed` (in place of seeds.base; a list repeats the method) and `why_not` (it is not
+run, and tables say why). The keys metrics, published, ours and baseline are for scores and tables, which read
+them there.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from eval.methods import KINDS, Kind
+from hdpainter.models.registry import read_yaml
+from hdpainter.results import digest
+from hdpainter.settings import from_mapping
+from ldm.util import CONFIGS, UserError
+
+FOR_TABLES = ("metrics", "published", "ours", "baseline")
+NAME = re.compile(r"\w[\w.,=+ -]*")
+RESERVED = ("inputs", "dataset", "tables")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The samples.
+
+    coco: an MSCOCO folder, or "toy": toy COCO of `images` pictures, drawn into the folder `cache` (by default
+        the run's own) where it is not there yet.
+    split: "val" for instances_val2017.json.
+    samples, seed: how many triplets to draw, and the seed of the drawing; or
+    list: a CSV file of triplets, as a path or beside the config.
+    prompt: the `true` label, or an `other` one that is nowhere in the image.
+    size: longer side in pixels at which everything is made and scored.
+    """
+
+    coco: str = ""
+    split: str = "val"
+    images: int | None = None
+    cache: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    list: str | None = None
+    prompt: Literal["true", "other"] = "true"
+    size: int = 512
+
+    def __post_init__(self):
+        if not self.coco:
+            raise UserError("benchmark.coco is missing: give MSCOCO's folder, or toy")
+        if (self.samples is None) == (self.list is None):
+            raise UserError("benchmark needs one of samples and list")
+        if (self.coco == "toy") != (self.images is not None):
+            raise UserError(
+                "benchmark.images is how many pictures toy COCO has: give it there, and only there"
+            )
+        if self.size < 8:
+            raise UserError(f"benchmark.size is {self.size}: give the longer side in pixels")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """base: the seed of the noise. per_sample: whether every sample has its own, derived from base and its index,
+    or all the same, as in the authors' release."""
+
+    base: int = 1
+    per_sample: bool = True
+
+
+def seed_of(base: int, per_sample: bool, index: int) -> int:
+    """The seed of a sample; for different bases no two samples share one."""
+    return base * 1_000_000 + index if per_sample else base
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. See the module; batch_size: results made at once at most; dtype: see `HDPainter.from_config`."""
+
+    out: str = ""
+    benchmark: Benchmark = field(default_factory=lambda: Benchmark())
+    model: str = "mini"
+    seeds: Seeds = field(default_factory=Seeds)
+    methods: dict = field(default_factory=dict)
+    batch_size: int = 4
+    dtype: str | None = None
+    for_tables: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.out:
+            raise UserError("out is missing: name the folder for the results")
+        if not self.methods:
+            raise UserError("methods is empty: name what to run")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {self.batch_size}")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, **replaced: Any) -> "Config":
+        """A config by its name in ``configs/eval`` or by its path, with values replaced where they are not None.
+
+        Raises UserError for what is no such config.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = CONFIGS / "eval" / f"{name_or_path}.yaml"
+        values = read_yaml(path) | {key: value for key, value in replaced.items() if value is not None}
+        benchmark = values.get("benchmark")
+        if isinstance(benchmark, dict) and isinstance(benchmark.get("list"), str):
+            beside = path.parent / benchmark["list"]
+            values["benchmark"] = benchmark | {"list": str(beside if beside.is_file() else benchmark["list"])}
+        tables = {key: values.pop(key) for key in FOR_TABLES if key in values}
+        try:
+            return from_mapping(cls, {**values, "for_tables": tables}, str(path))
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+
+    def entries(self) -> list["Entry"]:
+        """All runs of all methods. Raises UserError for entries that make no sense and for names that clash."""
+        entries = [
+            entry for name, values in self.methods.items() for entry in expand(name, values, self.model)
+        ]
+        names = [entry.name for entry in entries]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"methods: {min(twice)!r} is there twice")
+        return entries
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a method: an entry of the config with the values of a grid filled in.
+
+    name: of its folder. base, varied: the entry's name, and the values of the grid. seed: replaces the config's
+    base seed. why_not: why it is not run.
+    """
+
+    name: str
+    base: str
+    varied: Mapping[str, Any]
+    label: str
+    seed: int | None
+    why_not: str | None
+    kind: str
+    how: Kind
+
+    def described(self, seed: int, per_sample: bool) -> dict[str, Any]:
+        """What run.json says of it; its `hash` is that of all that determines the results."""
+        settings = {} if self.why_not else {**self.how.identity(), "seed": seed, "per_sample": per_sample}
+        settings = json.loads(json.dumps(settings))  # tuples become lists, as in a file that was read back
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "base": self.base,
+            "varied": dict(self.varied),
+            "why_not": self.why_not,
+            "settings": settings,
+            "hash": digest([self.kind, settings]),
+        }
+
+
+def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entry]:
+    """The runs of a config's entry: every list in it is a grid, except those that are a value themselves.
+
+    model: the config's. Raises UserError that names the entry for unknown keys and values.
+    """
+    where = f"methods: {name}"
+    if not isinstance(values or {}, Mapping):
+        raise UserError(f"{where} must be a mapping of settings, not {values!r}")
+    values = dict(values or {})
+    axes = {key: value for key, value in values.items() if _is_grid(key, value)}
+    entries = []
+    for point in itertools.product(*axes.values()):
+        varied = dict(zip(axes, point, strict=True))
+        own = ",".join([name, *(f"{key}={_word(value)}" for key, value in varied.items())])
+        if not NAME.fullmatch(own) or own in RESERVED:
+            raise UserError(f"{where}: {own!r} cannot be the name of a folder for results; use other words")
+        entries.append(_entry(own, name, varied, values | varied, model, where))
+    return entries
+
+
+def _entry(
+    own: str, base: str, varied: Mapping[str, Any], values: dict[str, Any], model: str, where: str
+) -> Entry:
+    kind = values.pop("kind", "pipeline")
+    if kind not in KINDS:
+        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+    common = {key: values.pop(key, None) for key in ("label", "seed", "why_not")}
+    if common["seed"] is not None and type(common["seed"]) is not int:
+        raise UserError(f"{where}: seed must be a whole number, not {common['seed']!r}")
+    if kind == "pipeline":
+        override = {key: values.pop(key) for key in list(values) if "." in key}
+        values = {"method": base, "override": override, **values}
+    how = from_mapping(KINDS[kind], {"model": model, **values}, where)
+    label = common["label"] or how.label(base)
+    label = ", ".join([label, *(f"{key} {_word(value)}" for key, value in varied.items())])
+    return Entry(own, base, varied, label, common["seed"], common["why_not"], kind, how)
+
+
+def _is_grid(key: str, value: Any) -> bool:
+    """Whether a value is a list of values; levels are lists themselves."""
+    whole = key in ("painta_levels", "rasg_levels")
+    return isinstance(value, list) and (not whole or any(isinstance(one, list) for one in value))
+
+
+def _word(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

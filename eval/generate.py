@@ -1,0 +1,244 @@
+"""Making the results of a config: ``python -m eval generate --config mini-table2``.
+
+Methods times samples, in batches, one folder for each method. It can be stopped at any moment, also by kill -9,
+and started again: what the manifests list is there and is not made again.
+"""
+
+import argparse
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from eval.config import Config, Entry
+from eval.models import ModelCache
+from eval.prepare import dataset, draw, open_run, write_inputs
+from eval.runs import MANIFEST, Run
+from eval.worker import Batch, Report, Worker, Workers, disk_error
+from hdpainter.masks import stage_size
+from hdpainter.progress import Progress
+from hdpainter.results import locked
+from ldm.util import UserError
+
+
+@dataclass
+class Summary:
+    """How a run ended. made, skipped: results made now and before. failures: (method, index, message)."""
+
+    run: Run
+    made: int = 0
+    skipped: int = 0
+    failures: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.made} made, {self.skipped} made before, {len(self.failures)} failed -> {self.run.path}"
+        if self.failures:
+            method, index, message = self.failures[0]
+            text += f"; the first failure: {method}, sample {index}: {message}"
+        return text
+
+
+def generate(
+    config: Config,
+    *,
+    devices: Sequence[str | None] = (None,),
+    limit: int | None = None,
+    methods: Sequence[str] | None = None,
+    stream: TextIO | None = None,
+) -> Summary:
+    """Make all results of `config` that are not there yet.
+
+    devices: one process for each; a single one is this process. None: the first of cuda, mps and cpu there is.
+    limit: only the first samples. methods: only these runs, or all runs of these entries.
+    stream: where progress goes; standard error by default.
+
+    Raises UserError for bad input, for a folder of another config, when another process writes to it, and when
+    the disk is full.
+    """
+    out = Path(config.out)
+    try:
+        with locked(out) as scratch:
+            return _generate(config, out, scratch, devices, limit, methods, stream)
+    except OSError as error:
+        raise disk_error(error, out) or error from None
+
+
+def _generate(
+    config: Config,
+    out: Path,
+    scratch: Path,
+    devices: Sequence[str | None],
+    limit: int | None,
+    methods: Sequence[str] | None,
+    stream: TextIO | None,
+) -> Summary:
+    say = Progress(stream=stream).say
+    entries = config.entries()
+    coco = dataset(config.benchmark, out, say)
+    triplets = draw(coco, config.benchmark)
+    run = open_run(config, coco, triplets, entries, out, scratch, say)
+    chosen = {entry.name: entry for entry in _chosen(entries, methods) if not entry.why_not}
+    samples = triplets[:limit]
+    write_inputs(run, coco, samples, scratch)
+    sizes = {t.index: stage_size(*reversed(coco.size(t.image_id)), run.size) for t in samples}
+
+    summary, todo = Summary(run), {}
+    for name, entry in chosen.items():
+        done = _tidy(run, name)
+        summary.skipped += len(done & sizes.keys())
+        left = {index: size for index, size in sizes.items() if index not in done}
+        if left:
+            todo[name] = _batches(entry, left, config.batch_size)
+    display = _Display(todo, {name: chosen[name].how.cost() for name in todo}, stream)
+
+    def report(report: Report) -> None:
+        _append(run, report)
+        summary.made += len(report.rows)
+        summary.failures += [(report.method, index, message) for index, message in report.failures]
+        display.finish(report)
+
+    with ExitStack() as stack:
+        stack.enter_context(display)
+        if todo and len(devices) == 1:
+            team = Worker(run, chosen, ModelCache(devices[0], config.dtype), scratch, display.step)
+        elif todo:
+            team = stack.enter_context(Workers(devices, run, chosen, config.dtype, scratch))
+        for name, batches in todo.items():
+            display.start(name)
+            team.work(batches, report)
+    say(str(summary))
+    return summary
+
+
+def _chosen(entries: Sequence[Entry], names: Sequence[str] | None) -> list[Entry]:
+    if names is None:
+        return list(entries)
+    known = {name for entry in entries for name in (entry.name, entry.base)}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"the config has no method {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return [entry for entry in entries if entry.name in names or entry.base in names]
+
+
+def _batches(entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int) -> deque[Batch]:
+    """Batches of samples that can be made at once, in the order of their first ones."""
+    groups: dict[Any, list[int]] = {}
+    group_of = {size: entry.how.group(size) for size in set(sizes.values())}
+    for index, size in sizes.items():
+        groups.setdefault(group_of[size], []).append(index)
+    batches = [
+        Batch(entry.name, tuple(indices[start : start + batch_size]))
+        for indices in groups.values()
+        for start in range(0, len(indices), batch_size)
+    ]
+    return deque(sorted(batches, key=lambda batch: batch.indices[0]))
+
+
+def _tidy(run: Run, method: str) -> set[int]:
+    """Make the method's folder and leave in its manifest only what is there; returns the indices of that."""
+    folder = run.folder(method)
+    folder.mkdir(exist_ok=True)
+    rows, done = run.manifest(method), run.done(method)
+    text = "".join(f"{json.dumps(rows[index])}\n" for index in done)
+    path = folder / MANIFEST
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        part = path.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    return set(done)
+
+
+def _append(run: Run, report: Report) -> None:
+    with (run.folder(report.method) / MANIFEST).open("a", encoding="utf-8") as file:
+        file.write("".join(f"{json.dumps(row)}\n" for row in report.rows))
+
+
+class _Display:
+    """Progress of all that is to do: of each method, and how long all of it will take. For several threads."""
+
+    def __init__(
+        self, todo: Mapping[str, Sequence[Batch]], costs: Mapping[str, float], stream: TextIO | None
+    ):
+        self.stream, self._progress, self._lock = stream, None, threading.Lock()
+        self._counts = {name: sum(len(b.indices) for b in batches) for name, batches in todo.items()}
+        self._costs = costs
+        self._left = sum(costs[name] * count for name, count in self._counts.items())
+        self._spent, self._started = 0.0, time.monotonic()
+
+    def __enter__(self) -> "_Display":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(*exc)
+
+    def start(self, method: str) -> None:
+        """The next method begins."""
+        with self._lock:
+            self.__exit__()
+            self._progress = Progress(self._counts[method], self.stream)
+            self._progress.say(f"{method}: {self._counts[method]} results{self._forecast()}")
+            self._progress.start(method)
+
+    def step(self, method: str, stage: str, step: int, steps: int) -> None:
+        """A step of a batch is done."""
+        with self._lock:
+            self._progress.step(stage, step, steps)
+
+    def finish(self, report: Report) -> None:
+        """A batch is done."""
+        cost = self._costs[report.method] * (len(report.rows) + len(report.failures))
+        with self._lock:
+            self._left, self._spent = self._left - cost, self._spent + cost
+            if report.rows:
+                text = f"{report.method}: {report.rows[0]['seconds']:.2f} s each{self._forecast()}"
+                self._progress.finish(text, len(report.rows))
+            for index, message in report.failures:
+                self._progress.finish(f"{report.method}: sample {index} failed: {message}")
+
+    def _forecast(self) -> str:
+        """How long all methods will take, by their rough costs and the time taken so far."""
+        if not self._spent:
+            return ""
+        seconds = (time.monotonic() - self._started) / self._spent * self._left
+        return f", all methods in {tqdm.format_interval(max(seconds, 0))}"
+
+
+def add_parser(subparsers: Any) -> None:
+    """The command ``generate``."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="make the results of a config",
+        description="Make the results of all methods of a config; start it again to go on after a stop.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/eval")
+    parser.add_argument("--out", help="folder for the results (default: the config's)")
+    parser.add_argument(
+        "--devices", type=_words, help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: this one)"
+    )
+    parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
+    parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
+    parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
+    parser.add_argument(
+        "--dtype", help="float32, bfloat16, float16 (default: float16 on a GPU, else float32)"
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make what the command line asks for; 1 if some results failed."""
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit must be at least 1, not {args.limit}")
+    config = Config.load(args.config, out=args.out, batch_size=args.batch_size, dtype=args.dtype)
+    summary = generate(config, devices=args.devices or [None], limit=args.limit, methods=args.methods)
+    return int(bool(summary.failures))

@@ -1,0 +1,83 @@
+"""The models that methods need, one at a time in memory, and what identifies them."""
+
+import copy
+import functools
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hdpainter.models import PipelineModels, PipelineSpec, load
+from hdpainter.models.download import file_sha256, recorded_sha256
+from hdpainter.models.registry import MODELS, Stage, find_checkpoint, read_model_config, registry
+from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
+from hdpainter.plan import identify
+from hdpainter.results import digest
+from ldm.util import UserError
+
+
+class ModelCache:
+    """Loads models to one device and keeps the last one: methods that stand together mostly share it."""
+
+    def __init__(self, device: str | None = None, dtype: str | None = None):
+        self.device = usable_device(device)
+        self.dtype = dtype_policy(dtype, self.device)
+        self._name: str | None = None
+        self._models: PipelineModels | None = None
+
+    def painter(self, name: str, spec: PipelineSpec | None = None) -> HDPainter:
+        """A painter with the pipeline `name`; `spec`: at which levels its methods act, by default the model's."""
+        models = copy.copy(self._get(name))  # with the same weights
+        models.spec = spec or models.spec
+        return HDPainter(models)
+
+    def text_to_image(self, name: str) -> nn.Module:
+        """A LatentDiffusion: the checkpoint `name` of the registry, or the inpainting model of a pipeline."""
+        model = self._get(name).inpainting
+        if model.model.conditioning_key not in ("crossattn", "hybrid"):
+            raise UserError(f"model {name} is neither a text-to-image nor an inpainting model")
+        return model
+
+    def _get(self, name: str) -> PipelineModels:
+        if name != self._name:
+            self._models = None  # before the next is loaded, so that one fits where two do not
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            spec = _single(name)
+            if spec is None:
+                self._models = load(name, self.device, self.dtype, superres=False)
+            else:
+                self._models = PipelineModels(spec, self.device, self.dtype)
+            self._name = name
+        return self._models
+
+
+@functools.cache
+def model_identity(name: str) -> Mapping[str, Any]:
+    """Plain values that identify a pipeline's stage 1, or a checkpoint of the registry, by its files' contents.
+
+    Raises UserError for an unknown name or a missing file.
+    """
+    spec = _single(name)
+    if spec is None:
+        return identify(name, superres=False)
+    path = find_checkpoint(spec.inpainting.checkpoint)
+    return {
+        "config": digest(read_model_config(spec.inpainting.config)),
+        "checkpoint": recorded_sha256(path) or file_sha256(path),
+    }
+
+
+def is_inpainting_model(name: str) -> bool:
+    """Whether the model that `ModelCache.text_to_image` gives is made for inpainting."""
+    spec = _single(name) or PipelineSpec.load(name)
+    return read_model_config(spec.inpainting.config)["target"].endswith("LatentInpaintDiffusion")
+
+
+def _single(name: str) -> PipelineSpec | None:
+    """A checkpoint of the registry as a pipeline of one stage; None where the name is a pipeline's."""
+    entry = registry().get(name)
+    return entry and PipelineSpec(name, Stage(str(MODELS / entry.config), entry.file))

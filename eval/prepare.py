@@ -1,0 +1,164 @@
+"""Making a results folder: the dataset, the list of samples, their inputs at evaluation size, run.json."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from eval.coco import Coco, Triplet, read_list, sample, write_rows
+from eval.config import Benchmark, Config, Entry
+from eval.runs import INPUTS, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
+from hdpainter.masks import shrink, stage_size
+from hdpainter.models.download import file_sha256
+from hdpainter.results import differences, digest, locked, write_json
+from ldm.data import toycoco
+from ldm.util import UserError
+
+Say = Callable[[str], None]
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
+    """The benchmark's dataset; toy COCO is drawn where it is not there yet."""
+    if benchmark.coco != "toy":
+        return Coco(benchmark.coco, benchmark.split)
+    cache = Path(benchmark.cache) if benchmark.cache else out / "dataset"
+    root = cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}"
+    if not root.exists():
+        say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
+        with locked(cache):
+            toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
+    return Coco(root, benchmark.split)
+
+
+def draw(coco: Coco, benchmark: Benchmark) -> list[Triplet]:
+    """The benchmark's triplets."""
+    if benchmark.list is not None:
+        return read_list(coco, benchmark.list)
+    return sample(coco, benchmark.samples, benchmark.seed)
+
+
+def open_run(
+    config: Config,
+    coco: Coco,
+    triplets: Sequence[Triplet],
+    entries: Sequence[Entry],
+    out: Path,
+    scratch: Path,
+    say: Say,
+) -> Run:
+    """The results folder `out`, made or continued, with run.json as the config has it.
+
+    Methods that the folder has and the config does not stay. Raises UserError if the folder is of another
+    benchmark, or has results of a method with other settings.
+    """
+    benchmark = {
+        "coco": coco.root.name,
+        "annotations": file_sha256(coco.file),
+        "list": digest([asdict(triplet) for triplet in triplets]),
+        "n": len(triplets),
+        "prompt": config.benchmark.prompt,
+    }
+    facts = {
+        **{key: value for key, value in benchmark.items() if key != "coco"},
+        "size": config.benchmark.size,
+    }
+    described = {
+        entry.name: entry.described(
+            config.seeds.base if entry.seed is None else entry.seed, config.seeds.per_sample
+        )
+        for entry in entries
+    }
+    if (out / RUN_FILE).is_file():
+        old = Run.open(out)
+        _refuse_others(old, facts, described)
+        described |= {name: values for name, values in old.info["methods"].items() if name not in described}
+    else:
+        _write_samples(out / TRIPLETS_FILE, coco, triplets, config.benchmark, say)
+    info = {
+        "benchmark": benchmark,
+        "size": config.benchmark.size,
+        "model": config.model,
+        "fingerprint": digest(facts),
+        "methods": described,
+        **config.for_tables,
+    }
+    write_json(out / RUN_FILE, info, scratch)
+    return Run.open(out)
+
+
+def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Path) -> None:
+    """Write the image and the mask of each triplet at evaluation size, where they are not there yet.
+
+    Raises UserError if images are missing, before any is written, or damaged.
+    """
+    todo = [triplet for triplet in triplets if not run.mask_path(triplet.index).is_file()]
+    missing = [coco.image_path(triplet) for triplet in todo if not coco.image_path(triplet).is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(todo)} images are missing, the first is {missing[0]}")
+    (run.path / INPUTS).mkdir(exist_ok=True)
+
+    def write(triplet: Triplet) -> None:
+        image, mask = coco.image(triplet), _mask(coco, triplet, run.size)
+        small = Image.fromarray(image).resize(mask.shape[::-1], Image.Resampling.BICUBIC)
+        write_picture(run.image_path(triplet.index), np.array(small), scratch)
+        write_picture(run.mask_path(triplet.index), np.where(mask, np.uint8(255), np.uint8(0)), scratch)
+
+    _in_threads(write, todo, "inputs")
+
+
+def _refuse_others(old: Run, facts: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    before = {**old.info["benchmark"], "size": old.size}
+    if changed := differences({key: before.get(key) for key in facts}, facts):
+        raise UserError(f"{old.path} was made with another config ({changed}); give another --out")
+    for name, new in described.items():
+        values = old.info["methods"].get(name)
+        if values is None or values["hash"] == new["hash"] or not any(old.folder(name).glob("*.png")):
+            continue
+        changed = differences([values["kind"], values["settings"]], [new["kind"], new["settings"]])
+        changed = differences(values["settings"], new["settings"]) or changed
+        raise UserError(
+            f"{old.path} has results of {name} with other settings ({changed}); give it another name, give "
+            f"another --out, or delete {old.folder(name)}"
+        )
+
+
+def _write_samples(
+    path: Path, coco: Coco, triplets: Sequence[Triplet], benchmark: Benchmark, say: Say
+) -> None:
+    say(f"{len(triplets)} samples from {coco.root}")
+    other = benchmark.prompt == "other"
+    if bad := [triplet for triplet in triplets if other and not triplet.other]:
+        raise UserError(f"sample {bad[0].index} has no other label: its image has things of all categories")
+    shares = _in_threads(lambda t: float(_mask(coco, t, benchmark.size).mean()), triplets, "masks")
+    columns = [field.name for field in fields(Sample)]
+    rows = [
+        {**asdict(t), "prompt": t.other if other else t.category, "mask_share": share}
+        for t, share in zip(triplets, shares, strict=True)
+    ]
+    write_rows(path, columns, rows)
+
+
+def _mask(coco: Coco, triplet: Triplet, size: int) -> np.ndarray:
+    """M at evaluation size, bool [h, w]."""
+    mask = coco.mask(triplet)
+    if not mask.any():
+        raise UserError(f"sample {triplet.index} (annotation {triplet.annotation_id}) has an empty mask")
+    return shrink(mask, stage_size(*mask.shape, size), "bicubic>0")
+
+
+def _in_threads(work: Callable[[Triplet], Any], triplets: Sequence[Triplet], label: str) -> list[Any]:
+    """The results of `work` in order; with a bar on a terminal."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            return list(tqdm(pool.map(work, triplets), label, len(triplets), leave=False, disable=None))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,294 @@
+"""Making results: batches in, pictures on disk and rows for the manifest out.
+
+While the models work, a thread reads the next inputs and another writes the last results. Several processes, one
+for each device, are fed by the one that started them and end with it, however it ends.
+"""
+
+import errno
+import gc
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+import torch
+
+from eval.config import Entry, seed_of
+from eval.methods import Input, Made, Paint
+from eval.models import ModelCache
+from eval.runs import Run, write_picture
+from hdpainter.batch import one_line
+from ldm.util import UserError
+
+T = TypeVar("T")
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+AHEAD = 2  # batches that are read before, and written after, the one that is being made
+
+
+def disk_error(error: OSError, folder: Path) -> UserError | None:
+    """What to tell the user where a disk is full or must not be written to; None for other errors."""
+    if error.errno not in _DISK:
+        return None
+    return UserError(
+        f"{error.filename or folder} cannot be written: {error.strerror}; then start again to go on"
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that one method makes at once."""
+
+    method: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a batch: rows for the manifest, and (index, message) of what failed."""
+
+    method: str
+    rows: list[dict[str, Any]]
+    failures: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A process had to give up. user: whether it is a mistake that the user can mend."""
+
+    message: str
+    user: bool
+
+
+class Worker:
+    """Makes results in this process.
+
+    entries: the methods by name. scratch: folder for unfinished files, of the run's file system.
+    progress: gets (method, stage, step, steps) while a batch is made.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        entries: Mapping[str, Entry],
+        models: ModelCache,
+        scratch: Path,
+        progress: Callable[[str, str, int, int], None] = lambda *_: None,
+    ):
+        self.run, self.entries, self.models, self.scratch = run, entries, models, scratch
+        self.progress = progress
+        self._ready: tuple[str, Paint] | None = None
+
+    def work(self, batches: Iterable[Batch], report: Callable[[Report], None]) -> None:
+        """Make all `batches`; `report` is called in another thread when one is on disk.
+
+        A batch that fails is tried again one by one; what still fails is in the report. Raises UserError where
+        a model cannot be loaded or an input not read, OSError where results cannot be written.
+        """
+        saving: deque[Future] = deque()
+        with ThreadPoolExecutor(1) as writer:
+            for batch, inputs in prefetch((batch, self._read(batch)) for batch in batches):
+                started = time.monotonic()
+                made, failures = self._make(batch, inputs)
+                seconds = (time.monotonic() - started) / len(inputs)
+                saving.append(writer.submit(self._save, batch, made, failures, seconds, report))
+                while saving and (len(saving) > AHEAD or saving[0].done()):
+                    saving.popleft().result()
+            while saving:
+                saving.popleft().result()
+
+    def _read(self, batch: Batch) -> list[Input]:
+        settings = self.run.method(batch.method)["settings"]
+        return [
+            Input(
+                self.run.triplets[i],
+                self.run.image(i),
+                self.run.mask(i),
+                seed_of(settings["seed"], settings["per_sample"], i),
+            )
+            for i in batch.indices
+        ]
+
+    def _make(
+        self, batch: Batch, inputs: Sequence[Input]
+    ) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
+        paint = self._paint_of(batch.method)
+        made, failures = _attempt(paint, inputs)
+        if failures and len(inputs) > 1:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            single = [_attempt(paint, [one]) for one in inputs]
+            made = [pair for pairs, _ in single for pair in pairs]
+            failures = [failure for _, failed in single for failure in failed]
+        return made, failures
+
+    def _paint_of(self, method: str) -> Paint:
+        if self._ready is None or self._ready[0] != method:
+            self._ready = None
+            paint = self.entries[method].how.load(self.models, lambda *step: self.progress(method, *step))
+            self._ready = method, paint
+        return self._ready[1]
+
+    def _save(
+        self,
+        batch: Batch,
+        made: Sequence[tuple[Input, Made]],
+        failures: list[tuple[int, str]],
+        seconds: float,
+        report: Callable[[Report], None],
+    ) -> None:
+        settings = self.run.method(batch.method)["hash"]
+        rows = [
+            {
+                "index": one.sample.index,
+                "seed": one.seed,
+                "seconds": round(seconds, 4),
+                "sha256": write_picture(
+                    self.run.result_path(batch.method, one.sample.index), result.image, self.scratch
+                ),
+                "settings": settings,
+                "device": str(self.models.device),
+                **result.note,
+            }
+            for one, result in made
+        ]
+        report(Report(batch.method, rows, failures))
+
+
+def _attempt(paint: Paint, inputs: Sequence[Input]) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
+    try:
+        return list(zip(inputs, paint(inputs), strict=True)), []
+    except Exception as error:
+        return [], [(one.sample.index, one_line(error)) for one in inputs]
+
+
+def prefetch(items: Iterable[T], ahead: int = AHEAD) -> Iterator[T]:
+    """The items, up to `ahead` of which a thread makes in advance; its errors are raised here."""
+    queue: Queue[tuple[str, Any]] = Queue(ahead)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        try:
+            for item in items:
+                queue.put(("item", item))
+                if stopped.is_set():
+                    return
+            queue.put(("end", None))
+        except BaseException as error:  # whatever it is, the reader has to know
+            queue.put(("error", error))
+
+    threading.Thread(target=fill, daemon=True).start()
+    try:
+        while (got := queue.get())[0] == "item":
+            yield got[1]
+        if got[0] == "error":
+            raise got[1]
+    finally:
+        stopped.set()
+        try:
+            while True:
+                queue.get_nowait()  # makes room for an item that the thread may be waiting to hand over
+        except Empty:
+            pass
+
+
+class Workers:
+    """Context manager: one process for each device, which must exist as often as it is named.
+
+    Raises UserError or RuntimeError, from `work`, when one of them gives up or ends.
+    """
+
+    def __init__(
+        self, devices: Sequence[str], run: Run, entries: Mapping[str, Entry], dtype: str | None, scratch: Path
+    ):
+        self.devices = list(devices)
+        self._arguments = run.path, dict(entries), dtype, scratch, len(self.devices)
+        self._processes: dict[connection.Connection, Any] = {}
+
+    def __enter__(self) -> "Workers":
+        context = get_context("spawn")
+        for device in self.devices:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, device, *self._arguments), name=device)
+            process.start()
+            theirs.close()  # so that the end of the process ends the connection
+            self._processes[ours] = process
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for ours, process in self._processes.items():
+            process.terminate()  # between batches they have nothing to lose
+            process.join()
+            ours.close()
+
+    def work(self, batches: Iterable[Batch], report: Callable[[Report], None]) -> None:
+        """Make all `batches`, wherever there is time; `report` is called for each."""
+        waiting, under_way = deque(batches), 0
+        idle = deque(ours for _ in range(AHEAD) for ours in self._processes)
+        while waiting or under_way:
+            while waiting and idle:
+                self._send(idle.popleft(), waiting.popleft())
+                under_way += 1
+            for ours in connection.wait(list(self._processes)):
+                message = self._receive(ours)
+                if isinstance(message, Crash):
+                    raise UserError(message.message) if message.user else RuntimeError(message.message)
+                report(message)
+                under_way -= 1
+                idle.append(ours)
+
+    def _send(self, ours: connection.Connection, batch: Batch) -> None:
+        try:
+            ours.send(batch)
+        except OSError:
+            self._receive(ours)
+
+    def _receive(self, ours: connection.Connection) -> Any:
+        try:
+            return ours.recv()
+        except (EOFError, OSError):
+            process = self._processes[ours]
+            process.join()
+            raise RuntimeError(
+                f"the process on {process.name} ended with exit code {process.exitcode}"
+            ) from None
+
+
+def _serve(
+    pipe: connection.Connection,
+    device: str,
+    path: Path,
+    entries: Mapping[str, Entry],
+    dtype: str | None,
+    scratch: Path,
+    processes: int,
+) -> None:
+    """A process of `Workers`: makes the batches that come through the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
+    try:
+        batches = iter(pipe.recv, None)
+        Worker(Run.open(path), entries, ModelCache(device, dtype), scratch).work(batches, pipe.send)
+    except (EOFError, BrokenPipeError):  # the parent is gone
+        return
+    except Exception as error:
+        told = disk_error(error, path) if isinstance(error, OSError) else None
+        known = told or (error if isinstance(error, UserError) else None)
+        pipe.send(Crash(str(known) if known else f"{device}: {one_line(error)}", known is not None))
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)

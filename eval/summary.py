@@ -249,7 +249,9 @@ def _without_seed(run: Run, name: str) -> str:
 
 def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
     info = run.method(members[0])
-    label = run.label(members[0]) if len(members) == 1 else f"{name} ({len(members)} seeds)"
+    label = run.label(members[0])
+    if len(members) > 1:
+        label = f"{label.replace(', seed ' + str(info['varied']['seed']), '')} ({len(members)} seeds)"
     group = "bound" if info.get("kind") in BOUNDS else "method"
     done = set.intersection(*(set(run.done(member)) for member in members))
     if not done:

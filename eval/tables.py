@@ -15,7 +15,6 @@ from eval.published import TABLES, Published
 from eval.runs import Run
 from eval.stats import REPEATS
 from eval.summary import COLUMN, Summary, summarise
-from hdpainter.models.registry import read_yaml
 from hdpainter.results import make_folder
 from ldm.util import UserError
 
@@ -31,15 +30,19 @@ def add_parser(subparsers: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that `table` and `report` share."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of results")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--config", type=Path, help="the run's YAML, for its keys 'published', 'ours' and 'baseline'"
+    parser.add_argument(
+        "--published",
+        choices=sorted(TABLES),
+        help="published table to print beside the measured one (default: as the run's config says)",
     )
-    source.add_argument(
-        "--published", choices=sorted(TABLES), help="published table to print beside the measured one"
+    parser.add_argument(
+        "--ours",
+        help="method that PickScore compares the others with (default: as the run's config says, or hd-painter)",
     )
-    parser.add_argument("--ours", help="method that PickScore compares the others with (default: hd-painter)")
-    parser.add_argument("--baseline", help="method that differences are from (default: stable-inpainting)")
+    parser.add_argument(
+        "--baseline",
+        help="method that differences are from (default: as the run's config says, or stable-inpainting)",
+    )
     parser.add_argument(
         "--repeats", type=int, default=REPEATS, help=f"bootstrap draws (default: {REPEATS:,})"
     )
@@ -48,14 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
     """The summary that the arguments of `add_arguments` ask for, and the name of the published table or
     None."""
-    given = read_yaml(args.config) if args.config else {}
-    name = args.published or given.get("published")
-    if name is not None and name not in TABLES:
-        raise UserError(f"{args.config}: published is {name!r}; there is {' and '.join(sorted(TABLES))}")
     if args.repeats < 100:
         raise UserError(f"--repeats {args.repeats} is too few for an interval; give at least 100")
+    opened = Run.open(args.folder)
+    given = opened.info
+    name = args.published or given.get("published")
+    if name is not None and name not in TABLES:
+        raise UserError(f"the run's config has published: {name!r}; there is {' and '.join(sorted(TABLES))}")
     ours, baseline = args.ours or given.get("ours"), args.baseline or given.get("baseline")
-    return summarise(Run.open(args.folder), ours=ours, baseline=baseline, repeats=args.repeats), name
+    return summarise(opened, ours=ours, baseline=baseline, repeats=args.repeats), name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ def fake_run(
     metrics: Sequence[str] = ("clip", "accuracy", "minipick", "fidelity", "seam", "saturation"),
     prompts: Sequence[str] = CATEGORIES,
     seed: int = 0,
+    **for_tables: str,
 ) -> Run:
     """Write a run of `n` samples, two from each image, and open it.
 
@@ -64,6 +65,7 @@ def fake_run(
             name: {"base": name.split(",")[0], "varied": {}, "why_not": None, "settings": {}, **entry}
             for name, entry in methods.items()
         },
+        **for_tables,
     }
     (path / RUN_FILE).write_text(json.dumps(info))
     write_rows(path / TRIPLETS_FILE, list(Sample.__dataclass_fields__), map(asdict, samples))

@@ -165,7 +165,11 @@ def test_fewer_scores_than_results_are_counted(tmp_path):
 def seeds(n=3):
     entry = {"kind": "pipeline", "base": "hd-painter"}
     many = {
-        f"hd-painter,eta=0.1,seed={s}": {**entry, "label": f"seed {s}", "varied": {"eta": 0.1, "seed": s}}
+        f"hd-painter,eta=0.1,seed={s}": {
+            **entry,
+            "label": f"HD-Painter, eta 0.1, seed {s}",
+            "varied": {"eta": 0.1, "seed": s},
+        }
         for s in range(n)
     }
     return {"stable-inpainting": METHODS["stable-inpainting"], **many}
@@ -178,7 +182,7 @@ def test_seeds_are_averaged_for_each_sample(tmp_path):
     row = summary.rows[1]
     each = [run.scores(name, "accuracy")["acc"] for name in run.methods[1:]]
     np.testing.assert_allclose(row.values["acc"], np.mean(each, axis=0))
-    assert row.label == "hd-painter,eta=0.1 (3 seeds)" and summary.ours == row.name
+    assert row.label == "HD-Painter, eta 0.1 (3 seeds)" and summary.ours == row.name
     assert summary.differences[row.name, "acc"].test == "bootstrap"  # an average is no yes or no
     ours = [run.scores(name, "minipick")["logit"] for name in run.methods[1:]]
     base = run.scores("stable-inpainting", "minipick")["logit"]
@@ -240,8 +244,6 @@ def test_scores_of_different_judges_are_not_put_into_one_column(tmp_path):
         (["--ours", "nobody"], "no method 'nobody'"),
         (["--baseline", "nobody"], "no method 'nobody'"),
         (["--repeats", "3"], "too few"),
-        (["--config", "absent.yaml"], "absent.yaml"),
-        (["--config", "x", "--published", "table1"], "not allowed with"),
         (["--published", "table9"], "table9"),
     ],
 )
@@ -251,18 +253,25 @@ def test_mistakes_are_one_line(run, flags, message, capsys):
     assert message in error and len(error.strip().splitlines()) == 1
 
 
-def test_command_reads_the_published_table_from_the_config(run, tmp_path, capsys):
-    config = tmp_path / "config.yaml"
-    config.write_text("published: table2\nours: painta\n")
-    out = tmp_path / "out"
-    flags = ["--config", str(config), "--out", str(out), "--repeats", "100"]
-    assert main(["table", str(run.path), *flags]) == 0
-    written = {path.name for path in out.iterdir()}
+def test_command_does_as_the_runs_config_said(tmp_path, capsys):
+    run = fake_run(tmp_path / "run", 6, published="table2", ours="painta")
+    assert main(["table", str(run.path), "--repeats", "100"]) == 0
+    written = {path.name for path in (run.path / "tables").iterdir()}
     assert written == {"table2.md", "table2.tex", "table2.csv", "table2-quoted.csv", "samples.csv"}
-    assert set(capsys.readouterr().out.split()) == {str(out / name) for name in written}
-    assert "only PAIntA preferred to the row" in (out / "table2.md").read_text()
-    config.write_text("published: table9\n")
-    assert main(["table", str(run.path), "--config", str(config)]) == 2
+    assert set(capsys.readouterr().out.split()) == {str(run.path / "tables" / name) for name in written}
+    assert "only PAIntA preferred to the row" in (run.path / "tables" / "table2.md").read_text()
+    out = tmp_path / "out"
+    assert (
+        main(["table", str(run.path), "--published", "table1", "--ours", "hd-painter", "--out", str(out)])
+        == 0
+    )
+    assert "HD-Painter preferred to the row" in (out / "table1.md").read_text()
+
+
+def test_an_unknown_published_table_is_refused(tmp_path, capsys):
+    run = fake_run(tmp_path / "run", 6, published="table9")
+    assert main(["table", str(run.path)]) == 2
+    assert "table9" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_old_table(run, tmp_path, monkeypatch, summary):

@@ -1,6 +1,6 @@
 """Configs of runs, ``configs/eval/*.yaml``: which samples, which methods, where to.
 
-    out: outputs/ablation
+    out: outputs/ablation-{prompt}        # {prompt}: benchmark.prompt
     benchmark: {coco: toy, images: 1000, samples: 500, prompt: other, size: 256}
     model: mini
     seeds: {base: 1, per_sample: true}
@@ -19,7 +19,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,23 +107,30 @@ class Config:
 
     @classmethod
     def load(cls, name_or_path: str | Path, **replaced: Any) -> "Config":
-        """A config by its name in ``configs/eval`` or by its path, with values replaced where they are not None.
+        """A config by its name in ``configs/eval`` or by its path.
 
-        Raises UserError for what is no such config.
+        replaced: values to put in place of the file's where they are not None, by key; coco and prompt are those
+        of the benchmark. Raises UserError for what is no such config.
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = CONFIGS / "eval" / f"{name_or_path}.yaml"
-        values = read_yaml(path) | {key: value for key, value in replaced.items() if value is not None}
+        values = read_yaml(path)
         benchmark = values.get("benchmark")
-        if isinstance(benchmark, dict) and isinstance(benchmark.get("list"), str):
-            beside = path.parent / benchmark["list"]
-            values["benchmark"] = benchmark | {"list": str(beside if beside.is_file() else benchmark["list"])}
+        if isinstance(benchmark, dict):
+            if benchmark.get("prompt") is True:  # YAML reads the word so
+                benchmark["prompt"] = "true"
+            if isinstance(benchmark.get("list"), str) and (path.parent / benchmark["list"]).is_file():
+                benchmark["list"] = str(path.parent / benchmark["list"])
+        for key, value in replaced.items():
+            if value is not None:
+                (benchmark if key in ("coco", "prompt") else values)[key] = value
         tables = {key: values.pop(key) for key in FOR_TABLES if key in values}
         try:
-            return from_mapping(cls, {**values, "for_tables": tables}, str(path))
+            config = from_mapping(cls, {**values, "for_tables": tables}, str(path))
         except UserError as error:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+        return replace(config, out=config.out.replace("{prompt}", config.benchmark.prompt))
 
     def entries(self) -> list["Entry"]:
         """All runs of all methods. Raises UserError for entries that make no sense and for names that clash."""

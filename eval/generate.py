@@ -83,8 +83,9 @@ def _generate(
     entries = config.entries()
     coco = dataset(config.benchmark, out, say)
     triplets = draw(coco, config.benchmark)
-    run = open_run(config, coco, triplets, entries, out, scratch, say)
     chosen = {entry.name: entry for entry in _chosen(entries, methods) if not entry.why_not}
+    listed = [entry for entry in entries if entry.name in chosen or entry.why_not]
+    run = open_run(config, coco, triplets, listed, out, scratch, say)
     samples = triplets[:limit]
     write_inputs(run, coco, samples, scratch)
     sizes = {t.index: stage_size(*reversed(coco.size(t.image_id)), run.size) for t in samples}
@@ -219,6 +220,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/eval")
+    parser.add_argument("--coco", help="folder of the dataset (default: the config's)")
+    parser.add_argument("--prompt", choices=("true", "other"), help="label to paint (default: the config's)")
     parser.add_argument("--out", help="folder for the results (default: the config's)")
     parser.add_argument(
         "--devices", type=_words, help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: this one)"
@@ -239,6 +242,13 @@ def run(args: argparse.Namespace) -> int:
     """Make what the command line asks for; 1 if some results failed."""
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit must be at least 1, not {args.limit}")
-    config = Config.load(args.config, out=args.out, batch_size=args.batch_size, dtype=args.dtype)
+    config = Config.load(
+        args.config,
+        out=args.out,
+        coco=args.coco,
+        prompt=args.prompt,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+    )
     summary = generate(config, devices=args.devices or [None], limit=args.limit, methods=args.methods)
     return int(bool(summary.failures))

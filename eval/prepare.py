@@ -79,15 +79,16 @@ def open_run(
     if (out / RUN_FILE).is_file():
         old = Run.open(out)
         _refuse_others(old, facts, described)
-        described |= {name: values for name, values in old.info["methods"].items() if name not in described}
+        described = {**old.info["methods"], **described}
     else:
         _write_samples(out / TRIPLETS_FILE, coco, triplets, config.benchmark, say)
+    order = [entry.name for entry in config.entries()] + list(described)
     info = {
         "benchmark": benchmark,
         "size": config.benchmark.size,
         "model": config.model,
         "fingerprint": digest(facts),
-        "methods": described,
+        "methods": {name: described[name] for name in dict.fromkeys(order) if name in described},
         **config.for_tables,
     }
     write_json(out / RUN_FILE, info, scratch)

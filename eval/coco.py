@@ -212,12 +212,12 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
             rows = list(reader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
-    columns = reader.fieldnames or []
     if missing := [name for name in needed if name not in columns]:
         raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
     for number, row in enumerate(rows, start=2):

@@ -4,8 +4,8 @@
     python -m eval score --images DIR --originals DIR --masks DIR --prompts FILE.csv --metric clip [--out DIR]
     python -m eval score --metric clip --download        fetches the metric's weights
 
-Scores lie in METRIC.csv, and what made them in METRIC.json beside it: the metric's label and settings, what was left
-out. Started again, it scores results that are new or were made again, and all of them if the settings are others.
+Scores lie in METRIC.csv, and what made them in METRIC.json beside it: the metric's label and settings, what was
+left out. Started again, it scores results that are new or were made again, or all if the settings are others.
 Rows are saved every few seconds, files are replaced as a whole, and one process at a time writes a metric's file.
 """
 
@@ -64,8 +64,8 @@ def of_run(run: Run, method: str) -> list[Item]:
 def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> list[Item]:
     """Pictures of plain folders. Raises UserError for what is missing.
 
-    prompts: a CSV file with the columns image (a file's name in `images`) and prompt. Originals and masks have the
-    same names but for the suffix.
+    prompts: a CSV file with the columns image (a file's name in `images`) and prompt. Originals and masks have
+    the same names but for the suffix.
     """
     items = []
     for row in read_rows(prompts, ["image", "prompt"]):
@@ -141,16 +141,19 @@ def score(
         unsaved, saved = 0, time.monotonic()
         with Progress(len(todo), stream) as progress:
             progress.start(name)
-            for batch, values in _evaluated(todo, metric, batch_size):
-                for i, item in enumerate(batch):
-                    rows[item.key[1]] = dict([item.key]) | {
-                        column: values[column][i] for column in metric.columns
-                    }
-                unsaved += len(batch)
-                if time.monotonic() - saved > SAVE_SECONDS or batch[-1] is todo[-1]:
+            try:
+                for batch, values in _evaluated(todo, metric, batch_size):
+                    for i, item in enumerate(batch):
+                        row = {column: values[column][i] for column in metric.columns}
+                        rows[item.key[1]] = dict([item.key]) | row
+                    unsaved += len(batch)
+                    if time.monotonic() - saved > SAVE_SECONDS or batch[-1] is todo[-1]:
+                        save()
+                        progress.finish(f"{name}: {metric.name}", unsaved)
+                        unsaved, saved = 0, time.monotonic()
+            finally:
+                if unsaved:  # stopped by Ctrl-C or by a picture that cannot be read
                     save()
-                    progress.finish(f"{name}: {metric.name}", unsaved)
-                    unsaved, saved = 0, time.monotonic()
         return [rows[item.key[1]] for item in items]
 
 
@@ -235,7 +238,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all that have results")
     parser.add_argument(
         "--config",
-        help="parameters of the metrics: a YAML file with `metrics`, or its name in configs/eval such as metrics-mini "
+        help="the metrics' parameters: a YAML file with `metrics`, or its name in configs/eval, as metrics-mini "
         f"(default: as the run's own config says, or {DEFAULT_CONFIG})",
     )
     plain = parser.add_argument_group("plain folders of pictures")
@@ -277,6 +280,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {note}")
     if results:
         methods = args.methods or [name for name in results.methods if results.done(name)]
+        for name in methods:
+            results.method(name)  # refuses names that the run does not have
         sources = {name: (of_run(results, name), results.folder(name) / "scores") for name in methods}
         empty = [name for name, (items, _) in sources.items() if not items]
         if empty or not sources:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from eval.metrics.weights import find_config, find_weights, identity, load_stric
 from ldm.training.mmcv_lite import enable_mmdet
 from ldm.util import UserError
 
+_NEEDED = {"mmdet": "mmdet", "mmcv": "mmcv-lite", "mmengine": "mmengine", "pkg_resources": "setuptools<82"}
 # What mmengine puts beside the weights: the history of the losses.
 _IGNORE = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -53,10 +55,11 @@ class Accuracy(Metric):
         device: str | torch.device = "cpu",
         download: bool = False,
     ):
-        if find_spec("mmdet") is None:
+        missing = [name for name in _NEEDED if find_spec(name) is None]
+        if missing:
             raise UserError(
-                "the metric 'accuracy' needs mmdet, which is not installed; get it with: "
-                "pip install -r requirements.txt"
+                f"the metric 'accuracy' needs {_NEEDED[missing[0]]}, which is not installed; "
+                "get it with: pip install -r requirements.txt"
             )
         self.config_path = _find_config(config)
         urls = [] if weights else [_public_weights(self.config_path)]
@@ -126,7 +129,7 @@ class Accuracy(Metric):
         """The detector, in eval mode. All its weights come from the file; nothing is downloaded."""
         from mmdet.registry import MODELS
 
-        network = MODELS.build(self.config.model)
+        network = MODELS.build(deepcopy(self.config.model))  # mmdet writes into what it builds from
         load_strictly(network, read_weights(self.path, ignore=_IGNORE), self.path, self.config_path.name)
         return network.to(self.device).eval().requires_grad_(False)
 

@@ -3,13 +3,15 @@
 import cv2
 import numpy as np
 
+from eval.crops import box
 from eval.metrics.base import Metric, Value
 
 NEAR, FAR = 3, 8  # pixels between the border and the curves that it is compared with
 
 
 class Seam(Metric):
-    """`seam`: gradient across the mask's border over that across parallel curves; 1 means no visible border.
+    """`seam`: gradient across the mask's border over that across parallel curves in the result; 1 means that
+    nothing marks the border. `seam_original`: the same of the original, which is what the place itself reads.
 
     Let d(p) be the signed distance in pixels from the mask's border, positive inside. The curve at distance s
     separates the pairs of horizontally or vertically adjacent pixels with d on both sides of s, so s = 0 is the
@@ -20,13 +22,13 @@ class Seam(Metric):
     where g is averaged over pairs, and a side without pairs is left out. One level is added to both, so that the
     ratio is 1 and not 0/0 where all is flat: a seam of k levels in a flat picture reads 1 + k. The curves lie
     within the same picture and run in the same directions as the border, so that texture and contrast cancel out.
-    In an original picture nothing happens at the border of just any mask, and the expected value is 1. A mask
-    drawn tightly around an object reads more, because the object's outline lies close to its border: compare
-    with the originals' row. None where the mask has no border, or nothing at the distances it is compared with.
+    Photographs read 1.0 with masks drawn anywhere (measured: mean 1.00, 80% within 0.85 and 1.14). A mask that
+    follows an object's outline reads more, as the outline is an edge at the mask's border; hence the second
+    column. None where the mask has no border, or nothing at the distances it is compared with.
     """
 
     name = "seam"
-    columns = ("seam",)
+    columns = ("seam", "seam_original")
 
     def __init__(self, label: str = "Seam (1 = none)", device: object = None):
         self.label = label  # computed with NumPy, on any device's host
@@ -36,13 +38,20 @@ class Seam(Metric):
         return {"near": NEAR, "far": FAR}
 
     def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
-        return {"seam": [seam(image, mask) for image, mask in zip(images, masks, strict=True)]}
+        pictures = {"seam": images, "seam_original": originals}
+        return {
+            column: [seam(picture, mask) for picture, mask in zip(batch, masks, strict=True)]
+            for column, batch in pictures.items()
+        }
 
 
 def seam(image: np.ndarray, mask: np.ndarray) -> float | None:
     """The statistic of one picture, RGB uint8 [H, W, 3], and its mask, bool [H, W]; see `Seam`."""
     if mask.all() or not mask.any():
         return None
+    x0, y0, x1, y1 = box(mask)  # nothing farther than FAR from the mask matters
+    around = np.s_[max(y0 - FAR - 1, 0) : y1 + FAR + 1, max(x0 - FAR - 1, 0) : x1 + FAR + 1]
+    image, mask = image[around], mask[around]
     totals, counts = np.zeros(2 * FAR + 1), np.zeros(2 * FAR + 1)  # of the curves at -FAR .. FAR
     level = np.floor(_signed_distance(mask)).astype(int)
     pixels = image.astype(np.float32)

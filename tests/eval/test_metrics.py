@@ -1,0 +1,435 @@
+"""The judges of pictures: what they compute, and what they say when something is missing."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel
+
+from eval.metrics import METRICS, make_metric, read_metrics
+from eval.metrics.clip import resize
+from eval.metrics.pickscore import CLIP_H, preference, wins
+from eval.metrics.saturation import shifts
+from eval.metrics.seam import seam
+from ldm.checkpoint import read_state_dict
+from ldm.util import CONFIGS, UserError
+
+from .judges import CLIP, PREFIX, pictures, rectangle, tiny_clip, tiny_pickscore
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
+PROMPTS = ["a boat", "kite", "a photo of a cat", "kite"]
+
+
+@pytest.fixture(scope="module")
+def clip_params(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def clip_score(clip_params):
+    return make_metric("clip", clip_params)
+
+
+@pytest.fixture(scope="module")
+def picked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pick") / "PickScore_v1"
+    return tiny_pickscore(folder), folder
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """An empty folder of checkpoints, and no caches."""
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path / "here"))
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    return tmp_path / "here"
+
+
+# --- CLIP score
+
+
+def test_clip_score_is_the_cosine_of_the_crop_and_the_prompt(clip_score, clip_params):
+    network = open_clip.CLIP(**CLIP).eval()
+    state = read_state_dict(clip_params["weights"])
+    network.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)})
+    images = pictures(4, 48, 64)
+    masks = [rectangle(48, 64, 5, 37, 9, 41)] * 4  # 32 x 32, the model's size, so that nothing is resized
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    inputs = torch.stack([torch.tensor(i[5:37, 9:41]).permute(2, 0, 1) / 255 for i in images])
+    with torch.no_grad():
+        features = F.normalize(network.encode_image((inputs - mean) / std), dim=-1)
+        words = F.normalize(network.encode_text(open_clip.tokenize(PROMPTS)), dim=-1)
+    expected = 100 * (features * words).sum(-1)
+    assert (expected > 1).all()
+    found = clip_score(images, masks, PROMPTS, images)["clip"]
+    assert found == pytest.approx(expected.tolist(), abs=1e-4)
+    opposite = make_metric("clip", clip_params)
+    opposite.clip.network.text_projection.neg_()
+    assert opposite(images, masks, PROMPTS, images)["clip"] == [0, 0, 0, 0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 28), st.integers(1, 28), st.integers(0, 99))
+def test_clip_score_sees_the_box_only_wherever_it_lies(clip_score, y, x, h, w, seed):
+    patch = pictures(1, h, w, seed)[0]
+    scores = []
+    for (top, left), surroundings in (((y, x), seed), ((20 - y, 20 - x), seed + 1)):
+        image = pictures(1, 48, 48, surroundings)[0].copy()
+        image[top : top + h, left : left + w] = patch
+        mask = rectangle(48, 48, top, top + h, left, left + w)
+        mask[top, left + w // 2] = True
+        scores += clip_score([image], [mask], ["kite"], [image])["clip"]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_batches_do_not_matter(clip_score, clip_params):
+    images, masks = pictures(4, 40, 40), [rectangle(40, 40, i, 20 + 3 * i, 2 * i, 30) for i in range(4)]
+    for metric in (clip_score, make_metric("minipick", clip_params)):
+        whole = metric(images, masks, PROMPTS, images)
+        for column in metric.columns:
+            single = [
+                metric([i], [m], [p], [i])[column][0] for i, m, p in zip(images, masks, PROMPTS, strict=True)
+            ]
+            assert whole[column] == pytest.approx(single, abs=1e-4)
+
+
+def test_shrinking_averages_or_not_as_asked():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.ptp(resize(stripes, 16, "area")) == 0
+    assert resize(stripes, 16, "area")[0, 0, 0] == 100
+    small = pictures(1, 8, 8)[0]
+    assert np.array_equal(resize(small, 16, "area"), resize(small, 16, "cubic"))
+
+
+def test_the_default_clip_score_is_the_releases(no_weights):
+    file = no_weights / "open_clip" / "ViT-B-16-openai.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"x": torch.zeros(1)}, file)  # the right file is found; it is not loaded here
+    metric = make_metric("clip", read_metrics("metrics")["clip"])
+    assert (metric.clip.path, metric.clip.size, metric.resample) == (file, 224, "cubic")
+    assert metric.clip.quick_gelu, "OpenAI's weights were trained with the quick GELU"
+    assert metric.clip.mean == pytest.approx(MEAN)
+    assert "ViT-B-16" in metric.label
+
+
+def test_other_weights_than_the_models_are_refused(clip_params, tmp_path):
+    state = read_state_dict(clip_params["weights"])
+    bad = {k: v for k, v in state.items() if not k.endswith("ln_final.bias")}
+    save_file(bad, tmp_path / "bad.safetensors")
+    params = clip_params | {"weights": str(tmp_path / "bad.safetensors")}
+    with pytest.raises(UserError, match=r"bad\.safetensors does not fit .*1 missing \(ln_final\.bias\)"):
+        _ = make_metric("clip", params).clip.network
+    with pytest.raises(UserError, match=r"no weights whose names begin with 'clip\.'"):
+        _ = make_metric("clip", clip_params | {"prefix": "clip."}).clip.network
+
+
+# --- PickScore
+
+
+def test_pickscore_is_transformers_clip(picked):
+    model, folder = picked
+    processors = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
+    processor = processors.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    metric = make_metric("pickscore", {"weights": str(folder)})
+    images = [pictures(1, h, w, h)[0] for h, w in ((50, 70), (96, 41), (32, 32), (20, 33))]
+    expected = []
+    for image, prompt in zip(images, PROMPTS, strict=True):
+        pixels = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(metric.pixels(image)[None], pixels, rtol=0, atol=1e-5)
+        tokens = open_clip.tokenize(prompt)
+        tokens = tokens[:, : tokens.argmax() + 1]  # as transformers' tokenizer: no padding
+        with torch.no_grad():
+            expected.append(model(input_ids=tokens, pixel_values=pixels).logits_per_image.item())
+    assert np.std(expected) > 0.01
+    masks = [np.ones(i.shape[:2], bool) for i in images]
+    assert metric(images, masks, PROMPTS, images)["logit"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_pickscore_reads_both_formats_from_the_usual_place(picked, monkeypatch, tmp_path):
+    _, folder = picked
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(folder.parent))
+    images, masks = pictures(1, 32, 32), [np.ones((32, 32), bool)]
+    logits = []
+    for source in ("PickScore_v1", str(folder / "pytorch_model.bin")):
+        metric = make_metric("pickscore", {"weights": source})
+        logits += metric(images, masks, ["kite"], images)["logit"]
+    assert metric.path.suffix == ".bin"
+    assert logits[0] == pytest.approx(logits[1], abs=1e-5)
+
+
+def test_pickscores_layout_is_clip_h():
+    config = CLIPConfig.from_dict(json.loads((CONFIGS / CLIP_H).read_text()))
+    with torch.device("meta"):
+        ours, clip_h = CLIPModel(config), open_clip.CLIP(**open_clip.get_model_config("ViT-H-14"))
+    counts = [sum(p.numel() for p in model.parameters()) for model in (ours, clip_h)]
+    assert counts == [986_109_441] * 2
+    assert config.vision_config.num_attention_heads == clip_h.visual.transformer.resblocks[0].attn.num_heads
+    assert config.text_config.num_attention_heads == clip_h.transformer.resblocks[0].attn.num_heads
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=5))
+def test_preference_is_the_softmax_of_two_logits(pairs):
+    a, b = np.array(pairs).T
+    expected = torch.softmax(torch.tensor(np.stack([a, b])), 0)[0].numpy()
+    np.testing.assert_allclose(preference(a, b), expected, atol=1e-12)
+    np.testing.assert_allclose(preference(a, b) + preference(b, a), 1)
+    np.testing.assert_array_equal(wins(a, b) + wins(b, a), 1)
+    np.testing.assert_array_equal(wins(a, b) > 0.5, a > b)
+
+
+def test_the_mini_preference_is_the_clips_own_and_says_so(clip_params):
+    metric = make_metric("minipick", clip_params)
+    assert "mini" in metric.label
+    images, masks = pictures(2, 32, 32), [np.ones((32, 32), bool)] * 2
+    cosines = metric.clip.cosines(images, ["kite"] * 2)
+    scale = math.exp(float(read_state_dict(clip_params["weights"])[PREFIX + "logit_scale"]))
+    expected = (scale * cosines).tolist()
+    assert metric(images, masks, ["kite"] * 2, images)["logit"] == pytest.approx(expected, rel=1e-4)
+
+
+# --- fidelity
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(-255, 255).filter(bool))
+def test_fidelity_counts_what_is_outside_only(seed, change):
+    original = pictures(1, 20, 24, seed)[0]
+    mask = rectangle(20, 24, 4, 12, 3, 20)
+    filled = original.copy()
+    filled[mask] = 255 - filled[mask]
+    metric = make_metric("fidelity")
+    same = metric([filled], [mask], ["x"], [original])
+    assert (same["psnr"], same["max_difference"]) == ([math.inf], [0])
+    filled[0, 0] = np.clip(filled[0, 0].astype(int) + change, 0, 255)
+    difference = np.abs(filled[0, 0].astype(int) - original[0, 0])
+    found = metric([filled], [mask], ["x"], [original])
+    assert found["max_difference"] == [difference.max()]
+    if difference.any():
+        error = np.square(difference).sum() / (3 * (~mask).sum())
+        assert found["psnr"][0] == pytest.approx(10 * math.log10(255**2 / error))
+
+
+def test_fidelity_without_an_outside_is_not_defined():
+    image = pictures(1, 8, 8)
+    found = make_metric("fidelity")(image, [np.ones((8, 8), bool)], ["x"], image)
+    assert found == {"psnr": [None], "max_difference": [None], "lpips": [None]}
+
+
+def test_lpips_is_left_out_with_a_reason_or_run_from_a_local_file(tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    original = pictures(1, 64, 64)[0]
+    mask = rectangle(64, 64, 10, 40, 10, 40)
+    filled, spoilt = original.copy(), original.copy()
+    filled[mask] = 0
+    spoilt[~mask] = 255 - spoilt[~mask]
+    without = make_metric("fidelity")
+    assert without([spoilt], [mask], ["x"], [original])["lpips"] == [None]
+    assert "alexnet" in without.notes[0]
+
+    import torchvision
+
+    with torch.device("meta"):
+        layout = torchvision.models.alexnet().state_dict()
+    torch.manual_seed(0)
+    weights = {  # the classifier, most of the file, is not used
+        name: 0.05 * torch.randn(t.shape) if name.startswith("features") else torch.zeros(1).expand(t.shape)
+        for name, t in layout.items()
+    }
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(weights, tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    metric = make_metric("fidelity")
+    assert metric.notes == []
+    assert metric.settings != without.settings
+    kept, changed = metric([filled, spoilt], [mask] * 2, ["x"] * 2, [original] * 2)["lpips"]
+    assert kept == pytest.approx(0, abs=1e-6)
+    assert changed > 0.01
+
+
+# --- seam and saturation
+
+
+def smooth(size: int, slope: tuple[float, float, float]) -> np.ndarray:
+    """A picture that becomes brighter to the right and below."""
+    y, x = np.mgrid[:size, :size]
+    return np.stack([40 + s * (x + 0.6 * y) for s in slope], -1).astype(np.uint8)
+
+
+def disc(size: int, cy: float, cx: float, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:size, :size]
+    return np.hypot(y - cy, x - cx) < radius
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.floats(0, 1)] * 3),
+    st.floats(10, 26),
+    st.floats(30, 66),
+    st.floats(30, 66),
+    st.integers(5, 40),
+)
+def test_a_smooth_picture_has_no_seam_until_there_is_one(slope, radius, cy, cx, levels):
+    image, mask = smooth(96, slope), disc(96, cy, cx, radius)
+    assert seam(image, mask) == pytest.approx(1, abs=0.15)
+    stepped = image.copy()
+    stepped[mask] += np.uint8(levels)
+    assert seam(stepped, mask) > 1 + levels / 3
+    away = image.copy()  # an edge that is not the mask's border is no seam
+    away[disc(96, cy, cx, radius - 6)] += np.uint8(levels)
+    assert seam(away, mask) < 1.15
+
+
+def test_a_flat_picture_reads_one_level_more_per_level_of_the_seam():
+    image, mask = np.full((64, 64, 3), 90, np.uint8), disc(64, 30, 33, 15)
+    assert seam(image, mask) == 1
+    image[mask] += 12
+    assert seam(image, mask) == pytest.approx(13)
+
+
+def test_noise_has_no_seam_and_hides_a_faint_one():
+    noise = np.random.default_rng(0).integers(0, 200, (128, 128, 3)).astype(np.uint8)
+    mask = disc(128, 60, 70, 35)
+    assert seam(noise, mask) == pytest.approx(1, abs=0.06)
+    noise[mask] += 10
+    assert seam(noise, mask) < 1.1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(0, 30), st.integers(0, 30))
+def test_nothing_far_from_the_border_changes_the_seam(seed, top, left):
+    image, mask = pictures(1, 60, 60, seed)[0], disc(60, 30, 30, 17)
+    wide = np.pad(image, [(top, 11), (left, 7), (0, 0)])
+    assert seam(wide, np.pad(mask, [(top, 11), (left, 7)])) == pytest.approx(seam(image, mask))
+    turned = np.rot90(image), np.rot90(mask)
+    assert seam(*turned) == pytest.approx(seam(image, mask))
+
+
+def test_the_seam_is_given_for_the_original_too():
+    original, mask = smooth(64, (1, 0.5, 0)), disc(64, 30, 33, 15)
+    filled = original.copy()
+    filled[mask] = 255
+    found = make_metric("seam")([filled], [mask], ["x"], [original])
+    assert found["seam"][0] > 10 * found["seam_original"][0]
+    assert found["seam_original"][0] == pytest.approx(1, abs=0.15)
+    everything, nothing = np.ones((64, 64), bool), np.zeros((64, 64), bool)
+    assert (seam(original, everything), seam(original, nothing)) == (None, None)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.tuples(*[st.integers(0, 255)] * 3))
+def test_saturation_shift_is_zero_where_nothing_was_done(seed, colour):
+    original, mask = pictures(1, 12, 12, seed)[0], rectangle(12, 12, 2, 7, 3, 9)
+    assert shifts(original, mask, original)[0] == 0
+    flat = np.full_like(original, colour)
+    assert shifts(flat, mask, flat) == pytest.approx((0, 0), abs=1e-4)
+
+
+def test_saturation_shift_follows_chroma():
+    grey, red = (np.full((8, 8, 3), colour, np.uint8) for colour in ((128, 128, 128), (255, 0, 0)))
+    mask = rectangle(8, 8, 2, 6, 2, 6)
+    filled = np.where(mask[..., None], red, grey)
+    assert shifts(filled, mask, grey) == pytest.approx((104.55, 104.55), abs=0.1)  # the chroma of sRGB's red
+    assert shifts(filled, mask, red) == pytest.approx((0, 0), abs=1e-3)
+    assert shifts(grey, mask, filled) == pytest.approx((-104.55, 0), abs=0.1)
+    assert shifts(red, np.ones((8, 8), bool), grey)[1] is None
+
+
+# --- configs and weights
+
+
+def test_every_metric_of_the_configs_has_a_class_that_takes_its_parameters(no_weights):
+    assert set(read_metrics("metrics")) | set(read_metrics("metrics-mini")) == set(METRICS)
+    for name in ("metrics", "metrics-mini"):
+        for metric, params in read_metrics(name).items():
+            if metric in ("fidelity", "seam", "saturation"):
+                assert make_metric(metric, params).columns
+            elif metric != "accuracy":  # unknown parameters would be refused before the weights are missed
+                with pytest.raises(UserError, match=r"weights .* of the metric"):
+                    make_metric(metric, params)
+
+
+@pytest.mark.parametrize(
+    ("metric", "params", "file", "source"),
+    [
+        ("clip", {}, "ViT-B-16-openai", "https://huggingface.co/timm/vit_base_patch16_clip_224.openai/"),
+        ("clip", {"model": "ViT-L-14", "weights": "laion2b_s32b_b82k"}, "ViT-L-14-laion2b", "https://"),
+        ("pickscore", {}, "PickScore_v1/model.safetensors", "yuvalkirstain/PickScore_v1"),
+    ],
+)
+def test_missing_weights_are_one_line_with_file_source_and_command(no_weights, metric, params, file, source):
+    with pytest.raises(UserError) as caught:
+        make_metric(metric, params)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (file, source, str(no_weights), f"python -m eval score --metric {metric} --download"):
+        assert part in message
+
+
+def test_weights_are_downloaded_only_when_asked(no_weights, monkeypatch):
+    fetched = []
+
+    def download(urls, target, **_):
+        fetched.append((urls, target))
+        target.parent.mkdir(parents=True)
+        save_file({"x": torch.zeros(1)}, target)
+        return target
+
+    monkeypatch.setattr("eval.metrics.weights.download", download)
+    monkeypatch.setenv("HDPAINTER_MIRRORS", "https://mirror.example/{file}")
+    with pytest.raises(UserError):
+        make_metric("clip")
+    assert fetched == []
+    metric = make_metric("clip", download=True)
+    [(urls, target)] = fetched
+    assert urls[0] == "https://mirror.example/ViT-B-16-openai.safetensors"
+    assert metric.clip.path == target == no_weights / "open_clip/ViT-B-16-openai.safetensors"
+    make_metric("clip", download=True)
+    assert len(fetched) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "params", "complaint"),
+    [
+        ("clips", {}, "no metric 'clips'; there are clip"),
+        ("seam", {"near": 2}, "no parameter 'near'"),
+        ("clip", {"model": "ViT-B-17"}, "open_clip has no model 'ViT-B-17'"),
+        ("clip", {"model": "roberta-ViT-B-32", "weights": "laion2b_s12b_b32k"}, "tokenizer from a hub"),
+        ("clip", {"weights": "nowhere.safetensors"}, r"nowhere\.safetensors .* are not there"),
+        ("clip", {"model": "none.json"}, r"none\.json is neither a file nor within"),
+        ("minipick", {}, "needs the parameter 'model'"),
+        ("pickscore", {"weights": "elsewhere"}, "elsewhere/model.safetensors .* are not there"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(no_weights, metric, params, complaint):
+    with pytest.raises(UserError, match=complaint):
+        make_metric(metric, params)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: 1", "must map names of metrics"),
+        ("metrics: {clop: {}}", "no metric 'clop'"),
+        ("metrics: {clip: 3}", "clip must be a mapping"),
+        ("metrics: [", "not valid YAML"),
+    ],
+)
+def test_a_config_without_metrics_is_refused(tmp_path: Path, text, complaint):
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        read_metrics(path)
+    path.write_text("metrics: metrics-mini")
+    assert read_metrics(path) == read_metrics("metrics-mini")

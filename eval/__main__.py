@@ -1,4 +1,4 @@
-"""The benchmark's command line: ``python -m eval triplets | generate | score | table | report``.
+"""The benchmark's command line: ``python -m eval triplets | check | generate | score | table | report``.
 
 Exit codes: 0 all done; 1 some results failed, or an error of the program; 2 a mistake that the user can mend;
 130 interrupted by Ctrl-C. An error is one line on standard error; --debug shows the traceback.
@@ -16,6 +16,7 @@ from ldm.util import UserError
 DEBUG = "--debug"
 COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit code
     "triplets": "eval.coco",
+    "check": "eval.requirements",
     "generate": "eval.generate",
     "score": "eval.score",
     "table": "eval.tables",

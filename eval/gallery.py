@@ -12,7 +12,7 @@ from PIL import Image
 
 from eval.grids import bin_name
 from eval.runs import Run, Sample
-from eval.summary import Row, Summary, preference_metric
+from eval.summary import Row, Summary
 
 SHOWN = {  # of each picture: key on the page -> metric, column, digits
     "clip": ("clip", "clip", 2),
@@ -43,12 +43,11 @@ class Gallery:
         self.run, self.bins = summary.run, summary.bins
         self.rows = summary.measured
         self.ours, self.baseline = summary.ours, summary.baseline
-        preferred = preference_metric(self.run)
         self._scores: dict[str, dict[str, np.ndarray]] = {}
         for row in self.rows:
             found = self._scores[row.name] = {}
             for key, (metric, column, _) in SHOWN.items():
-                columns = self.run.scores(row.members[0], metric or preferred or "") or {}
+                columns = self.run.scores(row.members[0], metric or summary.preferences or "") or {}
                 if column in columns:
                     found[key] = columns[column]
 

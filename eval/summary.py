@@ -5,7 +5,7 @@ numbers.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,8 +106,8 @@ class Row:
 class Summary:
     """All numbers of a run. `means` has a key (row, column), `differences` (row, column) against the
     baseline, `preferred` the same for whether ours is preferred to the row at all (against 50%), `by_bin` and
-    `by_category` (row, column, bin or category). `judges` has a key for each metric. An absent key is a
-    number that there is not.
+    `by_category` (row, column, bin or category). `judges` has a key for each metric. preferences: the metric
+    that has the logits. An absent key is a number that there is not.
     """
 
     run: Run
@@ -115,6 +115,7 @@ class Summary:
     ours: str | None
     baseline: str | None
     judges: Mapping[str, Judge]
+    preferences: str | None
     bins: np.ndarray
     means: Mapping[tuple[str, str], Mean]
     differences: Mapping[tuple[str, str], Difference]
@@ -142,6 +143,7 @@ class Summary:
 
 def summarise(
     run: Run,
+    methods: Sequence[str] | None = None,
     *,
     ours: str | None = None,
     baseline: str | None = None,
@@ -150,16 +152,19 @@ def summarise(
 ) -> Summary:
     """Read the scores of `run` and compute every mean, interval and test.
 
-    ours, baseline: rows that the others are compared with; by default the first whose name begins with
-    "hd-painter" and "stable-inpainting". repeats, seed: of the bootstrap.
+    methods: the names of those to show, all by default. ours, baseline: rows that the others are compared
+    with; by default the first whose name begins with "hd-painter" and "stable-inpainting". repeats, seed: of
+    the bootstrap.
 
     Raises UserError if the run has no triplets or no such row.
     """
     if not run.triplets:
         raise UserError(f"{run.path} has no triplets, so there is nothing to put in a table")
-    rows = _rows(run)
+    names = run.methods if methods is None else list(methods)
+    preferences = next((m for m in PREFERENCES if any(run.score_path(n, m).is_file() for n in names)), None)
+    rows = _rows(run, names)
     ours, baseline = _choose(rows, ours, "hd-painter"), _choose(rows, baseline, "stable-inpainting")
-    rows = _with_preferences(run, rows, ours)
+    rows = _with_preferences(run, rows, ours, preferences)
     bins = mask_bins(run.mask_shares)
     categories = np.array([triplet.prompt for triplet in run.triplets])  # what a method was asked for
     by_name = {row.name: row for row in rows}
@@ -185,7 +190,8 @@ def summarise(
         rows=rows,
         ours=ours,
         baseline=baseline,
-        judges=_judges(run),
+        judges=_judges(run, names, preferences),
+        preferences=preferences,
         bins=bins,
         means=_solve(bootstrap.means, whole),
         differences={key: _mcnemar(by_name, baseline, key, value) for key, value in differences.items()},
@@ -228,10 +234,10 @@ def _choose(rows: list[Row], name: str | None, default: str) -> str | None:
     return next((candidate for candidate in measured if candidate.startswith(default)), None)
 
 
-def _rows(run: Run) -> list[Row]:
+def _rows(run: Run, names: Sequence[str]) -> list[Row]:
     """The methods in the run's order; those that differ in the seed only become one."""
     groups: dict[str, list[str]] = {}
-    for name in run.methods:
+    for name in names:
         groups.setdefault(_without_seed(run, name), []).append(name)
     return [_row(run, name, tuple(members)) for name, members in groups.items()]
 
@@ -275,19 +281,11 @@ def _column(run: Run, method: str, metric: str, key: str) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
 
-def preference_metric(run: Run) -> str | None:
-    """Where the run keeps the logits of preferences: PickScore's or the miniature's."""
-    return next(
-        (m for m in PREFERENCES if any(run.score_path(name, m).is_file() for name in run.methods)), None
-    )
-
-
-def _with_preferences(run: Run, rows: list[Row], ours: str | None) -> list[Row]:
+def _with_preferences(run: Run, rows: list[Row], ours: str | None, metric: str | None) -> list[Row]:
     """`rows` with how often, and with what probability, ours is preferred to each.
 
     Of several seeds every pair counts the same. Ours against itself has no column: it is 50% by definition.
     """
-    metric = preference_metric(run)
     if metric is None or ours is None:
         return rows
 
@@ -304,12 +302,12 @@ def _with_preferences(run: Run, rows: list[Row], ours: str | None) -> list[Row]:
     return result
 
 
-def _judges(run: Run) -> dict[str, Judge]:
+def _judges(run: Run, names: Sequence[str], preferences: str | None) -> dict[str, Judge]:
     """What made the run's scores, by metric. Raises UserError if it was not the same for all methods."""
     judges = {}
     for metric in dict.fromkeys(column.metric for column in COLUMNS):
-        stored = preference_metric(run) if metric == "pickscore" else metric
-        records = {m: record for m in run.methods if stored and (record := _record(run, m, stored))}
+        stored = preferences if metric == "pickscore" else metric
+        records = {m: record for m in names if stored and (record := _record(run, m, stored))}
         for method, record in records.items():
             first = next(iter(records))
             if record.get("settings") != records[first].get("settings"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.coco import write_rows
+from eval.config import Config
 from eval.grids import Grid, bin_name, grids
 from eval.published import TABLES, Published
 from eval.runs import Run
@@ -30,6 +31,11 @@ def add_parser(subparsers: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that `table` and `report` share."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of results")
+    parser.add_argument(
+        "--config",
+        help="only the methods of this config, a YAML file or the name of one in configs/eval "
+        "(default: all that are in the folder)",
+    )
     parser.add_argument(
         "--published",
         choices=sorted(TABLES),
@@ -53,13 +59,16 @@ def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
     None."""
     if args.repeats < 100:
         raise UserError(f"--repeats {args.repeats} is too few for an interval; give at least 100")
-    opened = Run.open(args.folder)
-    given = opened.info
+    opened, methods = Run.open(args.folder), None
+    given: Mapping[str, Any] = opened.info
+    if args.config:
+        config = Config.load(args.config)
+        given, methods = config.for_tables, [entry.name for entry in config.entries()]
     name = args.published or given.get("published")
     if name is not None and name not in TABLES:
-        raise UserError(f"the run's config has published: {name!r}; there is {' and '.join(sorted(TABLES))}")
+        raise UserError(f"the config has published: {name!r}; there is {' and '.join(sorted(TABLES))}")
     ours, baseline = args.ours or given.get("ours"), args.baseline or given.get("baseline")
-    return summarise(opened, ours=ours, baseline=baseline, repeats=args.repeats), name
+    return summarise(opened, methods, ours=ours, baseline=baseline, repeats=args.repeats), name
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_tables(summary: Summary, out: Path, published: str | None = None) -> list[Path]:
-    """Write NAME.md, NAME.tex, NAME.csv (all numbers, unrounded), NAME-quoted.csv and samples.csv into `out`.
+    """Write NAME.md, NAME.tex, NAME.csv (all numbers, unrounded), NAME-quoted.csv and NAME-samples.csv into
+    `out`.
 
     NAME is `published` ("table1", "table2"), or "table". Each file appears whole or not at all.
     """
@@ -84,7 +94,7 @@ def write_tables(summary: Summary, out: Path, published: str | None = None) -> l
         write_text(out / f"{name}.md", markdown(title, provenance(summary), made)),
         write_text(out / f"{name}.tex", latex(made)),
         write_csv(out / f"{name}.csv", number_rows(summary)),
-        write_csv(out / "samples.csv", sample_rows(summary.run)),
+        write_csv(out / f"{name}-samples.csv", sample_rows(summary)),
     ]
     return written + ([write_csv(out / f"{name}-quoted.csv", quoted_rows(figures))] if figures else [])
 
@@ -230,11 +240,11 @@ def number_rows(summary: Summary) -> list[dict[str, Any]]:
     return rows
 
 
-def sample_rows(run: Run) -> list[dict[str, Any]]:
+def sample_rows(summary: Summary) -> list[dict[str, Any]]:
     """One row for each triplet and method that has a result, each seed for itself: triplet, method, seed and
     all scores as they were stored."""
-    rows = []
-    for method in run.methods:
+    run, rows = summary.run, []
+    for method in [member for row in summary.rows for member in row.members]:
         manifest = run.manifest(method)
         folder = run.score_path(method, "any").parent
         scores = [run.scores(method, path.stem) or {} for path in sorted(folder.glob("*.csv"))]

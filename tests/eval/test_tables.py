@@ -118,7 +118,7 @@ def test_what_was_not_run_has_a_reason_and_never_a_number(summary, tmp_path):
     assert "not run: weights not included" in line and not re.search(r"\d", line)
     (row,) = [row for row in rows_of(tmp_path / "table1.csv") if row["method"] == "glide"]
     assert row["not_run"] == "weights not included" and row["value"] == ""
-    assert "glide" not in {row["method"] for row in rows_of(tmp_path / "samples.csv")}
+    assert "glide" not in {row["method"] for row in rows_of(tmp_path / "table1-samples.csv")}
 
 
 def test_bounds_are_set_apart(summary):
@@ -129,7 +129,7 @@ def test_bounds_are_set_apart(summary):
 
 def test_samples_keep_every_stored_score(run, summary, tmp_path):
     write_tables(summary, tmp_path)
-    rows = rows_of(tmp_path / "samples.csv")
+    rows = rows_of(tmp_path / "table-samples.csv")
     assert len(rows) == 4 * len(run.triplets)
     row = next(row for row in rows if row["method"] == "painta" and row["index"] == "7")
     assert float(row["clip"]) == run.scores("painta", "clip")["clip"][7]
@@ -221,7 +221,7 @@ def test_odd_names_do_not_break_any_format(tmp_path):
     assert not re.search(r"(?<!\\)[%#_]", body.replace("\\label{tab:bins-acc_release}", ""))
     assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
     assert rows_of(tmp_path / "out" / "table.csv")[0]["label"] == ODD
-    assert rows_of(tmp_path / "out" / "samples.csv")[0]["prompt"] == ODD
+    assert rows_of(tmp_path / "out" / "table-samples.csv")[0]["prompt"] == ODD
 
 
 def test_no_samples_is_a_clear_error(tmp_path):
@@ -257,7 +257,7 @@ def test_command_does_as_the_runs_config_said(tmp_path, capsys):
     run = fake_run(tmp_path / "run", 6, published="table2", ours="painta")
     assert main(["table", str(run.path), "--repeats", "100"]) == 0
     written = {path.name for path in (run.path / "tables").iterdir()}
-    assert written == {"table2.md", "table2.tex", "table2.csv", "table2-quoted.csv", "samples.csv"}
+    assert written == {"table2.md", "table2.tex", "table2.csv", "table2-quoted.csv", "table2-samples.csv"}
     assert set(capsys.readouterr().out.split()) == {str(run.path / "tables" / name) for name in written}
     assert "only PAIntA preferred to the row" in (run.path / "tables" / "table2.md").read_text()
     out = tmp_path / "out"
@@ -266,6 +266,21 @@ def test_command_does_as_the_runs_config_said(tmp_path, capsys):
         == 0
     )
     assert "HD-Painter preferred to the row" in (out / "table1.md").read_text()
+
+
+def test_only_the_methods_of_a_config(run, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "out: x\nbenchmark: {coco: toy, images: 4, samples: 2}\nbaseline: painta\npublished: table2\n"
+        "methods: {painta: {}, hd-painter: {}}\n"
+    )
+    flags = ["--config", str(config), "--out", str(tmp_path), "--repeats", "100"]
+    assert main(["table", str(run.path), *flags]) == 0
+    assert {row["method"] for row in rows_of(tmp_path / "table2.csv")} == {"painta", "hd-painter"}
+    assert {row["method"] for row in rows_of(tmp_path / "table2-samples.csv")} == {"painta", "hd-painter"}
+    assert "Difference from only PAIntA" in (tmp_path / "table2.md").read_text()
+    config.write_text(config.read_text().replace("painta: {}", "rasg: {}"))
+    assert main(["table", str(run.path), *flags]) == 2
 
 
 def test_an_unknown_published_table_is_refused(tmp_path, capsys):

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# From nothing to a table of the paper and a report: check, generate, score, table, report. reproduce_table1.sh and
+# reproduce_table2.sh call it with the table's name. Started again, it goes on where it stopped.
+#
+#   reproduce_table1.sh --mini     the miniatures that ship, on toy COCO, offline; true and other labels as prompts
+#   reproduce_table1.sh            MSCOCO 2017 and the public checkpoints; true labels, as the paper
+#   --prompt true|other            only this kind of prompts
+#   --out DIR                      for the results (default: outputs/mini-PROMPT or outputs/mscoco-PROMPT)
+#
+# All other arguments go to `python -m eval generate`, such as --coco DIR, --devices cuda:0,cuda:1, --limit 16.
+set -euo pipefail
+usage() { sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
+table=$1
+shift
+mini= prompts= out= rest=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --mini) mini=mini ;;
+    --prompt | --out)
+      [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
+      [ "$1" = --out ] && out=$(realpath -m "$2") || prompts=$2
+      shift
+      ;;
+    --help | -h) usage 0 ;;
+    *) rest+=("$1") ;;
+  esac
+  shift
+done
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+config=${mini:+mini-}$table
+for prompt in ${prompts:-${mini:+other} true}; do
+  run=${out:-outputs/${mini:-mscoco}}-$prompt
+  what=(--config "$config" --prompt "$prompt" --out "$run" ${rest[@]+"${rest[@]}"})
+  python -m eval check "${what[@]}"
+  python -m eval generate "${what[@]}"
+  python -m eval score "$run"
+  python -m eval table "$run" --config "$config"
+  python -m eval report "$run" --config "$config" --out "$run/$table.html"
+done

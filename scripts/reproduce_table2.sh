@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Table 2 of the paper; see reproduce.sh.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/reproduce.sh" table2 "$@"

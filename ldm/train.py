@@ -44,11 +44,9 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     checkpoints = ModelCheckpoint(
         run_dir, filename="last", train_time_interval=interval, enable_version_counter=False
     )
-    devices = 1 if gpu else settings.get("processes", 1)
     trainer = pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        devices=1,
         precision=settings.get("precision", "bf16-mixed"),
         max_epochs=-1,
         max_steps=-1,
@@ -62,9 +60,8 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     )
     last = run_dir / "last.ckpt"
     trainer.fit(training, ckpt_path=last if last.exists() else None)
-    trainer.save_checkpoint(last)  # by every process: it ends with a barrier
-    if trainer.is_global_zero:
-        export(training, report, config, run_dir)
+    trainer.save_checkpoint(last)
+    export(training, report, config, run_dir)
 
 
 def export(training: Training, report: Report, config, run_dir: Path) -> None:
@@ -83,11 +80,20 @@ def export(training: Training, report: Report, config, run_dir: Path) -> None:
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "last_losses": report.losses,
         "held_out": report.figures,
+        "parts": {
+            name: part_card(Path(path)) for name, path in config.training.params.get("parts", {}).items()
+        },
     }
     save_file(weights, run_dir / "model.safetensors.part", metadata={"format": "pt"})
     (run_dir / "model.json.part").write_text(json.dumps(card, indent=1))
     for name in ("model.safetensors", "model.json"):
         (run_dir / f"{name}.part").replace(run_dir / name)
+
+
+def part_card(weights: Path) -> dict:
+    """What the card beside a part's weights says of its training."""
+    card = json.loads(weights.with_suffix(".json").read_text())
+    return {key: card[key] for key in ("steps", "minutes", "seed", "parameters", "last_losses", "held_out")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from ldm.checkpoint import read_state_dict
 from ldm.data.cache import SceneCache, scene_cache
 
 from .base import Training, model_part, psnr, tile, to_images, to_tensor
@@ -58,6 +59,8 @@ class AutoencoderTraining(Training):
     """Trains the first stage of the model `config` (a YAML file) on crops of toy scenes drawn at `size` pixels.
 
     Batches have about `pixels` pixels, whatever their crops' size. `held_out` scenes are for the figures.
+    decoder_of: the export of an earlier training, whose decoder alone is trained on. Its latents stay as they
+    are, and so do the diffusion models that were trained on them.
     """
 
     def __init__(
@@ -71,13 +74,19 @@ class AutoencoderTraining(Training):
         crop_weights: tuple[float, ...] = (0.45, 0.43, 0.12),
         pixels: int = 131072,
         kl_weight: float = 3e-4,
+        decoder_of: str | None = None,
         seed: int = 0,
         **budget,
     ):
         model = model_part(config, "first_stage_config")
         with torch.no_grad():  # small posterior variances from the start
             model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
+        if decoder_of is not None:
+            model.load_state_dict(read_state_dict(decoder_of))
+            model.encoder.requires_grad_(False)
+            model.quant_conv.requires_grad_(False)
         super().__init__(model, **budget)
+        self.decoder_only = decoder_of is not None
         self.scale_factor = OmegaConf.load(config).model.params.scale_factor
         self.kl_weight = kl_weight
         self.data = Crops(
@@ -87,7 +96,7 @@ class AutoencoderTraining(Training):
 
     def train_dataloader(self):
         # a resumed run must not see the same crops again
-        self.data.seed = hash((self.data.seed, self.global_step, self.global_rank)) % 2**32
+        self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
         return self.loader(self.data)
 
     def loss(self, x):
@@ -105,6 +114,8 @@ class AutoencoderTraining(Training):
 
     def weights(self):
         """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config."""
+        if self.decoder_only:  # they are so already
+            return super().weights()
         latents, _ = self.reconstruct()
         factor = 1 / (float(latents.std()) * self.scale_factor)
         state = {name: tensor.clone() for name, tensor in self.average.module.state_dict().items()}

@@ -138,12 +138,11 @@ class Report(pl.Callback):
             self._row("losses.csv", task, self.losses)
             self.sums.clear()
             self.count = 0
-        if time.monotonic() - self.shown > 60 * self.minutes and trainer.is_global_zero:
+        if time.monotonic() - self.shown > 60 * self.minutes:
             self.show(task)
 
     def on_train_end(self, trainer, task):
-        if trainer.is_global_zero:
-            self.show(task)
+        self.show(task)
 
     def show(self, task: Training) -> None:
         """Evaluate the averaged weights and draw their sheet now."""
@@ -158,8 +157,6 @@ class Report(pl.Callback):
         self.shown = task._last = time.monotonic()
 
     def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:
-        if not task.trainer.is_global_zero:
-            return
         row = {"step": task.global_step, "minutes": round(float(task.elapsed) / 60, 2)}
         row |= {key: f"{value:.5g}" for key, value in figures.items()}
         path = self.folder / name

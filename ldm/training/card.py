@@ -38,15 +38,21 @@ def describe(name: str, card: dict, size: int) -> str:
     scenes = card["training"]["params"]["scenes"]
     extent = f"{card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision"
     effort = f"{card['steps']} steps in {card['minutes']} minutes on {card['device']}"
-    figures = {"last training losses": card["last_losses"], "held-out": card["held_out"]}
+    parts = {"": card} | {f"{part}: ": facts for part, facts in card.get("parts", {}).items()}
     lines = [
         f"\n## {name}.safetensors\n",
         f"{ABOUT.get(name, name)}. {extent}.\n",
         f"- trained for {effort}, seed {card['seed']}, torch {card['torch']}",
         f"- data: {scenes} training scenes; config `configs/train/{name}.yaml`",
     ]
-    for title, values in figures.items():
-        lines.append(f"- {title}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+    for part, facts in parts.items():
+        if part:
+            lines.append(
+                f"- {part}{facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}"
+            )
+        for title, values in (("last training losses", "last_losses"), ("held-out", "held_out")):
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in facts[values].items())
+            lines.append(f"- {part}{title}: {figures}")
     return "\n".join(lines) + "\n"
 
 

@@ -139,7 +139,7 @@ class DetectorTraining(Training):
         self.held_out = scene_cache(cache, "val", held_out, size, self.workers)
 
     def train_dataloader(self):
-        self.data.seed = hash((self.data.seed, self.global_step, self.global_rank)) % 2**32
+        self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
         return self.loader(self.data)
 
     def transfer_batch_to_device(self, batch, device, index):

@@ -109,7 +109,7 @@ class DiffusionTraining(Training):
 
     def train_dataloader(self):
         # drawn in this process: encoding needs the model; steps already done must not come again
-        rng = np.random.default_rng((self.seed, self.global_step, self.global_rank))
+        rng = np.random.default_rng((self.seed, self.global_step))
         return torch.utils.data.DataLoader(Endless(self, rng), batch_size=None)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -117,9 +117,8 @@ class DiffusionTraining(Training):
         cv2.setNumThreads(1)
         sizes = list(self.crops)
         weights = np.array([self.crops[s][0] for s in sizes], float)
-        order = np.random.default_rng(self.seed)  # the same sizes in every process
         while True:
-            size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
+            size = sizes[rng.choice(len(sizes), p=weights / weights.sum())]
             samples = self.pools[size].draw(rng, self.crops[size][1])
             yield collate(samples) | {"txt": [self.caption(rng, s["scene"]) for s in samples]}
 
@@ -211,8 +210,8 @@ class InpaintingTraining(DiffusionTraining):
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
         x = to_tensor(images).to(self.ldm.device)
         m = torch.from_numpy(masks).to(x)[:, None]
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            z, masked = (self.ldm.encode_first_stage(v).mode() for v in (x, x * (1 - m)))
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
+            z, masked = (self.ldm.encode_first_stage(v).mode().float() for v in (x, x * (1 - m)))
         small = F.interpolate(m, size=z.shape[-2:])
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
@@ -308,8 +307,8 @@ class UpscalerTraining(DiffusionTraining):
     def conditions(self, images: np.ndarray) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and the images reduced 4x."""
         x = to_tensor(images).to(self.ldm.device)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            z = self.ldm.encode_first_stage(x).mode()
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
+            z = self.ldm.encode_first_stage(x).mode().float()
         return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
 
     def make(self, rng, size, count):

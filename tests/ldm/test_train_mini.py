@@ -220,9 +220,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
         "workers": 1,
         "config": str(CONFIGS / "models/mini-inpainting.yaml"),
     }
-    config = OmegaConf.merge(
-        config, {"training": {"params": small | {"steps": 2}}, "trainer": {"processes": 1}}
-    )
+    config = OmegaConf.merge(config, {"training": {"params": small | {"steps": 2}}})
     run(config, tmp_path, gpu=False)
     first = json.loads((tmp_path / "model.json").read_text())
     assert first["steps"] == 2

@@ -5,7 +5,7 @@
 #   reproduce_table1.sh --mini     the miniatures that ship, on toy COCO, offline; true and other labels as prompts
 #   reproduce_table1.sh            MSCOCO 2017 and the public checkpoints; true labels, as the paper
 #   --prompt true|other            only this kind of prompts
-#   --out DIR                      for the results (default: outputs/mini-PROMPT or outputs/mscoco-PROMPT)
+#   --out DIR                      results go to DIR-true, DIR-other (default: outputs/mini or outputs/mscoco)
 #
 # All other arguments go to `python -m eval generate`, such as --coco DIR, --devices cuda:0,cuda:1, --limit 16.
 set -euo pipefail
@@ -16,9 +16,13 @@ mini= prompts= out= rest=()
 while [ $# -gt 0 ]; do
   case $1 in
     --mini) mini=mini ;;
-    --prompt | --out)
+    --prompt | --out | --coco)
       [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
-      [ "$1" = --out ] && out=$(realpath -m "$2") || prompts=$2
+      case $1 in # paths are relative to where the script is called, not to the repository
+        --prompt) prompts=$2 ;;
+        --out) out=$(realpath -m "$2") ;;
+        --coco) rest+=(--coco "$(realpath -m "$2")") ;;
+      esac
       shift
       ;;
     --help | -h) usage 0 ;;

@@ -1,0 +1,220 @@
+"""The scripts that reproduce the tables: what is missing, the estimate, and from samples to the report."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from eval.__main__ import main
+from eval.config import Config
+from eval.requirements import (
+    BYTES_A_PIXEL,
+    PACKAGES,
+    duration,
+    estimate,
+    missing,
+    needed,
+    seconds_per_evaluation,
+    size,
+)
+from hdpainter.settings import Method
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+JUDGES = {"fidelity": {}, "seam": {}, "saturation": {}}
+
+
+def test_nothing_is_missing_where_all_is_there(write_config, tiny_pipeline):
+    config = Config.load(
+        write_config({"painta": {}, "mean": {"kind": "mean"}}, model=str(tiny_pipeline), metrics=JUDGES)
+    )
+    assert missing(config) == []
+
+
+def test_everything_that_is_missing_is_listed_with_how_to_get_it(write_config, tmp_path):
+    pipeline = tmp_path / "lost.yaml"
+    pipeline.write_text(
+        "pipeline: {inpainting: {config: mini-inpainting.yaml, checkpoint: lost.safetensors}}"
+    )
+    methods = {
+        "painta": {},
+        "rasg": {},  # the same file
+        "theirs": {"kind": "folder", "path": str(tmp_path / "absent")},
+        "glide": {"kind": "folder", "path": None, "why_not": "weights not included"},
+    }
+    metrics = {"clip": {"model": "models/mini-clip.json", "weights": "lost-clip.safetensors"}, "fidelity": {}}
+    root = tmp_path / "coco2017"
+    path = write_config(methods, model=str(pipeline), metrics=metrics, benchmark={"coco": str(root)})
+    dataset, model, folder, judge = missing(Config.load(path))
+    assert str(root) in dataset and f"mkdir -p {root}" in dataset and "val2017.zip" in dataset
+    assert "lost.safetensors" in model and "HDPAINTER_CHECKPOINTS" in model
+    assert str(tmp_path / "absent") in folder
+    assert "lost-clip.safetensors" in judge
+
+
+def test_missing_images_are_counted(write_config, toy_root, tmp_path):
+    root = tmp_path / "coco"
+    shutil.copytree(toy_root, root)
+    for picture in root.rglob("*.png"):
+        picture.unlink()
+    (message,) = missing(
+        Config.load(write_config({"mean": {"kind": "mean"}}, benchmark={"coco": str(root)}, metrics=JUDGES))
+    )
+    assert "images of" in message and "are missing" in message
+
+
+def test_a_package_that_a_metric_needs(write_config, monkeypatch):
+    monkeypatch.setitem(
+        __import__("eval.requirements", fromlist=["x"]).PACKAGES, "fidelity", ("no_such_package",)
+    )
+    (message,) = missing(Config.load(write_config({"mean": {"kind": "mean"}}, metrics=JUDGES)))
+    assert "no_such_package" in message and "pip install" in message
+
+
+def test_estimate_follows_from_samples_steps_and_time(write_config, tiny_pipeline, tmp_path):
+    config = Config.load(
+        write_config({"painta": {"steps": 7}, "mean": {"kind": "mean"}}, model=str(tiny_pipeline))
+    )
+    need = needed(config)
+    assert need.samples == 6 and need.pictures == 12
+    assert need.evaluations["painta"] == 14  # with and without the prompt
+    assert need.bytes == 6 * 3 * 64**2 * BYTES_A_PIXEL
+    assert needed(config, limit=2).samples == 2 and needed(config, limit=99).samples == 6
+    one, two = (estimate(config, need, 100.0, devices) for devices in (1, 2))
+    total = 6 * (14 + need.evaluations["mean"]) * 100.0
+    assert duration(total) in one[1] and duration(total / 2) in two[1]
+    assert not [line for line in one if "warning" in line]
+
+
+def test_too_little_disk_is_said(write_config, monkeypatch):
+    config = Config.load(write_config({"mean": {"kind": "mean"}}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    assert "warning" in estimate(config, needed(config), 1.0, 1)[-1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59, "00:59"), (3700, "1:01:40"), (86400 * 3, "3.0 days")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(10, "1 MB"), (25e6, "25 MB"), (6.2e10, "62.0 GB")])
+def test_sizes(count, text):
+    assert size(count) == text
+
+
+def test_a_network_evaluation_is_measured(write_config, tiny_pipeline):
+    config = Config.load(write_config({"painta": {}}, model=str(tiny_pipeline)))
+    assert 0 < seconds_per_evaluation(config, "cpu") < 30
+
+
+def test_check_lists_and_fails_or_agrees(write_config, tiny_pipeline, capsys):
+    path = write_config({"painta": {}}, model=str(tiny_pipeline), metrics=JUDGES)
+    assert main(["check", "--config", str(path), "--devices", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "all that it needs is there" in text and "time: about" in text and "disk: up to" in text
+    assert main(["check", "--config", str(path), "--coco", "nowhere", "--devices", "cpu"]) == 2
+    assert "1 missing:" in (text := capsys.readouterr().out) and "nowhere" in text
+
+
+def test_from_samples_to_the_report(write_config, tiny_pipeline, tmp_path):
+    """All commands in turn, with real pictures by an untrained model and real judges that need no weights."""
+    methods = {
+        "stable-inpainting": {"steps": 2, "seed": [1, 2]},
+        "hd-painter": {"steps": 2},
+        "original": {"kind": "original"},
+        "nuwa-lip": {"kind": "folder", "path": None, "why_not": "weights not included"},
+    }
+    config = str(
+        write_config(methods, model=str(tiny_pipeline), metrics=JUDGES, published="table1", dtype="float32")
+    )
+    run = tmp_path / "run"
+    assert main(["generate", "--config", config, "--devices", "cpu"]) == 0
+    assert main(["score", str(run), "--device", "cpu"]) == 0
+    assert main(["table", str(run), "--config", config, "--repeats", "100"]) == 0
+    assert main(["report", str(run), "--config", config, "--repeats", "100"]) == 0
+    table = (run / "tables" / "table1.md").read_text()
+    assert "(2 seeds) | 6 |" in table and "not run: weights not included" in table
+    assert re.search(r"^\| original \| 6 \| ∞ \| 0\.0 ", table, re.MULTILINE)  # PSNR, largest change
+    assert (run / "report.html").stat().st_size > 20_000
+
+
+@pytest.fixture
+def called(tmp_path):
+    """called(script, *arguments) -> (exit code, the commands that the script would run). A stand-in for Python
+    records them; it fails at the command in $FAIL."""
+    bin, log = tmp_path / "bin", tmp_path / "log"
+    bin.mkdir()
+    python = bin / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$@" >> {log}\n[ "$3" = "$FAIL" ] && exit 2\nexit 0\n'
+    )
+    python.chmod(0o755)
+
+    def call(script, *arguments, fail=""):
+        log.unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            "VIRTUAL_ENV": str(tmp_path),
+            "PATH": f"{bin}:{os.environ['PATH']}",
+            "FAIL": fail,
+        }
+        done = subprocess.run(
+            ["bash", str(SCRIPTS / script), *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, log.read_text().splitlines() if log.is_file() else []
+
+    return call
+
+
+def test_mini_script_runs_every_step_for_both_kinds_of_prompts(called):
+    code, commands = called("reproduce_table2.sh", "--mini", "--limit", "8")
+    assert code == 0 and len(commands) == 10
+    steps = ["check", "generate", "score", "table", "report"]
+    assert [command.split()[2] for command in commands] == steps * 2
+    for prompt, part in (("other", commands[:5]), ("true", commands[5:])):
+        for command in part[:2]:
+            assert f"--config mini-table2 --prompt {prompt} --out outputs/mini-{prompt} --limit 8" in command
+        assert all(f"outputs/mini-{prompt}" in command for command in part)
+
+
+def test_full_script_uses_true_labels_and_the_given_folders(called, tmp_path):
+    code, commands = called(
+        "reproduce_table1.sh", "--coco", "data/coco", "--out", "results", "--devices", "cuda:0"
+    )
+    assert code == 0 and len(commands) == 5
+    dataset, results = tmp_path / "data" / "coco", tmp_path / "results-true"
+    expected = f"--config table1 --prompt true --out {results} --coco {dataset} --devices cuda:0"
+    assert expected in commands[1]
+    assert commands[4].endswith(f"--out {results}/table1.html")
+
+
+@pytest.mark.parametrize(("step", "count"), [("check", 1), ("generate", 2), ("score", 3)])
+def test_script_stops_at_the_first_failure(called, step, count):
+    code, commands = called("reproduce_table1.sh", "--mini", fail=step)
+    assert code == 2 and len(commands) == count
+
+
+def test_script_says_how_it_is_used(called):
+    code, commands = called("reproduce_table1.sh", "--help")
+    assert code == 0 and commands == []
+    assert called("reproduce_table1.sh", "--prompt")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "mini-table1", "mini-table2"])
+def test_the_scripts_configs_are_what_the_tables_expect(name):
+    config = Config.load(name)
+    assert config.for_tables["published"] == name.removeprefix("mini-")
+    names = [entry.name for entry in config.entries()]
+    assert {"stable-inpainting", "hd-painter"} <= set(names)
+    if name.endswith("table2"):
+        assert {"painta", "rasg"} <= set(names)
+    for entry in config.entries():
+        if entry.kind == "pipeline":
+            Method.load(entry.how.method)
+    assert needed(config).samples >= 500

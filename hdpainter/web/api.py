@@ -1,0 +1,80 @@
+"""The HTTP API: one call makes one finished picture. docs/web.md shows it by curl and by Python."""
+
+import asyncio
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hdpainter.images import load_mask
+from hdpainter.masks import binarize
+from hdpainter.pipeline import HDPainter
+from hdpainter.web import work
+from hdpainter.web.engine import Job
+from hdpainter.web.photos import load_named, receive
+from hdpainter.web.recipes import Recipe
+from hdpainter.web.studio import Studio
+from hdpainter.web.work import Subject
+from ldm.util import UserError
+
+
+class Api:
+    """The functions behind the endpoints."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+
+    def models(self) -> dict[str, Any]:
+        """The models, each with whether it has super-resolution, the methods, and the server's limits."""
+        menu = self.studio.menu
+        return {"models": menu.models, "methods": menu.methods, "limits": vars(menu.limits)}
+
+    async def inpaint(self, image: str, mask: str, *form: Any) -> tuple[str, dict[str, Any]]:
+        """Fill the white part of the mask with what the prompt says.
+
+        image, mask: files of one size. The rest as on the page; steps, guidance_scale, eta and size of null are
+        the method's and the model's own. Returns the finished PNG, whose text chunk "hdpainter" holds the
+        settings, and the same settings as JSON.
+        """
+        studio = self.studio
+        engine = studio.engine
+        try:
+            recipe = studio.menu.recipe(*form)
+            subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
+            job = Job("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))
+            job.seconds = studio.menu.limits.minutes * 60
+            engine.submit(job)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        try:
+            async for _ in engine.watch(job):
+                pass
+        finally:
+            engine.cancel(job)  # of no effect once it is done
+        if job.state != "done":
+            raise gr.Error(job.message or job.state, print_exception=False)
+        finished = job.delivered[-1]
+        return str(finished.image), finished.record
+
+    def _subject(self, image: Path, mask: Path) -> Subject:
+        for file, what in ((image, "image"), (mask, "mask")):
+            if not file.is_file():
+                raise UserError(f"{what} is missing: upload a file and give its path")
+        photo = receive(image, image.name, self.studio.workspace.folder(), self.studio.menu.limits.megapixels)
+        binarize(load_named(load_mask, mask, mask.name, photo.size), 1)
+        path = photo.path.with_name(work.MASK_NAME)
+        shutil.copyfile(mask, path)
+        return Subject(photo, path)
+
+    def _work(self, subject: Subject, recipe: Recipe):
+        make = work.make_drafts(subject, [recipe], subject.mask.parent)
+        superres = recipe.settings.superres
+
+        def both(painter: HDPainter, job: Job) -> None:
+            make(painter, job)
+            draft = job.delivered[0]
+            work.finish(draft, superres, subject.mask.parent, self.studio.identify)(painter, job)
+
+        return both

@@ -1,0 +1,119 @@
+"""The command ``hdpainter web``."""
+
+import argparse
+import dataclasses
+import ipaddress
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from contextlib import suppress
+from typing import Any
+
+from hdpainter.web.limits import Limits
+from ldm.util import UserError
+
+DEFAULT_PORT = 7860
+LIMITS = {
+    "upload_mb": "largest file, in MiB",
+    "megapixels": "largest picture, in million pixels",
+    "minutes": "longest job",
+    "drafts": "most drafts of a job",
+    "steps": "most steps of a draft",
+    "queue": "most jobs that wait, of all users",
+    "per_user": "most jobs that wait, of one tab",
+    "disk_mb": "all temporary files together, in MiB",
+    "hours": "how long temporary files are kept",
+}
+
+
+def add_parser(subparsers: Any, default_model: str) -> None:
+    """Add ``web`` to the commands; the parsed arguments have a `run(args)` that returns the exit status."""
+    parser = subparsers.add_parser(
+        "web",
+        help="open a page in the browser, and an HTTP API",
+        description="Serves a page on this machine only, unless --host says otherwise. Ctrl-C ends it.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--model", default=default_model, help="loaded first (default: %(default)s)")
+    parser.add_argument(
+        "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
+    )
+    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: by the device)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="port to listen on (default: %(default)s); 0: any free one",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    access = parser.add_mutually_exclusive_group()
+    access.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        help="ask for them; also $HDPAINTER_AUTH, which no process list shows",
+    )
+    access.add_argument(
+        "--no-auth",
+        action="store_true",
+        help="let everybody in who reaches a --host that is not this machine",
+    )
+    limits = parser.add_argument_group("limits")
+    for field in dataclasses.fields(Limits):
+        limits.add_argument(
+            f"--max-{field.name.replace('_', '-')}" if field.name != "hours" else "--keep-hours",
+            dest=field.name,
+            type=field.type,
+            default=field.default,
+            metavar="N",
+            help=f"{LIMITS[field.name]} (default: {field.default})",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
+    auth = login(args.host, args.auth or os.environ.get("HDPAINTER_AUTH"), args.no_auth)
+
+    def load(model: str) -> Any:
+        return args.load(model, args.device, args.dtype, menu.models[model])
+
+    from hdpainter.web.menu import Menu, installed  # these and gradio take seconds to import
+    from hdpainter.web.server import Server
+
+    menu = Menu(installed(args.model), limits)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the files are removed
+    with Server(menu, load, args.identify, args.host, args.port, auth) as server:
+        print(f"HD-Painter is at {server.url} (Ctrl-C ends it)", flush=True)
+        if args.open:
+            webbrowser.open(server.url)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    return 0
+
+
+def login(host: str, auth: str | None, no_auth: bool) -> tuple[str, str] | None:
+    """User and password to ask for; None: let everybody in.
+
+    Raises UserError where others can reach the host and it was not said how to deal with them.
+    """
+    if auth is not None:
+        user, colon, password = auth.partition(":")
+        if not (user and colon and password):
+            raise UserError("--auth must be USER:PASSWORD, neither of them empty")
+        return user, password
+    if not no_auth and not is_loopback(host):
+        raise UserError(
+            f"--host {host} lets others in: give --auth USER:PASSWORD, or --no-auth to let everybody in"
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

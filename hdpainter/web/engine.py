@@ -1,0 +1,247 @@
+"""The queue of jobs and the one thread that paints.
+
+A painter is not made for several threads, and two models may not fit into memory together. So all work on models
+is done by a single thread, job after job in the order of their arrival; nobody else ever holds a painter.
+"""
+
+import asyncio
+import gc
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+import torch
+
+from hdpainter.batch import one_line
+from hdpainter.pipeline import HDPainter
+from ldm.util import UserError
+
+POLL_SECONDS = 0.1
+NO_MEMORY = (
+    "there is not enough memory for this picture: choose a smaller size under Advanced, a smaller model, "
+    "or no super-resolution"
+)
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+
+class Cancelled(Exception):
+    """Ends the work of a cancelled job, from inside."""
+
+
+class Job:
+    """A piece of work on a model, and how far it is.
+
+    title: what it makes, for people. model: name of the model that it needs. work: is given the painter and this
+    job; it calls `begin` for each of its `parts`, `step` after each sampling step and `deliver` for each thing
+    made. seconds: time limit.
+    owner: the tab or call that it belongs to.
+
+    Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `delivered`.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        model: str,
+        work: Callable[[HDPainter, "Job"], None],
+        parts: int = 1,
+        owner: str = "",
+        seconds: float = float("inf"),
+    ):
+        self.title, self.model, self.work, self.owner = title, model, work, owner
+        self.parts, self.seconds = parts, seconds
+        self.state: State = "waiting"
+        self.message = ""
+        self.delivered: list[Any] = []
+        self.version = 0  # grows with every change
+        self.label = ""
+        self.steps = (0, 0)
+        self.took = 0.0
+        self._part = 0
+        self._started = 0.0
+        self._cancelled = threading.Event()
+
+    @property
+    def finished(self) -> bool:
+        return self.state not in ("waiting", "running")
+
+    @property
+    def fraction(self) -> float:
+        """How much is done, 0 to 1."""
+        step, steps = self.steps
+        return (max(self._part - 1, 0) + (step / steps if steps else 0)) / self.parts
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the time that the steps took so far; None before the first."""
+        if not self._started or self.fraction == 0:
+            return None
+        return (time.monotonic() - self._started) * (1 - self.fraction) / self.fraction
+
+    def start(self) -> None:
+        """The model is there, the work begins."""
+        self._started = time.monotonic()
+        self.say("starting")
+
+    def say(self, label: str) -> None:
+        """What is being done now, in a few words."""
+        self.label = label
+        self._check()
+
+    def begin(self, label: str) -> None:
+        """The next part begins."""
+        self._part += 1
+        self.steps = (0, 0)
+        self.say(label)
+
+    def step(self, stage: str, step: int, steps: int) -> None:
+        """The `progress` callback of HDPainter. Raises Cancelled, and UserError after the time limit."""
+        self.steps = (step, steps)
+        self._check()
+
+    def deliver(self, made: Any) -> None:
+        """Hand out something that is ready."""
+        self.delivered.append(made)
+        self._check()
+
+    def cancel(self) -> None:
+        """The owner no longer wants it. It counts as cancelled at once, and its work stops at the next step."""
+        self._cancelled.set()
+        self.finish("cancelled")
+
+    def finish(self, state: State, message: str = "") -> None:
+        """Ends the job, unless it has ended already."""
+        if not self.finished:
+            self.took = time.monotonic() - self._started if self._started else 0.0
+            self.message, self.state = message, state
+        self.version += 1
+
+    def _check(self) -> None:
+        self.version += 1
+        if self._cancelled.is_set():
+            raise Cancelled
+        if time.monotonic() - self._started > self.seconds:
+            raise UserError(
+                f"it took longer than the limit of {self.seconds / 60:g} minutes: choose fewer steps or drafts, "
+                "or a smaller size"
+            )
+
+
+class Engine:
+    """Runs jobs one at a time, first come, first served.
+
+    load: makes the painter of a model's name; one model is held at a time, until a job wants another.
+    queue, per_owner: how many jobs may wait in all and of one owner.
+    """
+
+    def __init__(self, load: Callable[[str], HDPainter], queue: int = 64, per_owner: int = 8):
+        self._load, self._queue, self._per_owner = load, queue, per_owner
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._loaded: tuple[str, HDPainter] | None = None  # touched by the thread only
+        self._thread = threading.Thread(target=self._run, daemon=True, name="painter")
+        self._thread.start()
+
+    def submit(self, job: Job) -> Job:
+        """Put a job at the end of the queue. Raises UserError when that is full."""
+        with self._changed:
+            if len(self._waiting) >= self._queue:
+                raise UserError(f"{len(self._waiting)} jobs are waiting already; try again in a while")
+            if sum(other.owner == job.owner for other in self._waiting) >= self._per_owner:
+                raise UserError(f"{self._per_owner} of your jobs are waiting already; let one finish first")
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return job
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs come before this one, the running one included; 0 when it runs."""
+        with self._changed:
+            if job not in self._waiting:
+                return 0
+            return self._waiting.index(job) + (self._running is not None)
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or stop it at its next step."""
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            job.cancel()
+
+    async def watch(self, job: Job) -> AsyncIterator[None]:
+        """Wakes whenever the job or its place in the queue changed, for the last time when it has ended."""
+        seen = None
+        while True:
+            finished = job.finished
+            now = (job.version, self.ahead(job))
+            if now != seen or finished:
+                seen = now
+                yield
+            if finished:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Cancel everything and wait for the thread, which stops at the running job's next step."""
+        with self._changed:
+            self._closing = True
+            for job in (*self._waiting, *([self._running] if self._running else [])):
+                job.cancel()
+            self._waiting.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._running = None
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                job = self._running = self._waiting.popleft()
+                job.state = "running"
+            self._do(job)
+
+    def _do(self, job: Job) -> None:
+        try:
+            painter = self._painter(job)
+            job.start()
+            job.work(painter, job)
+            job.finish("done")
+        except Cancelled:
+            job.finish("cancelled")
+        except UserError as error:
+            job.finish("failed", str(error))
+        except Exception as error:  # the server goes on, whatever happens to one job
+            traceback.print_exc()
+            job.finish(
+                "failed", NO_MEMORY if out_of_memory(error) else f"the program failed: {one_line(error)}"
+            )
+        release_memory()  # after the except blocks: an error holds on to the memory of the failed try
+
+    def _painter(self, job: Job) -> HDPainter:
+        if self._loaded is None or self._loaded[0] != job.model:
+            job.label = f"loading the model {job.model}"
+            job.version += 1
+            self._loaded = None
+            release_memory()
+            self._loaded = (job.model, self._load(job.model))
+        return self._loaded[1]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory is short; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def release_memory() -> None:
+    """Give back what nobody uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

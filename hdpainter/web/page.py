@@ -1,0 +1,270 @@
+"""The page: its components, and which of the studio's methods answers which event."""
+
+import csv
+from importlib.resources import files
+from pathlib import Path
+
+import gradio as gr
+
+from hdpainter.settings import Method
+from hdpainter.web.api import Api
+from hdpainter.web.menu import MAX_SIZE, PROMPT_LENGTH
+from hdpainter.web.studio import Studio
+from hdpainter.web.work import LABELS
+from ldm.util import CONFIGS
+
+FILE_TYPES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
+DEFAULT_METHOD = "hd-painter"
+EXAMPLES = CONFIGS / "inference" / "pictures"
+ASSETS = files("hdpainter.web") / "assets"
+
+# The mask goes from the editor to Python when an event asks for it: its first input is replaced by this.
+WITH_MASK = "(_, ...rest) => [window.hdpainter.mask(), ...rest]"
+OPEN = "(shown) => { window.hdpainter.open(shown); }"
+LOAD = "(url) => { window.hdpainter.load(url); }"
+COPY = "(text) => { if (text) navigator.clipboard?.writeText(text); }"
+
+HEAD = """
+<div class="hdp-head"><h1>HD-Painter</h1>
+<p>Paint over a part of a photo, say what should be there, pick a draft, and get it at full resolution.</p></div>
+"""
+
+
+def asset(name: str) -> str:
+    """The text of a file in ``assets``."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def theme() -> gr.Theme:
+    """With the system's fonts: the page asks nothing of other servers."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def examples() -> list[tuple[Path, Path, str]]:
+    """(photo, mask, prompt) of each picture that ships."""
+    with (EXAMPLES / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        prompts = {Path(row["image"]).stem: row["prompt"] for row in csv.DictReader(file)}
+    return [
+        (EXAMPLES / f"{name}.png", EXAMPLES / f"{name}_mask.png", prompt) for name, prompt in prompts.items()
+    ]
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page with its events and the API."""
+    menu, sampler = studio.menu, Method.load(DEFAULT_METHOD).sampler
+    models, first = list(menu.models), next(iter(menu.models))
+    methods = [(LABELS.get(name, name), name) for name in (*LABELS, *menu.methods) if name in menu.methods]
+    methods = list(dict.fromkeys(methods))
+    shipped = examples()
+    with gr.Blocks(title="HD-Painter", analytics_enabled=False) as page:
+        gr.HTML(HEAD)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                photo = gr.File(
+                    label="Photo: drop it here, paste it, or choose a file",
+                    file_types=FILE_TYPES,
+                    elem_id="photo",
+                    height=130,
+                )
+                gallery_examples = gr.Gallery(
+                    [(str(image), prompt) for image, _, prompt in shipped],
+                    label="Or try one of these",
+                    elem_id="examples",
+                    columns=3,
+                    height=170,
+                    allow_preview=False,
+                    object_fit="cover",
+                    interactive=False,
+                    buttons=[],
+                )
+                editor = gr.HTML(
+                    html_template=asset("editor.html"), js_on_load=asset("editor.js"), elem_id="editor"
+                )
+                mask_file = gr.UploadButton(
+                    "Load a mask from a file", file_types=FILE_TYPES, elem_id="mask-file", size="sm"
+                )
+                seen = gr.HTML(elem_id="seen")
+            with gr.Column(scale=2, min_width=320):
+                prompt = gr.Textbox(
+                    label="Prompt",
+                    placeholder="What should be there?",
+                    lines=2,
+                    max_length=1000,
+                    elem_id="prompt",
+                )
+                with gr.Row():
+                    method = gr.Dropdown(methods, value=DEFAULT_METHOD, label="Method", min_width=150)
+                    model = gr.Dropdown(models, value=first, label="Model", min_width=110)
+                with gr.Row():
+                    count = gr.Slider(
+                        1, menu.limits.drafts, value=2, step=1, label="Drafts", elem_id="count", min_width=150
+                    )
+                    seed = gr.Number(
+                        value=0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=90
+                    )
+                    locked = gr.Checkbox(False, label="Keep the seed", elem_id="lock", min_width=90)
+                with gr.Accordion("Advanced", open=False):
+                    steps = gr.Slider(1, menu.limits.steps, value=sampler.steps, step=1, label="Steps")
+                    guidance_scale = gr.Slider(
+                        1, 20, value=sampler.guidance_scale, step=0.1, label="Guidance scale"
+                    )
+                    eta = gr.Slider(
+                        0, 1, value=sampler.eta, step=0.01, label="Eta: share of noise, or of RASG's guidance"
+                    )
+                    negative = gr.Textbox(
+                        label="Negative prompt", placeholder="What to keep away from", max_length=1000
+                    )
+                    size = gr.Number(
+                        value=0,
+                        precision=0,
+                        minimum=0,
+                        maximum=MAX_SIZE,
+                        label="Longer side of a draft; 0: the model's",
+                    )
+                    superres = gr.Checkbox(menu.models[first], label="Super-resolution of the picked draft")
+                with gr.Row():
+                    run = gr.Button("Make drafts", variant="primary", elem_id="run", min_width=130)
+                    compare = gr.Button("Side by side", elem_id="compare", min_width=110)
+                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=90)
+                status = gr.HTML(
+                    '<div class="hdp-status" role="status"><p>Choose a photo.</p></div>', elem_id="status"
+                )
+        gallery = gr.Gallery(
+            label="Drafts: pick one",
+            elem_id="drafts",
+            columns=4,
+            allow_preview=False,
+            object_fit="contain",
+            interactive=False,
+            visible=False,
+            buttons=[],
+        )
+        slider = gr.ImageSlider(
+            elem_id="result",
+            type="filepath",
+            interactive=False,
+            visible=False,
+            max_height=720,
+            buttons=["fullscreen"],
+        )
+        with gr.Row():
+            finish = gr.Button(
+                "Finish this one: full size, ×4",
+                variant="primary",
+                elem_id="finish",
+                visible=False,
+                min_width=150,
+            )
+            download = gr.DownloadButton("Download PNG", elem_id="download", visible=False, min_width=130)
+            explain = gr.Button("Explain", elem_id="explain", visible=False, min_width=90)
+        figures = gr.Gallery(
+            label="What the method attends to",
+            elem_id="figures",
+            columns=2,
+            visible=False,
+            interactive=False,
+            buttons=[],
+        )
+        with gr.Row():
+            as_command = gr.Button("Copy as command", elem_id="copy-command", size="sm", min_width=130)
+            as_yaml = gr.Button("Copy as YAML", elem_id="copy-yaml", size="sm", min_width=130)
+            mask_download = gr.DownloadButton(
+                "Download the mask", elem_id="mask-download", size="sm", visible=False, min_width=130
+            )
+        recipe = gr.Code(
+            label="The same again, from the folder with photo and mask",
+            elem_id="recipe",
+            interactive=False,
+            visible=False,
+            wrap_lines=True,
+        )
+        # Carriers of what goes between the editor and Python.
+        mask, shown, mask_url = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)
+
+        form = [prompt, model, method, steps, guidance_scale, eta, negative, size, superres]
+        pictures = [gallery, slider, finish, download, explain]
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        at_once = {**quiet, "queue": False}
+        painting = {**quiet, "concurrency_limit": None, "trigger_mode": "multiple", "js": WITH_MASK}
+
+        for event in (photo.upload, photo.clear):
+            loaded = event(
+                studio.photo_loaded, photo, [shown, *pictures, status], concurrency_limit=2, **quiet
+            )
+            loaded.then(None, shown, js=OPEN, **quiet)
+        chosen = gallery_examples.select(
+            example_event(studio, shipped),
+            None,
+            [shown, *pictures, status, prompt],
+            concurrency_limit=2,
+            **quiet,
+        )
+        chosen.then(None, shown, js=OPEN, **quiet)
+        mask_file.upload(
+            studio.mask_loaded, mask_file, [mask_url, status], concurrency_limit=2, **quiet
+        ).then(None, mask_url, js=LOAD, **quiet)
+        editor.input(
+            studio.mask_painted,
+            [mask, model, method, size],
+            seen,
+            js=WITH_MASK,
+            concurrency_limit=4,
+            trigger_mode="always_last",
+            **quiet,
+        )
+        method.input(studio.method_chosen, method, [steps, guidance_scale, eta, negative], **at_once)
+        for button, answer in ((run, studio.drafts_wanted), (compare, studio.comparison_wanted)):
+            button.click(answer, [mask, seed, locked, count, *form], [seed, *pictures, status], **painting)
+        cancel.click(studio.cancel_wanted, None, status, **at_once)
+        gallery.select(studio.draft_picked, None, pictures, **at_once)
+        finish.click(
+            studio.finish_wanted,
+            superres,
+            [*pictures, status],
+            concurrency_limit=None,
+            scroll_to_output=False,
+            **quiet,
+        )
+        explain.click(studio.explanation_wanted, None, [figures, status], concurrency_limit=None, **quiet)
+        for button, answer in ((as_command, studio.command_wanted), (as_yaml, studio.yaml_wanted)):
+            copied = button.click(
+                answer, [mask, seed, *form], [recipe, mask_download, status], js=WITH_MASK, **quiet
+            )
+            copied.then(None, recipe, js=COPY, **quiet)
+        page.unload(studio.tab_closed)
+        add_api(studio, prompt, model, method, form[3:])
+    page.queue(default_concurrency_limit=4, max_size=4 * menu.limits.queue)
+    return page
+
+
+def example_event(studio: Studio, shipped: list[tuple[Path, Path, str]]):
+    """The answer to a click on one of the examples."""
+
+    def chosen(request: gr.Request, event: gr.SelectData):
+        return studio.example_chosen(request, *shipped[event.index])
+
+    return chosen
+
+
+def add_api(studio: Studio, prompt: gr.Textbox, model: gr.Dropdown, method: gr.Dropdown, rest: list) -> None:
+    """The endpoints /inpaint and /models; their inputs are checked by components like the page's own."""
+    api = Api(studio)
+    with gr.Column(visible=False):
+        image, mask = gr.File(label="image"), gr.File(label="mask")
+        seed = gr.Number(0, precision=0, label="seed")
+        picture, record = gr.File(label="picture"), gr.JSON(label="record")
+        call, ask = gr.Button(), gr.Button()
+    call.click(
+        api.inpaint,
+        [image, mask, prompt, model, method, seed, *rest],
+        [picture, record],
+        api_name="inpaint",
+        concurrency_limit=None,
+    )
+    ask.click(api.models, None, record, api_name="models", queue=False)

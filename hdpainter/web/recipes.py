@@ -1,0 +1,89 @@
+"""The same picture by the command line or from a batch file."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hdpainter.jobs import JobSettings
+from hdpainter.plan import resolve
+from hdpainter.settings import Method
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines a picture besides photo and mask."""
+
+    model: str
+    prompt: str
+    settings: JobSettings
+
+    @property
+    def method(self) -> Method:
+        """The method with the settings in it. Raises UserError for an unknown name or a value out of range."""
+        self.settings.check()
+        return resolve(self.settings)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that have to be told: method and seed, and what is not the method's own value."""
+        plain = Method.load(self.settings.method)
+        own = {
+            "steps": plain.sampler.steps,
+            "guidance_scale": plain.sampler.guidance_scale,
+            "eta": plain.sampler.eta,
+            "negative_prompt": plain.prompts.negative,
+        }
+        told = {"method": self.settings.method, "seed": self.settings.seed}
+        for field in fields(JobSettings):
+            value = getattr(self.settings, field.name)
+            if field.name not in told and value != field.default and value != own.get(field.name):
+                told[field.name] = value
+        return told
+
+    def at(self, **settings: Any) -> "Recipe":
+        """A copy with other settings."""
+        return replace(self, settings=replace(self.settings, **settings))
+
+
+def as_command(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
+    """The lines for a shell that make the same pictures from files of these names."""
+    lines = []
+    for recipe in recipes:
+        words = ["hdpainter", "inpaint"]
+        out = f"{result_name(image, recipe)}.png"
+        values = {"model": recipe.model, "image": image, "mask": mask, "prompt": recipe.prompt}
+        for key, value in {**values, **recipe.given, "out": out}.items():
+            flag = key.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            elif str(value).startswith("-"):  # or it would be taken for a flag
+                words.append(f"--{flag}={value}")
+            else:
+                words += [f"--{flag}", str(value)]
+        lines.append(shlex.join(words))
+    return "\n".join(lines)
+
+
+def as_yaml(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
+    """The job file for ``hdpainter batch`` that makes the same pictures from files of these names beside it."""
+    jobs = [
+        {
+            "name": result_name(image, recipe),
+            "image": image,
+            "mask": mask,
+            "prompt": recipe.prompt,
+            **recipe.given,
+        }
+        for recipe in recipes
+    ]
+    content = {"model": recipes[0].model, "jobs": jobs}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def result_name(image: str, recipe: Recipe) -> str:
+    """A name for the result of the image file of that name."""
+    return f"{Path(image).stem}-{recipe.settings.method}-{recipe.settings.seed}"

@@ -1,0 +1,114 @@
+"""What the server knows of one browser tab, and what the tab shows of its jobs."""
+
+import html
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hdpainter.web.engine import Engine, Job
+from hdpainter.web.photos import Photo
+from hdpainter.web.work import Draft, Finished
+
+SESSIONS = 200  # tabs remembered; older ones have to load their photo again
+KEPT = 24  # drafts in the gallery
+
+
+@dataclass
+class Session:
+    """State of a tab. key: gradio's. groups: the drafts of each job, the newest job first. jobs: those since
+    the tab last had nothing to do. picked: the draft that the slider shows. finished: by the draft's file."""
+
+    key: str
+    photo: Photo | None = None
+    loaded_mask: Path | None = None
+    groups: list[list[Draft]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    picked: Draft | None = None
+    finished: dict[Path, Finished] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """In the order of the gallery."""
+        return [draft for group in self.groups for draft in group][:KEPT]
+
+    @property
+    def active(self) -> list[Job]:
+        return [job for job in self.jobs if not job.finished]
+
+    def clear(self) -> None:
+        """Nothing of the last photo stays."""
+        vars(self).update(vars(Session(self.key)))
+
+    def add(self, job: Job) -> None:
+        """A job was put into the queue."""
+        self.error = ""
+        self.jobs = [*self.active, job]
+
+
+class Sessions:
+    """The sessions by gradio's key of the tab. The key is only looked up, never part of a path."""
+
+    def __init__(self):
+        self._by_key: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, key: str) -> Session:
+        """The session of a tab, a new one when it was not seen before."""
+        with self._lock:
+            if key not in self._by_key:
+                self._by_key[key] = Session(key)
+                if len(self._by_key) > SESSIONS:
+                    self._by_key.popitem(last=False)
+            self._by_key.move_to_end(key)
+            return self._by_key[key]
+
+
+def status(session: Session, engine: Engine) -> str:
+    """The panel that says how far things are, as HTML."""
+    lines = [_alert(session.error)] if session.error else []
+    lines += [_alert(job.message) for job in session.jobs if job.state == "failed"]
+    active = session.active
+    if active:
+        first = next((job for job in active if job.state == "running"), active[0])
+        lines.append(_progress(first, engine.ahead(first)))
+        if len(active) > 1:
+            lines.append(f"<p>{len(active) - 1} more of yours after it</p>")
+    elif session.jobs and session.jobs[-1].state == "cancelled":
+        lines.append("<p>Cancelled.</p>")
+    elif session.jobs and session.jobs[-1].state == "done":
+        last = session.jobs[-1]
+        lines.append(f"<p>{html.escape(last.title)}: done in {last.took:.1f} s</p>")
+    elif not lines:
+        hint = (
+            "Paint over what to replace and press <b>Make drafts</b>." if session.photo else "Choose a photo."
+        )
+        lines.append(f"<p>{hint}</p>")
+    return f'<div class="hdp-status" role="status" aria-live="polite">{"".join(lines)}</div>'
+
+
+def _alert(message: str) -> str:
+    return f'<p class="hdp-error" role="alert">{html.escape(message[:1].upper() + message[1:])}</p>'
+
+
+def _progress(job: Job, ahead: int) -> str:
+    if job.state == "waiting":
+        come = "1 job comes" if ahead == 1 else f"{ahead} jobs come"
+        return f"<p>{html.escape(job.title)}: in the queue, {come} first</p><progress></progress>"
+    step, steps = job.steps
+    left = job.seconds_left
+    told = f"step {step} of {steps}" if step else ""
+    if left is not None:
+        told += f", about {duration(left)} left"
+    label = html.escape(job.label[:1].upper() + job.label[1:])
+    value = f' value="{job.fraction:.3f}"' if job.fraction else ""
+    return f'<p><span class="hdp-steps">{told}</span>{label}</p><progress max="1"{value}></progress>'
+
+
+def duration(seconds: float) -> str:
+    """For people: "8 s", "3 min", "1 h 20 min"."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

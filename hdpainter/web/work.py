@@ -1,0 +1,199 @@
+"""What the engine's thread does for a job: drafts, the finishing of one of them, the explanation of one."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hdpainter import plan
+from hdpainter.batch import make_record
+from hdpainter.blend import blend
+from hdpainter.images import load_mask, save_png
+from hdpainter.jobs import Job as FileJob
+from hdpainter.masks import shrink
+from hdpainter.pipeline import HDPainter
+from hdpainter.web.engine import Job
+from hdpainter.web.photos import Photo
+from hdpainter.web.recipes import Recipe
+from ldm.util import UserError
+
+LABELS = {
+    "stable-inpainting": "Stable Inpainting",
+    "painta": "PAIntA",
+    "rasg": "RASG",
+    "hd-painter": "HD-Painter",
+    "hd-painter-release": "HD-Painter, as released",
+    "post-hoc": "Post-hoc guidance",
+}
+COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")
+MASK_NAME = "mask.png"
+FINISHED_SIDE = 2048  # longer side of the finished picture in the slider, in pixels
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A photo, and the file with the mask that was painted for it, of the photo's size."""
+
+    photo: Photo
+    mask: Path
+
+    def load(self) -> tuple[Image.Image, np.ndarray]:
+        """The picture, and the mask as grey values [H, W]."""
+        picture = self.photo.load()
+        if not self.mask.is_file():
+            raise UserError("the mask was removed from the server after a while: paint it again")
+        return picture, load_mask(self.mask, picture.size)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """low_res: stage 1's picture, lossless. preview: it joined with the photo's small copy."""
+
+    subject: Subject
+    recipe: Recipe
+    low_res: Path
+    preview: Path
+    seconds: float
+
+    @property
+    def label(self) -> str:
+        method = self.recipe.settings.method
+        return f"{LABELS.get(method, method)}, seed {self.recipe.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """image: the PNG for download, with the record inside. before, after: pictures of one size for the slider."""
+
+    draft: Draft
+    image: Path
+    before: Path
+    after: Path
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """figures: (file, caption) of each picture."""
+
+    figures: list[tuple[Path, str]]
+
+
+def make_drafts(
+    subject: Subject, recipes: Sequence[Recipe], folder: Path
+) -> Callable[[HDPainter, Job], None]:
+    """Work that delivers a `Draft` for each recipe, one after the other."""
+    methods = [recipe.method for recipe in recipes]  # now, so that a mistake is told before the job waits
+
+    def work(painter: HDPainter, job: Job) -> None:
+        picture, grey = subject.load()
+        for number, (recipe, method) in enumerate(zip(recipes, methods, strict=True), 1):
+            name = LABELS.get(method.name, method.name)
+            job.begin(f"draft {number} of {len(recipes)}: {name}" if len(recipes) > 1 else f"draft: {name}")
+            started = time.monotonic()
+            low_res = painter.draft(
+                picture,
+                grey,
+                recipe.prompt,
+                method=method,
+                seed=recipe.settings.seed,
+                size=recipe.settings.size,
+                progress=job.step,
+            )
+            path = folder / f"{secrets.token_hex(8)}.png"
+            low_res.save(path)
+            preview = path.with_suffix(".jpg")
+            _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
+            job.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
+
+    return work
+
+
+def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:
+    """A draft in the photo's small copy, without a seam."""
+    generated = np.array(low_res.resize(proxy.size, Image.Resampling.LANCZOS))
+    return Image.fromarray(blend(np.array(proxy), generated, shrink(mask, proxy.size[::-1], "nearest")))
+
+
+def finish(
+    draft: Draft, superres: bool, folder: Path, identify: Callable[[str, bool], dict[str, Any]]
+) -> Callable[[HDPainter, Job], None]:
+    """Work that delivers the draft as a `Finished`; `identify` is `hdpainter.plan.identify`."""
+    recipe, photo = draft.recipe.at(superres=superres), draft.subject.photo
+    method = recipe.method
+
+    def work(painter: HDPainter, job: Job) -> None:
+        job.begin("super-resolution" if superres else "joining with the photo")
+        picture, grey = draft.subject.load()
+        if not draft.low_res.is_file():
+            raise UserError("the draft was removed from the server after a while: make it again")
+        with Image.open(draft.low_res) as low_res:
+            result = painter.finish(
+                picture,
+                grey,
+                recipe.prompt,
+                low_res.convert("RGB"),
+                method=method,
+                seed=recipe.settings.seed,
+                size=recipe.settings.size,
+                superres=superres,
+                progress=job.step,
+            )
+        job.say("saving")
+        result.metadata["seconds"]["inpainting"] = round(draft.seconds, 3)
+        own = folder / secrets.token_hex(8)  # for a readable name of the download
+        path = own / f"{file_name(recipe.prompt)}.png"
+        file_job = FileJob(path.stem, photo.path, draft.subject.mask, recipe.prompt, recipe.settings, "web")
+        task = plan.make_task(file_job, path, method, photo.size, identify(recipe.model, superres))
+        files = {"files": {"image": photo.name, "mask": MASK_NAME}}
+        record = make_record(task, result, None) | files
+        save_png(result.image, path, record)
+        before, after = own / "before.jpg", own / "after.jpg"
+        for image, shown in ((picture, before), (result.image, after)):
+            small = image.copy()
+            small.thumbnail((FINISHED_SIDE, FINISHED_SIDE), Image.Resampling.LANCZOS)
+            small.save(shown, quality=92)
+        job.deliver(Finished(draft, path, before, after, record))
+
+    return work
+
+
+def file_name(prompt: str) -> str:
+    """The prompt's first words as a file name of plain letters: it can be no path, whatever the prompt is."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or "picture"
+
+
+def explain_draft(draft: Draft, folder: Path) -> Callable[[HDPainter, Job], None]:
+    """Work that delivers an `Explained`: the figures of ``hdpainter explain`` for the draft's settings."""
+
+    def work(painter: HDPainter, job: Job) -> None:
+        from hdpainter.explain import explain  # slow to import, and not in every installation
+
+        picture, grey = draft.subject.load()
+        job.begin("observing the method")
+        recipe = draft.recipe
+        explanation = explain(
+            painter,
+            picture,
+            grey,
+            recipe.prompt,
+            methods=[recipe.method],
+            seed=recipe.settings.seed,
+            size=recipe.settings.size,
+            progress=job.step,
+        )
+        job.say("drawing")
+        figures = []
+        for plate in explanation.plates.values():
+            path = folder / f"{secrets.token_hex(8)}.png"
+            plate.image.save(path)
+            figures.append((path, plate.title))
+        job.deliver(Explained(figures))
+
+    return work

@@ -1,0 +1,85 @@
+"""The server's temporary files: one folder, bounded in age and size, removed at the end."""
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = "hdpainter-web-"
+SWEEP_SECONDS = 30
+LOCK = "lock"
+
+
+class Workspace:
+    """A folder in the system's temporary one, held by a lock for as long as the server runs.
+
+    root: the folder. Files older than `max_age` seconds are removed and, where all together exceed `max_bytes`,
+    the oldest ones first. Folders of servers that were killed are removed when the next one starts.
+    """
+
+    def __init__(self, max_bytes: int, max_age: float, parent: Path | None = None):
+        parent = parent or Path(tempfile.gettempdir())
+        remove_orphans(parent)
+        # Resolved: gradio compares paths, and the temporary folder may be behind a link.
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
+        self._lock = FileLock(self.root / LOCK)
+        self._lock.acquire()
+        self.max_bytes, self.max_age = max_bytes, max_age
+        self._closing = threading.Event()
+        self._janitor = threading.Thread(target=self._keep_sweeping, daemon=True, name="janitor")
+        self._janitor.start()
+
+    def folder(self) -> Path:
+        """A new folder whose name nobody can guess: the server hands files out to whoever names them."""
+        path = self.root / secrets.token_hex(16)
+        path.mkdir()
+        return path
+
+    def sweep(self) -> None:
+        """Remove what is too old or too much."""
+        files = []
+        for path in self.root.rglob("*"):
+            try:
+                if path.is_file() and path.name != LOCK:
+                    files.append((path.stat().st_mtime, path.stat().st_size, path))
+            except FileNotFoundError:  # removed by someone else meanwhile
+                continue
+        excess = sum(size for _, size, _ in files) - self.max_bytes
+        oldest = time.time() - self.max_age
+        for modified, size, path in sorted(files):
+            if modified >= oldest and excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty yet
+                path.parent.rmdir()
+            excess -= size
+
+    def close(self) -> None:
+        """Remove everything."""
+        self._closing.set()
+        self._janitor.join()
+        self._lock.release()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _keep_sweeping(self) -> None:
+        while not self._closing.wait(SWEEP_SECONDS):
+            self.sweep()
+
+
+def remove_orphans(parent: Path) -> None:
+    """Remove the folders of servers that ended without doing so: the system has dropped their locks."""
+    for path in parent.glob(f"{PREFIX}*"):
+        lock = path / LOCK
+        if not lock.is_file():
+            continue
+        try:
+            with FileLock(lock).acquire(blocking=False):
+                pass
+        except (Timeout, OSError):  # it runs, or is another user's
+            continue
+        shutil.rmtree(path, ignore_errors=True)

@@ -123,14 +123,13 @@ def score(
     record = {
         "metric": metric.name,
         "label": metric.label,
+        "columns": list(metric.columns),
         "settings": metric.settings,
         "notes": metric.notes,
     }
     with _locked(path):
         rows = _kept(items, path, record)
         todo = [item for item in items if item.key[1] not in rows]
-        if not todo:
-            return [rows[item.key[1]] for item in items]
 
         def save() -> None:
             done = [rows[item.key[1]] for item in items if item.key[1] in rows]
@@ -138,6 +137,8 @@ def score(
 
         save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
         _write_record(path.with_suffix(".json"), record)
+        if not todo:
+            return [rows[item.key[1]] for item in items]
         unsaved, saved = 0, time.monotonic()
         with Progress(len(todo), stream) as progress:
             progress.start(name)
@@ -175,10 +176,11 @@ def _kept(items: Sequence[Item], path: Path, record: Mapping[str, Any]) -> dict[
     """The rows of `path` that still hold: made with these settings, of pictures that are older than it."""
     try:
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        same = all(known[key] == json.loads(json.dumps(record[key])) for key in ("settings", "columns"))
         written = path.stat().st_mtime_ns
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
         return {}
-    if known.get("settings") != json.loads(json.dumps(record["settings"])):
+    if not same:
         return {}
     stored = {row[items[0].key[0]]: row for row in read_rows(path, [items[0].key[0]])}
     return {
@@ -202,8 +204,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def means(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, tuple[float, int]]:

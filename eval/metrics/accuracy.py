@@ -2,7 +2,9 @@
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
@@ -59,7 +61,7 @@ class Accuracy(Metric):
         if missing:
             raise UserError(
                 f"the metric 'accuracy' needs {_NEEDED[missing[0]]}, which is not installed; "
-                "get it with: pip install -r requirements.txt"
+                "get it with: pip install -e '.[eval]'"
             )
         self.config_path = _find_config(config)
         urls = [] if weights else [_public_weights(self.config_path)]
@@ -82,11 +84,12 @@ class Accuracy(Metric):
     def config(self) -> Any:
         """mmengine's Config."""
         enable_mmdet()
-        from mmdet.utils import register_all_modules
-        from mmengine.config import Config
+        with _quiet():
+            from mmdet.utils import register_all_modules
+            from mmengine.config import Config
 
-        register_all_modules()
-        return Config.fromfile(self.config_path)
+            register_all_modules()
+            return Config.fromfile(self.config_path)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -171,10 +174,20 @@ class Accuracy(Metric):
         ):  # one batch, unless the pipeline leaves pictures of different sizes
             rows = [i for i, other in enumerate(shapes) if other == shape]
             batch = {key: [inputs[i][key] for i in rows] for key in ("inputs", "data_samples")}
-            for i, sample in zip(rows, self.network.test_step(batch), strict=True):
+            with _quiet():
+                samples = self.network.test_step(batch)
+            for i, sample in zip(rows, samples, strict=True):
                 labels, scores = sample.pred_instances.labels.tolist(), sample.pred_instances.scores.tolist()
                 found[i] = [(self.classes[label], score) for label, score in zip(labels, scores, strict=True)]
         return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of libraries about each other's old names, which would come with every batch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _configs() -> Path:

@@ -83,6 +83,24 @@ def test_nothing_is_scored_twice_unless_it_changed(run):
     assert len(other.asked) == 10
 
 
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"settings": {}, "columns": ["mean"]}'])
+def test_scores_without_a_sound_record_are_made_again(run, damage):
+    scored(run, Brightness())
+    run.score_path("painta", "brightness").with_suffix(".json").write_text(damage)
+    metric = Brightness()
+    scored(run, metric)
+    assert len(metric.asked) == 10
+
+
+def test_a_full_disk_is_one_line(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(UserError, match=r"brightness\.json cannot be written: No space left"):
+        scored(run, Brightness())
+
+
 def test_new_results_are_added_and_vanished_ones_dropped(run):
     manifest = run.folder("painta") / "manifest.jsonl"
     lines = manifest.read_text().splitlines(keepends=True)
@@ -94,6 +112,9 @@ def test_new_results_are_added_and_vanished_ones_dropped(run):
     scored(run, metric)
     assert len(metric.asked) == 4
     assert list(np.isnan(run.scores("painta", "brightness")["mean"])) == [True] + [False] * 9
+    manifest.write_text("".join(lines[5:]))
+    scored(run, metric)
+    assert list(np.isnan(run.scores("painta", "brightness")["mean"])) == [True] * 5 + [False] * 5
 
 
 def test_a_stopped_run_goes_on_where_it_was(run):

@@ -66,9 +66,7 @@ def test_missing_images_are_counted(write_config, toy_root, tmp_path):
 
 
 def test_a_package_that_a_metric_needs(write_config, monkeypatch):
-    monkeypatch.setitem(
-        __import__("eval.requirements", fromlist=["x"]).PACKAGES, "fidelity", ("no_such_package",)
-    )
+    monkeypatch.setitem(PACKAGES, "fidelity", ("no_such_package",))
     (message,) = missing(Config.load(write_config({"mean": {"kind": "mean"}}, metrics=JUDGES)))
     assert "no_such_package" in message and "pip install" in message
 

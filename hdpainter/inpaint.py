@@ -22,6 +22,10 @@ from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
 
 FACTOR = 8  # of the autoencoder: pixels per latent
 
+# Called after each step with the sampler, the predicted x_0 [B, C, h, w] and the step's number from 0; PAIntA, if
+# any, is still active on the UNet. It looks at them and leaves them as they are.
+Observer = Callable[[DDIMSampler, Tensor, int], None]
+
 
 class Inpainting:
     """The first stage: a batch of images, masks and prompts in, completions out.
@@ -51,12 +55,13 @@ class Inpainting:
         method: Method,
         seeds: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
+        observer: Observer | None = None,
     ) -> Tensor:
         """Fill the masks with what the prompts say.
 
         images: uint8 [H, W, 3] each. masks: bool [H, W] each, True = fill. All of one size, a multiple of 8 times
         the UNet's largest downsampling factor. seeds: one per image; its result does not depend on the others.
-        progress: called with (step, steps) after each step.
+        progress: called with (step, steps) after each step. observer: see `Observer`.
         Returns [B, 3, H, W] in [-1, 1] on the CPU; the known region is the model's reconstruction of it.
         """
         model, settings, device = self.model, method.sampler, self.model.device
@@ -90,6 +95,7 @@ class Inpainting:
                 unconditional_guidance_scale=settings.guidance_scale,
                 unconditional_conditioning=uncond,
                 callback=progress and (lambda step: progress(step + 1, len(sampler.ddim_timesteps))),
+                img_callback=observer and (lambda pred_x0, step: observer(sampler, pred_x0, step)),
                 verbose=False,
                 **guidance,
             )

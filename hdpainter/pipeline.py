@@ -21,7 +21,7 @@ from PIL import Image
 
 from hdpainter.blend import blend
 from hdpainter.images import Source, load_image, load_mask, to_image
-from hdpainter.inpaint import Inpainting
+from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models import PipelineModels, load
 from hdpainter.prompts import full_prompt, words_cut
@@ -110,6 +110,7 @@ class HDPainter:
         tile: int | None = None,
         known_region: Literal["exact", "blended"] | None = None,
         progress: Progress | None = None,
+        observer: Observer | None = None,
     ) -> Result | list[Result]:
         """Fill the mask with what the prompt says.
 
@@ -122,6 +123,7 @@ class HDPainter:
         superres: False enlarges stage 1's result by an ordinary filter instead of stage 2.
         crop_margin, tile: replace the method's own value; see `SuperResSettings`.
         progress: called with (stage, step, steps); an exception it raises cancels the job.
+        observer: looks on after each step of stage 1; see `hdpainter.inpaint.Observer`.
 
         Lists give one batch and a list of results: the same pictures as one by one, within rounding. A single
         mask, prompt or seed serves for all.
@@ -144,8 +146,54 @@ class HDPainter:
         masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
         inputs = zip(images, masks, prompts, seeds, strict=True)
         tasks = [self._task(*one, method, size or self.models.spec.size) for one in inputs]
-        results = self._paint(tasks, method, superres, progress or (lambda *_: None))
+        results = self._paint(tasks, method, superres, progress or _silent, observer)
         return results if isinstance(image, list | tuple) else results[0]
+
+    def draft(
+        self,
+        image: Source,
+        mask: Source,
+        prompt: str,
+        *,
+        method: str | Path | Method = "hd-painter",
+        seed: int = 0,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Image.Image:
+        """Stage 1 alone: a completion of stage 1's size, `Result.low_res`, for `finish` to go on with.
+
+        Arguments as for a call of the painter; what else may be set is set in the method (`Method.adjusted`).
+        """
+        method = method if isinstance(method, Method) else Method.load(method)
+        task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
+        return self._inpaint([task], method, progress or _silent, None)[0]
+
+    def finish(
+        self,
+        image: Source,
+        mask: Source,
+        prompt: str,
+        low_res: Image.Image,
+        *,
+        method: str | Path | Method = "hd-painter",
+        seed: int = 0,
+        size: int | None = None,
+        superres: bool = True,
+        progress: Progress | None = None,
+    ) -> Result:
+        """The rest of the way: stage 2 of a draft, the input's size, and the joining with the input.
+
+        With the arguments that made the draft, the picture is that of a single call of the painter.
+        Raises UserError where `low_res` is not of stage 1's size.
+        """
+        method = method if isinstance(method, Method) else Method.load(method)
+        task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
+        if low_res.size != task.size[::-1]:
+            wanted = "{} x {}".format(*task.size[::-1])
+            raise UserError(
+                f"the draft is {low_res.width} x {low_res.height} pixels, stage 1 of this picture {wanted}"
+            )
+        return self._result(task, low_res, method, superres, {}, progress or _silent)
 
     def _task(
         self, image: Source, mask: Source, prompt: str, seed: int, method: Method, long_side: int
@@ -170,7 +218,12 @@ class HDPainter:
         )
 
     def _paint(
-        self, tasks: Sequence[_Task], method: Method, superres: bool, progress: Progress
+        self,
+        tasks: Sequence[_Task],
+        method: Method,
+        superres: bool,
+        progress: Progress,
+        observer: Observer | None,
     ) -> list[Result]:
         """Stage 1 in one batch for each padded size, stage 2 picture by picture."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -180,19 +233,33 @@ class HDPainter:
         for indices in groups.values():
             batch = [tasks[index] for index in indices]
             with timed() as inpainting:
-                low_res = self._inpaint(batch, method, progress)
+                low_res = self._inpaint(batch, method, progress, observer)
+            seconds = {"inpainting": inpainting[0] / len(batch)}
             for index, task, picture in zip(indices, batch, low_res, strict=True):
-                with timed() as finishing:
-                    image, stage2 = self._finish(task, picture, method, superres, progress)
-                seconds = {"inpainting": inpainting[0] / len(batch), "superres": finishing[0]}
-                facts = self._metadata(task, method, stage2, seconds)
-                finished = Image.fromarray(image)
-                finished.info = dict(task.info)
-                results[index] = Result(finished, picture, facts)
+                results[index] = self._result(task, picture, method, superres, seconds, progress)
         return results
 
+    def _result(
+        self,
+        task: _Task,
+        low_res: Image.Image,
+        method: Method,
+        superres: bool,
+        seconds: dict[str, float],
+        progress: Progress,
+    ) -> Result:
+        """From stage 1's picture to the result; `seconds`: what was spent before."""
+        with timed() as finishing:
+            image, stage2 = self._finish(task, low_res, method, superres, progress)
+        facts = self._metadata(task, method, stage2, {**seconds, "superres": finishing[0]})
+        finished = Image.fromarray(image)
+        finished.info = dict(task.info)
+        return Result(finished, low_res, facts)
+
     @torch.no_grad()
-    def _inpaint(self, tasks: Sequence[_Task], method: Method, progress: Progress) -> list[Image.Image]:
+    def _inpaint(
+        self, tasks: Sequence[_Task], method: Method, progress: Progress, observer: Observer | None
+    ) -> list[Image.Image]:
         spec = self.models.spec
         stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
         decoded = stage(
@@ -202,6 +269,7 @@ class HDPainter:
             method,
             [task.seed for task in tasks],
             lambda step, steps: progress("inpainting", step, steps),
+            observer,
         )
         pictures = []
         for task, pixels in zip(tasks, decoded, strict=True):
@@ -270,6 +338,10 @@ class HDPainter:
         }
 
 
+def _silent(stage: str, step: int, steps: int) -> None:
+    """The progress of a call that wants none."""
+
+
 def usable_device(name: str | torch.device | None) -> torch.device:
     """The device of that name; None: cuda or mps where there is one, else cpu. UserError if it is not here."""
     if name is None:
@@ -289,14 +361,12 @@ def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DType
     UNets and text encoders run in `dtype`. With float16, whose range the x4 upscaler's decoder is known to
     exceed, the autoencoders run in float32; bfloat16 has float32's range and serves them too.
 
-    By default that is float16 on a GPU. Elsewhere it is float32, but bfloat16 for the upscaler on a CPU that
-    computes in it: stage 2 only details what stage 1 has decided, so its rounding cannot change what is there.
-    Raises UserError for an unknown dtype.
+    The default is what the device computes fast: float16 on a GPU, bfloat16 on a CPU with instructions for it,
+    float32 elsewhere. Raises UserError for an unknown dtype.
     """
-    if dtype is None and device.type == "cpu" and computes_in_bfloat16():
-        return {"": torch.float32, "upscaler": torch.bfloat16}
     if dtype is None:
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        fast_on_cpu = "bfloat16" if computes_in_bfloat16() else "float32"
+        dtype = {"cuda": "float16", "cpu": fast_on_cpu}.get(device.type, "float32")
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")

@@ -1,0 +1,256 @@
+"""The figures of an explanation: what is shown, in which order, and what is said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from PIL import Image
+
+from hdpainter.explain.panels import Bar, Cell, Panels, new_figure, stack, to_image
+from hdpainter.inpaint import FACTOR
+from hdpainter.rasg import standardize
+
+if TYPE_CHECKING:
+    from hdpainter.explain.explanation import Explained, Explanation
+
+WORDS_IN_A_ROW = 8
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure and what the page says of it."""
+
+    title: str
+    caption: str
+    image: Image.Image
+
+
+def draw(explanation: "Explanation") -> dict[str, Plate]:
+    """All figures by name, those that compare the methods first."""
+    artist = _Artist(explanation)
+    traces = [explained.trace for explained in explanation.methods.values()]
+    plates = {
+        "results": artist.results(),
+        "x0": artist.filmstrip(),
+        "attention": artist.attention(),
+        "rasg-score": artist.score(),
+        "rasg-agreement": artist.agreement(),
+    }
+    if any(trace.gradient is not None for trace in traces):
+        plates["rasg-gradient"] = artist.gradient()
+    if any(trace.c for trace in traces):
+        plates["painta-c"] = artist.painta()
+    for name in explanation.methods:
+        plates[f"attention-levels-{name}"] = artist.attention_levels(name)
+        plates[f"attention-steps-{name}"] = artist.attention_steps(name)
+    return plates
+
+
+class _Artist:
+    def __init__(self, explanation: "Explanation"):
+        self.explanation = explanation
+        self.methods = explanation.methods
+        self.panels = Panels(explanation.image, explanation.mask)
+        # The prompt's words and the end of text, which stands for the prompt as a whole.
+        self.words = list(range(1, len(explanation.columns) - 1))
+
+    def results(self) -> Plate:
+        size = self.explanation.image.size
+        pictures = [self.explanation.image]
+        pictures += [explained.result.image.resize(size) for explained in self.methods.values()]
+        title = "Input and results"
+        image = self.panels.draw(
+            title, [[Cell(picture) for picture in pictures]], columns=["input", *self.methods], size=2.6
+        )
+        return Plate(title, "The outline is that of the mask; pictures of stage 1.", image)
+
+    def filmstrip(self) -> Plate:
+        title = "Predicted x₀ over the steps"
+        rows = [
+            [
+                Cell(picture, label=_time(explained, i))
+                for i, picture in zip(explained.frames, explained.predictions, strict=True)
+            ]
+            for explained in self.methods.values()
+        ]
+        caption = "What the model takes the finished picture to be at each step, decoded."
+        return Plate(title, caption, self.panels.draw(title, rows, list(self.methods)))
+
+    def attention(self) -> Plate:
+        level = self.explanation.level
+        title = f"Cross-attention to each word, {self._grid(level)} grid, mean of all steps"
+        maps = [explained.trace.attention[level].mean(0) for explained in self.methods.values()]
+        pictures = [explained.predictions[-1] for explained in self.methods.values()]
+        caption = (
+            "Cross-attention of the conditional half, mean over heads, layers of the grid and all steps: the "
+            "share of a pixel's attention that the word gets. A column has one scale for all methods. <end> is "
+            "the end-of-text token, which stands for the whole prompt."
+        )
+        levels = [level] * len(maps)
+        return Plate(title, caption, self._word_maps(title, maps, levels, list(self.methods), pictures))
+
+    def attention_levels(self, name: str) -> Plate:
+        explained = self.methods[name]
+        title = f"{name}: cross-attention to each word on every grid, mean of all steps"
+        levels = list(explained.trace.attention)
+        maps = [explained.trace.attention[level].mean(0) for level in levels]
+        labels = [self._grid(level) for level in levels]
+        pictures = [explained.predictions[-1]] + [None] * (len(levels) - 1)
+        caption = "Mean over heads, layers of the grid and all steps. A column has one scale."
+        return Plate(title, caption, self._word_maps(title, maps, levels, labels, pictures))
+
+    def attention_steps(self, name: str) -> Plate:
+        explained, level = self.methods[name], self.explanation.level
+        title = f"{name}: cross-attention to each word over the steps, {self._grid(level)} grid"
+        maps = list(explained.trace.attention[level][explained.frames])
+        labels = [_time(explained, i) for i in explained.frames]
+        caption = "Mean over heads and layers of the grid, beside the predicted x₀. A column has one scale."
+        levels = [level] * len(maps)
+        return Plate(title, caption, self._word_maps(title, maps, levels, labels, explained.predictions))
+
+    def score(self) -> Plate:
+        title = "RASG: the score S(x_t) over the steps"
+        figure = new_figure(11, 4.2)
+        figure.suptitle(title, x=0.015, ha="left", fontsize=12, weight="bold")
+        left = figure.add_axes((0.06, 0.13, 0.42, 0.68))
+        right = figure.add_axes((0.56, 0.13, 0.42, 0.68))
+        for number, (name, explained) in enumerate(self.methods.items()):
+            trace = explained.trace
+            line = ("-", "--", "-.", ":")[number % 4]
+            style = {"label": name, "color": f"C{number}", "linestyle": line, "linewidth": 2}
+            left.plot(trace.timesteps, trace.objective, **style)
+            if trace.gradient is not None:
+                right.plot(trace.timesteps, trace.gradient.reshape(len(trace.gradient), -1).std(1), **style)
+        left.set_title("S: how badly attention fits the mask", fontsize=10)
+        right.set_title("standard deviation of ∇S, by which it is divided", fontsize=10)
+        for axes in (left, right):
+            axes.set_xlabel("timestep t, from noise to picture")
+            axes.invert_xaxis()
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+        left.legend(frameon=False)
+        if right.lines:
+            right.set_yscale("log")
+        else:
+            right.remove()
+        caption = (
+            "S(x_t) of Eq. 9 as the paper defines it, for every method, also those that do not steer by it. "
+            "Lower means that the prompt's tokens are attended to inside the mask and not elsewhere."
+        )
+        return Plate(title, caption, to_image(figure))
+
+    def agreement(self) -> Plate:
+        title = "RASG: what the score compares with the mask"
+        maps = {
+            (name, level): values[explained.frames]
+            for name, explained in self.methods.items()
+            for level, values in explained.trace.agreement.items()
+        }
+        scale = Normalize(min(m.min() for m in maps.values()), max(m.max() for m in maps.values()))
+        rows = [
+            [
+                Cell(values, FACTOR * level, scale, label=_time(self.methods[name], i))
+                for i, values in zip(self.methods[name].frames, frames, strict=True)
+            ]
+            for (name, level), frames in maps.items()
+        ]
+        labels = [f"{name}\n{self._grid(level)}" for name, level in maps]
+        caption = (
+            "σ(A), the sigmoid of the cross-attention scores before their softmax (Eq. 8 and 9), mean over the "
+            "prompt's tokens. S is smallest where this is 1 inside the outline and 0 outside."
+        )
+        return Plate(title, caption, self.panels.draw(title, rows, labels, bars=[Bar(scale, "σ(A)")]))
+
+    def gradient(self) -> Plate:
+        title = "RASG: the gradient that takes the noise's place"
+        maps = {
+            name: _size_of_noise(explained.trace.gradient[explained.frames])
+            for name, explained in self.methods.items()
+            if explained.trace.gradient is not None
+        }
+        scale = Normalize(0, max(float(np.quantile(values, 0.995)) for values in maps.values()))
+        rows = [
+            [
+                Cell(values, FACTOR, scale, label=_time(self.methods[name], i))
+                for i, values in zip(self.methods[name].frames, frames, strict=True)
+            ]
+            for name, frames in maps.items()
+        ]
+        caption = (
+            "∇S divided by its standard deviation (Eq. 7), root mean square over the latent's channels: bright "
+            "is where the step is steered. Noise would be near 1 everywhere."
+        )
+        bar = Bar(scale, "|∇S| / std(∇S)")
+        return Plate(title, caption, self.panels.draw(title, rows, list(maps), bars=[bar]))
+
+    def painta(self) -> Plate:
+        title = "PAIntA: c of every pixel"
+        maps = {
+            (name, level): c
+            for name, explained in self.methods.items()
+            for level, c in explained.trace.c.items()
+        }
+        highest = max(np.nanmax(c) for c in maps.values() if not np.isnan(c).all())
+        scale = Normalize(0, highest)
+        rows = []
+        for (name, level), c in maps.items():
+            on = ~np.isnan(c).all(axis=(1, 2))
+            shown = [(c[on].mean(0), "mean of the steps")]
+            for i in self.methods[name].frames:
+                shown.append((c[i], _time(self.methods[name], i) + ("" if on[i] else ", off")))
+            rows.append(
+                [Cell(values, FACTOR * level, scale, "viridis", True, label) for values, label in shown]
+            )
+        labels = [f"{name}\n{self._grid(level)}" for name, level in maps]
+        caption = (
+            "How much a pixel has to do with the prompt (Eq. 5), mean over the blocks of each grid. The pixels "
+            "to fill weigh the scores of the known ones by it. Inside the outline it has no effect."
+        )
+        image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", "viridis")])
+        return Plate(title, caption, image)
+
+    def _grid(self, level: int) -> str:
+        height, width = next(iter(self.methods.values())).trace.attention[level].shape[-2:]
+        return f"{height} × {width}"
+
+    def _word_maps(
+        self,
+        title: str,
+        maps: Sequence[np.ndarray],
+        levels: Sequence[int],
+        labels: Sequence[str],
+        pictures: Sequence[Image.Image | None],
+    ) -> Image.Image:
+        """Rows of a picture and the maps of every word; maps: [columns, h, w] each, on the grids of `levels`.
+
+        Many words go into several blocks below each other.
+        """
+        images = []
+        blocks = -(-len(self.words) // WORDS_IN_A_ROW)
+        for number, words in enumerate(np.array_split(self.words, blocks)):
+            scales = [_range([row[word] for row in maps]) for word in words]
+            cells = [
+                [picture and Cell(picture)]
+                + [Cell(row[word], FACTOR * level, scale) for word, scale in zip(words, scales, strict=True)]
+                for picture, row, level in zip(pictures, maps, levels, strict=True)
+            ]
+            headings = ["x₀", *(self.explanation.columns[word] for word in words)]
+            bars = [Bar(scale, column=1 + i) for i, scale in enumerate(scales)]
+            images.append(self.panels.draw("" if number else title, cells, labels, headings, bars))
+        return stack(images)
+
+
+def _time(explained: "Explained", step: int) -> str:
+    return f"t = {explained.trace.timesteps[step]}"
+
+
+def _range(maps: Sequence[np.ndarray]) -> Normalize:
+    return Normalize(min(values.min() for values in maps), max(values.max() for values in maps))
+
+
+def _size_of_noise(gradient: np.ndarray) -> np.ndarray:
+    """[n, C, h, w] -> [n, h, w]: the standardised gradient's root mean square over the channels."""
+    return standardize(torch.from_numpy(gradient)).square().mean(1).sqrt().numpy()

@@ -1,0 +1,56 @@
+"""The page that shows all figures of an explanation."""
+
+import json
+from html import escape
+from string import Template
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hdpainter.explain.explanation import Explanation
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Explained: $prompt</title>
+<style>
+body { max-width: 1700px; margin: 0 auto; padding: 1.5rem; font: 16px/1.5 system-ui, sans-serif; color: #222; }
+h1 { font-size: 1.5rem; margin: 0; }
+h2 { font-size: 1.15rem; margin: 0; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: 1rem 0; }
+a { color: #1a5fb4; }
+figure { margin: 0 0 3rem; padding-top: 1rem; border-top: 1px solid #ddd; }
+figure p { max-width: 75em; margin: .3rem 0 1rem; color: #555; }
+img { max-width: 100%; height: auto; }
+pre { overflow: auto; padding: 1rem; background: #f5f5f5; font-size: .8rem; }
+</style>
+</head>
+<body>
+<h1>“$prompt”</h1>
+<p>Seed $seed. $methods. Every number is in <a href="arrays.npz">arrays.npz</a>.</p>
+<nav>$links</nav>
+$sections
+<details><summary>Settings of each picture</summary><pre>$settings</pre></details>
+</body>
+</html>
+""")
+
+
+def render(explanation: "Explanation") -> str:
+    """HTML that refers to the figures as NAME.png beside it."""
+    figures = {name: (escape(plate.title), plate) for name, plate in explanation.plates.items()}
+    settings = {name: explained.result.metadata for name, explained in explanation.methods.items()}
+    return PAGE.substitute(
+        prompt=escape(explanation.prompt) or "(empty prompt)",
+        seed=explanation.seed,
+        methods=", ".join(explanation.methods),
+        links="\n".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in figures.items()),
+        sections="\n".join(
+            f'<figure id="{name}"><h2>{title}</h2><p>{escape(plate.caption)}</p>\n'
+            f'<a href="{name}.png"><img src="{name}.png" alt="{title}" loading="lazy" '
+            f'width="{plate.image.width}" height="{plate.image.height}"></a></figure>'
+            for name, (title, plate) in figures.items()
+        ),
+        settings=escape(json.dumps(settings, indent=2, ensure_ascii=False)),
+    )

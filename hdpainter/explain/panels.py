@@ -1,0 +1,193 @@
+"""Grids of pictures and maps with titles and colour bars, drawn with matplotlib's objects (no global state).
+
+All panels of a grid share one Axes whose unit is the inch; with an Axes for each, drawing takes several times as
+long.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from contourpy import contour_generator
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
+
+DPI = 110
+MARGIN = 0.15  # inches, as all below
+GAP = 0.08
+LETTER = 0.095  # width of a bold one
+TITLE, HEADING, LABEL = 0.35, 0.25, 0.2  # heights of lines: of the figure, of a column, of a panel
+BAR_BELOW, BAR_BESIDE = 0.45, 0.75
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one panel shows: a picture, or a map [h, w] in the colours of `scale`, laid over the picture or not.
+
+    side: pixels of the picture per value of the map, which may extend beyond the picture.
+    """
+
+    content: Image.Image | np.ndarray
+    side: int = 1
+    scale: Normalize | None = None
+    colours: str = "magma"
+    on_picture: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A colour bar: below a column of the grid, or at its right side for all of it."""
+
+    scale: Normalize
+    label: str = ""
+    colours: str = "magma"
+    column: int | None = None
+
+
+class Panels:
+    """Draws grids of panels of one picture's shape, with the outline of its mask (bool [h, w]) in every panel, so
+    that one sees at a glance what happens inside and outside of it."""
+
+    def __init__(self, picture: Image.Image, mask: np.ndarray):
+        self.width, self.height = picture.size
+        pale = ImageOps.grayscale(picture).point(lambda value: 128 + value // 2)
+        self.pale = pale.convert("RGB")
+        x, y = (np.arange(side + 2) - 0.5 for side in picture.size)
+        self.outline = contour_generator(x, y, np.pad(mask, 1).astype(float)).lines(0.5)
+
+    def draw(
+        self,
+        title: str,
+        cells: Sequence[Sequence[Cell | None]],
+        rows: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        bars: Sequence[Bar] = (),
+        size: float = 1.75,
+    ) -> Image.Image:
+        """A figure with labels at the left and headings above; the longer side of a panel is `size` inches."""
+        inch = size / max(self.width, self.height)
+        width, height = self.width * inch, self.height * inch
+        labelled = LABEL * any(cell is not None and cell.label != "" for row in cells for cell in row)
+        left = MARGIN + LETTER * max((len(line) for row in rows for line in row.split("\n")), default=0)
+        top = MARGIN + TITLE * bool(title) + HEADING * bool(columns)
+        count = max(len(row) for row in cells)
+        right = left + count * (width + GAP)
+        bottom = top + len(cells) * (height + GAP + labelled)
+        below = BAR_BELOW * any(bar.column is not None for bar in bars)
+        beside = BAR_BESIDE * any(bar.column is None for bar in bars)
+        figure = new_figure(max(right + beside, LETTER * len(title)) + MARGIN, bottom + below + MARGIN)
+        axes = _canvas(figure)
+
+        _text(axes, MARGIN, MARGIN, title, size=12, weight="bold", va="top")
+        corners = []
+        for i, row in enumerate(cells):
+            y = top + i * (height + GAP + labelled) + labelled
+            for j, cell in enumerate(row):
+                if cell is not None:
+                    corner = left + j * (width + GAP), y
+                    self._panel(axes, cell, *corner, inch)
+                    corners.append(corner)
+            if rows:
+                _text(axes, left - GAP, y + height / 2, rows[i], weight="bold", ha="right", va="center")
+        for j, heading in enumerate(columns):
+            x = left + j * (width + GAP) + width / 2
+            _text(axes, x, top - GAP / 2, heading, weight="bold", ha="center", va="bottom")
+        self._outlines(axes, corners, inch)
+        for bar in bars:
+            if bar.column is None:
+                box = right + GAP, top + labelled, 0.15, bottom - top - labelled - GAP
+            else:
+                box = left + bar.column * (width + GAP), bottom + GAP, width, 0.12
+            _colour_bar(figure, bar, box)
+        return to_image(figure)
+
+    def _panel(self, axes: Axes, cell: Cell, x: float, y: float, inch: float) -> None:
+        width, height = self.width * inch, self.height * inch
+        whole = (x, x + width, y + height, y)
+        if isinstance(cell.content, Image.Image):
+            axes.imshow(cell.content, extent=whole, aspect="auto")
+        else:
+            if cell.on_picture:
+                axes.imshow(self.pale, extent=whole, aspect="auto")
+            h, w = (count * cell.side * inch for count in cell.content.shape)
+            drawn = axes.imshow(
+                cell.content,
+                norm=cell.scale,
+                cmap=cell.colours,
+                alpha=0.65 if cell.on_picture else 1.0,
+                interpolation="nearest",
+                extent=(x, x + w, y + h, y),
+                aspect="auto",
+            )
+            drawn.set_clip_path(Rectangle((x, y), width, height, transform=axes.transData))
+        if cell.label:
+            _text(axes, x + width / 2, y - 0.03, cell.label, size=8, color="0.3", ha="center", va="bottom")
+
+    def _outlines(self, axes: Axes, corners: Sequence[tuple[float, float]], inch: float) -> None:
+        lines = [line * inch + corner for corner in np.array(corners) for line in self.outline]
+        for colour, width in (("black", 2.0), ("white", 0.9)):
+            axes.add_collection(LineCollection(lines, colors=colour, linewidths=width), autolim=False)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_image(figure: Figure) -> Image.Image:
+    """The figure as an RGB picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def stack(images: Sequence[Image.Image]) -> Image.Image:
+    """Images below each other on white."""
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    return sheet
+
+
+def _canvas(figure: Figure) -> Axes:
+    """Axes over the whole figure, in inches from its upper left corner."""
+    axes = figure.add_axes((0, 0, 1, 1))
+    width, height = figure.get_size_inches()
+    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return axes
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    axes.text(x, y, text, parse_math=False, **style)  # a user's dollar signs are no formulas
+
+
+def _colour_bar(figure: Figure, bar: Bar, box: tuple[float, float, float, float]) -> None:
+    """A bar in the box (x, y, width, height), in inches; a narrow one below a column only has its two ends."""
+    x, y, width, height = box
+    w, h = figure.get_size_inches()
+    axes = figure.add_axes((x / w, 1 - (y + height) / h, width / w, height / h))
+    below = bar.column is not None
+    drawn = figure.colorbar(
+        ScalarMappable(bar.scale, bar.colours), cax=axes, orientation="horizontal" if below else "vertical"
+    )
+    if below:
+        ends = [bar.scale.vmin, bar.scale.vmax]
+        drawn.set_ticks(ends, labels=[f"{end:.2g}" for end in ends])
+        for text, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
+            text.set_horizontalalignment(side)
+    axes.tick_params(labelsize=8)
+    drawn.set_label(bar.label, fontsize=9)

@@ -70,14 +70,15 @@ def build(studio: Studio) -> gr.Blocks:
                     label="Photo: drop it here, paste it, or choose a file",
                     file_types=FILE_TYPES,
                     elem_id="photo",
-                    height=130,
+                    height=120,
                 )
+                gr.HTML('<p class="hdp-note">Or try one of these:</p>')
                 gallery_examples = gr.Gallery(
                     [(str(image), prompt) for image, _, prompt in shipped],
-                    label="Or try one of these",
+                    show_label=False,
                     elem_id="examples",
                     columns=3,
-                    height=170,
+                    height=150,
                     allow_preview=False,
                     object_fit="cover",
                     interactive=False,
@@ -95,7 +96,7 @@ def build(studio: Studio) -> gr.Blocks:
                     label="Prompt",
                     placeholder="What should be there?",
                     lines=2,
-                    max_length=1000,
+                    max_length=PROMPT_LENGTH,
                     elem_id="prompt",
                 )
                 with gr.Row():
@@ -118,7 +119,9 @@ def build(studio: Studio) -> gr.Blocks:
                         0, 1, value=sampler.eta, step=0.01, label="Eta: share of noise, or of RASG's guidance"
                     )
                     negative = gr.Textbox(
-                        label="Negative prompt", placeholder="What to keep away from", max_length=1000
+                        label="Negative prompt",
+                        placeholder="What to keep away from",
+                        max_length=PROMPT_LENGTH,
                     )
                     size = gr.Number(
                         value=0,
@@ -155,7 +158,7 @@ def build(studio: Studio) -> gr.Blocks:
         )
         with gr.Row():
             finish = gr.Button(
-                "Finish this one: full size, ×4",
+                "Finish this one in full size",
                 variant="primary",
                 elem_id="finish",
                 visible=False,
@@ -164,7 +167,7 @@ def build(studio: Studio) -> gr.Blocks:
             download = gr.DownloadButton("Download PNG", elem_id="download", visible=False, min_width=130)
             explain = gr.Button("Explain", elem_id="explain", visible=False, min_width=90)
         figures = gr.Gallery(
-            label="What the method attends to",
+            label="What the method did",
             elem_id="figures",
             columns=2,
             visible=False,

@@ -1,0 +1,86 @@
+"""A server with the tiny pipeline, and a headless Chromium to visit it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdpainter import plan
+from hdpainter.pipeline import HDPainter
+from hdpainter.web.limits import Limits
+from hdpainter.web.menu import Menu
+
+# Without these Chromium calls home at every start; a test machine may be closed.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 60_000  # milliseconds; a busy machine may start slowly
+
+
+def chromium() -> str | None:
+    """The path of a Chromium that is installed."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_pipeline):
+    """load(model) for the server; counts how often a model is loaded."""
+
+    def load(model: str) -> HDPainter:
+        load.calls.append(model)
+        return HDPainter.from_config(tiny_pipeline, device="cpu", dtype="float32")
+
+    load.calls = []
+    return load
+
+
+@pytest.fixture(scope="session")
+def server(tiny_pipeline, loaded):
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install gradio")
+    from hdpainter.web.server import Server
+
+    menu = Menu({str(tiny_pipeline): True}, Limits(megapixels=2, upload_mb=8))
+    with Server(menu, loaded, plan.identify) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright: pip install playwright"
+    )
+    if chromium() is None:
+        pytest.skip("browser tests need Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def picture(tmp_path, photo) -> Path:
+    """A small photo as a file, a portrait that is stored sideways with an EXIF orientation."""
+    upright = photo(90, 120, seed=1)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    path = tmp_path / "my photo.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path) -> Path:
+    """A mask for `picture`: a box."""
+    grey = np.zeros((120, 90), np.uint8)
+    grey[40:90, 20:60] = 255
+    path = tmp_path / "box.png"
+    Image.fromarray(grey).save(path)
+    return path

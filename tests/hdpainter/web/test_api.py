@@ -1,0 +1,167 @@
+"""The HTTP API by a plain client: what docs/web.md shows."""
+
+import io
+import json
+import shlex
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdpainter import plan
+from hdpainter.cli import main
+from hdpainter.images import load_image
+from hdpainter.jobs import JobSettings
+from hdpainter.web.recipes import Recipe, as_command
+
+
+class Client:
+    """Three requests make a picture: upload, call, result."""
+
+    def __init__(self, url: str):
+        self.base = f"{url}gradio_api"
+
+    def upload(self, path: Path) -> dict:
+        boundary = uuid.uuid4().hex
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
+        body = head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        request = urllib.request.Request(f"{self.base}/upload", body, headers)
+        return file(json.load(urllib.request.urlopen(request))[0])
+
+    def start(self, name: str, *data) -> str:
+        body = json.dumps({"data": data}).encode()
+        request = urllib.request.Request(
+            f"{self.base}/call/{name}", body, {"Content-Type": "application/json"}
+        )
+        return f"{self.base}/call/{name}/{json.load(urllib.request.urlopen(request))['event_id']}"
+
+    def result(self, url: str):
+        """(event, data) of the last event of a call."""
+        events = urllib.request.urlopen(url).read().decode().strip().split("\n\n")
+        event, data = (line.split(": ", 1)[1] for line in events[-1].split("\n"))
+        return event, json.loads(data)
+
+    def call(self, name: str, *data):
+        return self.result(self.start(name, *data))
+
+
+def file(path) -> dict:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture(scope="module")
+def client(server) -> Client:
+    return Client(server.url)
+
+
+@pytest.fixture
+def form(tiny_pipeline):
+    """form(**settings) -> the inputs of /inpaint after image and mask."""
+
+    def values(**changes):
+        form = {
+            "prompt": "a boat",
+            "model": str(tiny_pipeline),
+            "method": "hd-painter",
+            "seed": 5,
+            "steps": 2,
+            "guidance_scale": 7.5,
+            "eta": 0.25,
+            "negative_prompt": "",
+            "size": 0,
+            "superres": False,
+        }
+        return list((form | changes).values())
+
+    return values
+
+
+def test_a_picture_by_three_requests_is_that_of_the_command_line(
+    client, form, picture, mask, painter, tiny_pipeline, tmp_path, monkeypatch
+):
+    event, data = client.call("inpaint", client.upload(picture), client.upload(mask), *form())
+    assert event == "complete", data
+    result, record = data
+    png = urllib.request.urlopen(result["url"]).read()
+    image, before = Image.open(io.BytesIO(png)), np.array(load_image(picture))
+    filled = np.array(Image.open(mask)) > 127
+    assert (np.array(image) == before)[~filled].all() and not (np.array(image) == before)[filled].all()
+    inside = json.loads(image.text["hdpainter"])
+    assert inside == record and inside["inputs"]["seed"] == 5
+    assert inside["files"] == {"image": picture.name, "mask": "mask.png"}
+
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(str(tiny_pipeline), "a boat", JobSettings(seed=5, steps=2, superres=False))
+    words = shlex.split(as_command(picture.name, mask.name, [recipe]))
+    assert main(words[1:], load=lambda *_: painter, identify=plan.identify) == 0
+    made = Path(words[-1])
+    assert np.array_equal(Image.open(made), image)
+    assert json.loads(made.with_suffix(".json").read_text("utf-8"))["hash"] == record["hash"]
+
+
+def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):
+    uploaded = client.upload(picture)
+    for path in ("/etc/passwd", uploaded["path"] + "/../../../../../../etc/passwd", str(mask)):
+        event, _ = client.call("inpaint", uploaded, file(path), *form())
+        assert event == "error"
+    for path in ("/etc/passwd", str(mask)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{client.base}/file={path}")
+        assert caught.value.code in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": " "}, "the prompt is empty: say what to paint"),
+        ({"model": "/tmp/other.yaml"}, "/tmp/other.yaml"),
+        ({"seed": -3}, "seed is -3"),
+        ({"steps": 0}, "0"),
+    ],
+)
+def test_mistakes_are_told(client, form, picture, mask, changes, message):
+    event, data = client.call("inpaint", client.upload(picture), client.upload(mask), *form(**changes))
+    assert event == "error" and message in json.dumps(data)
+
+
+def test_limits_of_size(client, form, mask, tmp_path):
+    Image.new("L", (2000, 1500)).save(tmp_path / "large.png")
+    event, data = client.call("inpaint", client.upload(tmp_path / "large.png"), client.upload(mask), *form())
+    assert event == "error" and "large.png is 2000 x 1500 pixels" in json.dumps(data)
+    (tmp_path / "huge.png").write_bytes(bytes(9 * 2**20))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        client.upload(tmp_path / "huge.png")
+    assert caught.value.code == 413
+
+
+def test_the_menu_is_told(client, tiny_pipeline):
+    event, (menu,) = client.call("models")
+    assert event == "complete" and menu["models"][str(tiny_pipeline)] is True
+    assert "hd-painter" in menu["methods"] and menu["limits"]["megapixels"] == 2
+
+
+def test_twenty_jobs_of_five_users_all_get_their_own_picture(client, form, picture, mask, painter):
+    photo, fill = client.upload(picture), client.upload(mask)
+    jobs = {
+        (user, seed): client.start("inpaint", photo, fill, *form(steps=1, seed=seed, prompt=f"boat {user}"))
+        for seed in range(4)
+        for user in range(5)
+    }
+    started = time.monotonic()
+    answers = {key: client.result(url) for key, url in jobs.items()}
+    print(f"20 jobs in {time.monotonic() - started:.1f} s")
+    assert [event for event, _ in answers.values()] == ["complete"] * 20
+    for (user, seed), (_, (result, record)) in answers.items():
+        assert (record["inputs"]["prompt"], record["inputs"]["seed"]) == (f"boat {user}", seed)
+        if user == seed:
+            wanted = painter(
+                picture, mask, f"boat {user}", seed=seed, steps=1, eta=0.25, superres=False
+            ).image
+            png = urllib.request.urlopen(result["url"]).read()
+            assert np.array_equal(Image.open(io.BytesIO(png)), wanted)

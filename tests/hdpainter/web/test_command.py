@@ -1,0 +1,87 @@
+"""Who may come in, and what may be asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hdpainter.cli import main
+from hdpainter.web.command import is_loopback, login
+from hdpainter.web.limits import Limits
+from hdpainter.web.menu import Menu, installed
+from ldm.util import UserError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "[::1]", "localhost"])
+def test_this_machine_needs_no_password(host):
+    assert is_loopback(host) and login(host, None, False) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
+def test_others_need_one_or_a_clear_word(host):
+    with pytest.raises(UserError, match="give --auth USER:PASSWORD, or --no-auth"):
+        login(host, None, False)
+    assert login(host, None, True) is None
+    assert login(host, "anna:se:cret", False) == ("anna", "se:cret")
+
+
+@pytest.mark.parametrize("auth", ["anna", "anna:", ":secret", ""])
+def test_half_a_password_is_none(auth):
+    with pytest.raises(UserError, match="USER:PASSWORD"):
+        login("0.0.0.0", auth, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--host", "0.0.0.0"), "lets others in"),
+        (("--max-drafts", "0"), "the limit drafts is 0"),
+        (("--model", "nothing"), "unknown model 'nothing'"),
+        (("--auth", "a:b", "--no-auth"), "not allowed with argument --auth"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words, message, capsys):
+    assert main(["web", *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def test_help_does_not_wait_for_gradio():
+    code = (
+        "import sys; from hdpainter.cli import main\n"
+        "try: main(['web', '--help'])\n"
+        "except SystemExit: print('gradio' in sys.modules, 'hdpainter.web.engine' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("False False\n"), done.stderr
+
+
+def test_what_is_installed(tiny_pipeline):
+    models = installed(str(tiny_pipeline))
+    assert next(iter(models.items())) == (str(tiny_pipeline), True)
+
+
+MENU = Menu({"mini": True, "sd15": False}, Limits(steps=60, drafts=2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": "a" * 1001}, "longer than 1000"),
+        ({"model": "../../secrets.yaml"}, "unknown model"),
+        ({"method": "/tmp/evil.yaml"}, "unknown method"),
+        ({"steps": 61}, "makes up to 60"),
+        ({"steps": 0}, "steps is 0"),
+        ({"eta": -1}, "eta is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"size": 4096}, "size is 4096"),
+        ({"model": "sd15"}, "the upscaler of sd15 is not installed"),
+    ],
+)
+def test_nothing_that_is_not_on_the_menu(wrong, message):
+    right = {"prompt": "a boat", "model": "mini", "method": "painta", "seed": 1}
+    assert MENU.recipe(**right).settings.seed == 1
+    with pytest.raises(UserError, match=message):
+        MENU.recipe(**{**right, **wrong})

@@ -1,0 +1,73 @@
+"""What the page copies is what the command line and a batch file understand."""
+
+import shlex
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hdpainter.cli import _given_settings, _parser
+from hdpainter.job_files import read_jobs
+from hdpainter.jobs import SETTING_KEYS, JobSettings
+from hdpainter.settings import method_names
+from hdpainter.web.recipes import Recipe, as_command, as_yaml
+
+TEXT = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=30).map(str.strip).filter(bool)
+NAMES = TEXT.filter(lambda name: "/" not in name).map("{}.png".format)
+SETTINGS = st.builds(
+    JobSettings,
+    method=st.sampled_from(method_names()),
+    seed=st.integers(0, 2**32),
+    steps=st.none() | st.integers(1, 200),
+    guidance_scale=st.none() | st.floats(1, 20).map(lambda value: round(value, 2)),
+    eta=st.none() | st.floats(0, 1).map(lambda value: round(value, 2)),
+    negative_prompt=st.none() | TEXT,
+    size=st.none() | st.integers(64, 2048),
+    superres=st.booleans(),
+)
+
+
+@given(TEXT, NAMES, SETTINGS)
+def test_the_command_makes_the_same_picture(prompt, image, settings):
+    recipe = Recipe("mini", prompt, settings)
+    words = shlex.split(as_command(image, "mask.png", [recipe]))
+    assert words[:2] == ["hdpainter", "inpaint"]
+    args = _parser().parse_args(words[1:])
+    assert (args.model, args.image, args.mask, args.prompt) == ("mini", image, "mask.png", prompt)
+    assert Recipe("mini", prompt, JobSettings(**_given_settings(args, SETTING_KEYS))).method == recipe.method
+    assert (int(args.seed), args.superres is not False) == (settings.seed, settings.superres)
+    assert args.out.suffix == ".png"
+
+
+@given(TEXT, NAMES, SETTINGS)
+def test_the_yaml_makes_the_same_picture(tmp_path_factory, prompt, image, settings):
+    recipes = [Recipe("mini", prompt, settings), Recipe("mini", prompt + "!", settings)]
+    path = tmp_path_factory.mktemp("yaml") / "jobs.yaml"
+    # A name that no file may have is the job's problem, which read_jobs tells; here the rest matters.
+    text = as_yaml(image, "mask.png", recipes)
+    jobs = yaml.safe_load(text)["jobs"]
+    for job in jobs:
+        job.pop("name")
+    path.write_text(yaml.safe_dump({"model": "mini", "jobs": jobs}), encoding="utf-8")
+    file = read_jobs(path)
+    assert file.model == "mini" and not file.problems
+    for job, recipe in zip(file.jobs, recipes, strict=True):
+        assert (job.image.name, job.mask.name, job.prompt) == (image, "mask.png", recipe.prompt)
+        assert Recipe("mini", job.prompt, job.settings).method == recipe.method
+        assert job.settings.seed == settings.seed and job.settings.superres == settings.superres
+
+
+def test_only_what_differs_is_told():
+    plain = Recipe("mini", "a boat", JobSettings(steps=50, guidance_scale=7.5, eta=0.25, seed=3))
+    assert as_command("photo.jpg", "mask.png", [plain]) == (
+        "hdpainter inpaint --model mini --image photo.jpg --mask mask.png --prompt 'a boat' "
+        "--method hd-painter --seed 3 --out photo-hd-painter-3.png"
+    )
+
+
+@pytest.mark.parametrize("name", ["my photo.png", "-.png", "ünï cödé.jpeg"])
+def test_names_of_files_survive_the_shell(name):
+    words = shlex.split(as_command(name, "mask.png", [Recipe("mini", "-- a 'boat'", JobSettings())]))
+    args = _parser().parse_args(words[1:])
+    assert (args.image, args.prompt) == (name, "-- a 'boat'")

@@ -85,7 +85,8 @@ def status(session: Session, engine: Engine) -> str:
             "Paint over what to replace and press <b>Make drafts</b>." if session.photo else "Choose a photo."
         )
         lines.append(f"<p>{hint}</p>")
-    return f'<div class="hdp-status" role="status" aria-live="polite">{"".join(lines)}</div>'
+    live = "off" if active else "polite"  # nobody wants every step read out
+    return f'<div class="hdp-status" role="status" aria-live="{live}">{"".join(lines)}</div>'
 
 
 def _alert(message: str) -> str:
@@ -95,15 +96,25 @@ def _alert(message: str) -> str:
 def _progress(job: Job, ahead: int) -> str:
     if job.state == "waiting":
         come = "1 job comes" if ahead == 1 else f"{ahead} jobs come"
-        return f"<p>{html.escape(job.title)}: in the queue, {come} first</p><progress></progress>"
+        return f"<p>{html.escape(job.title)}: in the queue, {come} first</p>{_bar(None)}"
     step, steps = job.steps
     left = job.seconds_left
     told = f"step {step} of {steps}" if step else ""
     if left is not None:
         told += f", about {duration(left)} left"
     label = html.escape(job.label[:1].upper() + job.label[1:])
-    value = f' value="{job.fraction:.3f}"' if job.fraction else ""
-    return f'<p><span class="hdp-steps">{told}</span>{label}</p><progress max="1"{value}></progress>'
+    return f'<p><span class="hdp-steps">{told}</span>{label}</p>{_bar(job.fraction or None)}'
+
+
+def _bar(fraction: float | None) -> str:
+    """None: nobody knows how much is done."""
+    if fraction is None:
+        return '<div class="hdp-bar hdp-busy" role="progressbar"><div></div></div>'
+    percent = round(100 * fraction)
+    return (
+        f'<div class="hdp-bar" role="progressbar" aria-valuenow="{percent}"><div style="width: {percent}%">'
+        "</div></div>"
+    )
 
 
 def duration(seconds: float) -> str:

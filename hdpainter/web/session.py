@@ -64,6 +64,11 @@ class Sessions:
             self._by_key.move_to_end(key)
             return self._by_key[key]
 
+    def all(self) -> list[Session]:
+        """Those that are remembered."""
+        with self._lock:
+            return list(self._by_key.values())
+
 
 def status(session: Session, engine: Engine) -> str:
     """The panel that says how far things are, as HTML."""

@@ -1,6 +1,5 @@
-"""A server with the tiny pipeline, and a headless Chromium to visit it."""
+"""A server with the tiny pipeline, and a picture for it."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,6 @@ from hdpainter import plan
 from hdpainter.pipeline import HDPainter
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu
-
-# Without these Chromium calls home at every start; a test machine may be closed.
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 60_000  # milliseconds; a busy machine may start slowly
-
-
-def chromium() -> str | None:
-    """The path of a Chromium that is installed."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -50,19 +32,6 @@ def server(tiny_pipeline, loaded):
     menu = Menu({str(tiny_pipeline): True}, Limits(megapixels=2, upload_mb=8))
     with Server(menu, loaded, plan.identify) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="browser tests need playwright: pip install playwright"
-    )
-    if chromium() is None:
-        pytest.skip("browser tests need Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,0 +1,196 @@
+"""Visit the page in a headless Chromium like a user and take the pictures of docs/web.md and the README.
+
+Needs Playwright (pip install playwright) and a Chromium (apt-get install chromium).
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from hdpainter import plan
+from hdpainter.pipeline import HDPainter
+from hdpainter.web.limits import Limits
+from hdpainter.web.menu import Menu, installed
+from hdpainter.web.server import Server
+from ldm.util import UserError
+
+# Without these Chromium calls home at every start, which a closed machine refuses.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120_000  # milliseconds; a busy machine is slow
+LAPTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+
+
+def chromium() -> str | None:
+    """The path of a Chromium that is installed."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Visitor:
+    """Somebody with the page open in a tab of their own; `foreign` has the requests to other servers."""
+
+    def __init__(self, browser: Browser, url: str, viewport: dict[str, int] = LAPTOP, **options):
+        self.context = browser.new_context(viewport=viewport, **options)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.foreign: list[str] = []
+        self.page.on("request", lambda request: self._note(request.url, url))
+        self.page.goto(url)
+        self.page.locator("#editor .hdp-editor").wait_for(state="attached")
+
+    def _note(self, asked: str, url: str) -> None:
+        if not asked.startswith((url, "data:", "blob:")):
+            self.foreign.append(asked)
+
+    def close(self) -> None:
+        self.context.close()
+
+    @property
+    def canvas(self) -> Locator:
+        return self.page.locator("#editor canvas")
+
+    @property
+    def status(self) -> str:
+        return self.page.locator("#status").inner_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until the status says so."""
+        self.page.locator("#status", has_text=text).wait_for()
+
+    def load(self, photo: Path) -> None:
+        self.page.set_input_files("#photo input[type=file]", photo)
+        self._opened()
+
+    def example(self, number: int) -> None:
+        self.page.locator("#examples button.thumbnail-item").nth(number).click()
+        self._opened()
+
+    def _opened(self) -> None:
+        self.canvas.wait_for(state="visible")
+        self.page.locator("#seen .hdp-note, #seen .hdp-seen").wait_for()
+
+    def paint(self, *points: tuple[float, float]) -> None:
+        """A stroke along points in shares of the photo's width and height."""
+        self.canvas.scroll_into_view_if_needed()
+        box = self.canvas.bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=4)
+        self.page.mouse.up()
+
+    def painted(self) -> int:
+        """How many pixels of the mask are to be filled."""
+        return self.canvas.evaluate(
+            "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+            ".filter((value, i) => i % 4 === 3 && value >= 128).length"
+        )
+
+    def tool(self, name: str) -> None:
+        self.page.locator(f"#editor button[data-tool={name}], #editor button[data-action={name}]").click()
+
+    def ask(self, prompt: str) -> None:
+        self.page.locator("#prompt textarea").fill(prompt)
+
+    def set(self, label: str, value: float) -> None:
+        """A slider by its number."""
+        field = self.page.get_by_label(f"number input for {label}", exact=True)
+        if not field.is_visible():
+            self.page.get_by_role("button", name="Advanced").click()
+        field.fill(str(value))
+        field.press("Tab")
+
+    def press(self, button: str) -> None:
+        self.page.locator(f"#{button}").click()
+
+    @property
+    def drafts(self) -> Locator:
+        return self.page.locator("#drafts button.thumbnail-item")
+
+    def shoot(self, path: Path, whole: bool = True) -> None:
+        self.page.mouse.move(0, 0)
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=path, full_page=whole)
+        print(path)
+
+
+def tour(browser: Browser, url: str, out: Path, steps: int | None) -> None:
+    """All pictures, by one visitor on a laptop, one at night and one with a phone."""
+    started = time.monotonic()
+    visitor = Visitor(browser, url)
+    print(f"page after {time.monotonic() - started:.1f} s")
+    visitor.shoot(out / "web-start.png", whole=False)
+    visitor.example(2)
+    visitor.shoot(out / "web-mask.png")
+    visitor.set("Drafts", 4)
+    if steps:
+        visitor.set("Steps", steps)
+    started = time.monotonic()
+    visitor.press("run")
+    visitor.drafts.first.wait_for()
+    print(f"first draft after {time.monotonic() - started:.1f} s")
+    visitor.shoot(out / "web-running.png")
+    visitor.wait_for("Drafts: done")
+    visitor.drafts.nth(1).click()
+    visitor.press("finish")
+    visitor.wait_for("Super-resolution: done")
+    visitor.page.locator("#download").wait_for()
+    visitor.shoot(out / "web-result.png")
+    visitor.press("compare")
+    visitor.wait_for("Side by side: done")
+    visitor.shoot(out / "web-side-by-side.png")
+    visitor.press("copy-command")
+    visitor.page.locator("#recipe").wait_for()
+    if visitor.page.locator("#explain").is_visible():
+        visitor.press("explain")
+        visitor.wait_for("Explanation: done")
+        visitor.page.locator("#figures img").first.wait_for()
+        visitor.shoot(out / "web-explain.png")
+    visitor.close()
+
+    night = Visitor(browser, url, color_scheme="dark")
+    night.example(1)
+    night.shoot(out / "web-dark.png", whole=False)
+    night.close()
+
+    phone = Visitor(browser, url, PHONE, has_touch=True, is_mobile=True, device_scale_factor=2)
+    phone.example(0)
+    phone.shoot(out / "web-phone.png")
+    phone.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--steps", type=int, help="of each draft (default: the method's)")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    args = parser.parse_args()
+    if chromium() is None:
+        raise UserError("there is no Chromium: apt-get install chromium")
+    args.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    menu = Menu(installed(args.model), Limits())
+    with (
+        Server(menu, HDPainter.from_config, plan.identify) as server,
+        sync_playwright() as driver,
+    ):
+        print(f"server after {time.monotonic() - started:.1f} s")
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        tour(browser, server.url, args.out, args.steps)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The page in a real browser: what a user does, and what comes out."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdpainter.images import load_image
+
+pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
+
+from scripts.screenshots import FLAGS, PHONE, Visitor, chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if chromium() is None:
+        pytest.skip("browser tests need Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(browser, server):
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    assert visitor.foreign == []
+    visitor.close()
+
+
+def save(visitor, button, path):
+    with visitor.page.expect_download() as download:
+        visitor.press(button)
+    download.value.save_as(path)
+    return download.value.suggested_filename
+
+
+def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
+    visitor.press("run")
+    visitor.wait_for("The prompt is empty")
+    visitor.load(picture)
+    visitor.ask("a red boat")
+    visitor.set("Steps", 2)
+    visitor.press("run")
+    visitor.wait_for("The painted mask marks nothing to fill")
+    visitor.paint((0.3, 0.5), (0.7, 0.5), (0.5, 0.7))
+    visitor.press("run")
+    visitor.wait_for("Drafts: done")
+    assert visitor.drafts.count() == 2
+    visitor.page.locator("#result", has_text="Draft, HD-Painter").wait_for()
+    seed = int(visitor.page.locator("#seed input").input_value())
+
+    visitor.drafts.nth(1).click()
+    visitor.page.locator("#result", has_text=f"seed {seed + 1}").wait_for()
+    visitor.press("finish")
+    visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
+    assert save(visitor, "download", tmp_path / "out.png") == "a-red-boat.png"
+    visitor.press("copy-command")
+    visitor.page.locator("#recipe", has_text="hdpainter inpaint").wait_for()
+    assert save(visitor, "mask-download", tmp_path / "mask.png") == "mask.png"
+
+    before, result = np.array(load_image(picture)), Image.open(tmp_path / "out.png")
+    filled = np.array(Image.open(tmp_path / "mask.png")) > 127
+    assert result.size == (90, 120) and 0.02 < filled.mean() < 0.5
+    assert (np.array(result) == before)[~filled].all()
+    assert not (np.array(result) == before)[filled].all()
+    record = json.loads(result.text["hdpainter"])
+    assert (record["inputs"]["seed"], record["inputs"]["prompt"]) == (seed + 1, "a red boat")
+    command = visitor.page.evaluate("navigator.clipboard.readText()")
+    assert "--image 'my photo.png' --mask mask.png --prompt 'a red boat'" in command
+    assert f"--method hd-painter --seed {seed + 1} --steps 2 --out" in command
+
+
+def test_cancel_works_at_once_and_the_next_job_too(visitor, picture):
+    visitor.load(picture)
+    visitor.paint((0.4, 0.4), (0.6, 0.6))
+    visitor.ask("a boat")
+    visitor.set("Steps", 200)
+    visitor.press("run")
+    visitor.wait_for("step 1")
+    visitor.press("cancel")
+    pressed = time.monotonic()
+    visitor.wait_for("Cancelled.")
+    assert time.monotonic() - pressed < 5
+    visitor.set("Steps", 1)
+    visitor.set("Drafts", 1)
+    visitor.press("run")
+    visitor.wait_for("Drafts: done")
+    assert visitor.drafts.count() == 1
+
+
+def test_side_by_side(visitor, picture):
+    visitor.load(picture)
+    visitor.paint((0.4, 0.4), (0.6, 0.6))
+    visitor.ask("a boat")
+    visitor.set("Steps", 2)
+    visitor.page.get_by_label("Keep the seed").check()
+    visitor.page.locator("#seed input").fill("11")
+    visitor.press("compare")
+    visitor.wait_for("Side by side: done")
+    captions = visitor.page.locator("#drafts .caption-label").all_inner_texts()
+    names = ("Stable Inpainting", "PAIntA", "RASG", "HD-Painter")
+    assert captions == [f"{name}, seed 11" for name in names]
+
+
+def test_painting(visitor, picture, mask):
+    visitor.load(picture)
+    assert visitor.painted() == 0
+    visitor.paint((0.2, 0.2), (0.8, 0.2))
+    stroke = visitor.painted()
+    assert 500 < stroke < 1000  # 54 x 9 pixels and two round ends
+    visitor.tool("eraser")
+    visitor.paint((0.5, 0.1), (0.5, 0.3))
+    erased = visitor.painted()
+    assert erased < stroke
+    visitor.tool("invert")
+    assert visitor.painted() == pytest.approx(
+        90 * 120 - erased, abs=60
+    )  # half covered pixels count for one side
+    visitor.tool("undo")
+    visitor.tool("undo")
+    assert visitor.painted() == stroke
+    visitor.tool("redo")
+    assert visitor.painted() == erased
+    visitor.tool("clear")
+    assert visitor.painted() == 0
+    visitor.page.set_input_files("#mask-file input[type=file]", mask)
+    visitor.page.locator("#seen", has_text="19 % of the photo is filled").wait_for()
+    assert visitor.painted() == 2000
+
+    visitor.page.keyboard.press("Delete")
+    visitor.tool("brush")
+    visitor.canvas.focus()
+    visitor.page.keyboard.down(" ")
+    visitor.page.keyboard.press("ArrowRight")
+    visitor.page.keyboard.press("ArrowRight")
+    visitor.page.keyboard.up(" ")
+    assert visitor.painted() > 50
+    visitor.page.keyboard.press("Control+z")
+    assert visitor.painted() == 0
+
+
+def test_a_picture_from_the_clipboard(visitor, picture):
+    visitor.page.evaluate(
+        """async (bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
+            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+        }""",
+        list(picture.read_bytes()),
+    )
+    visitor.canvas.wait_for(state="visible")
+    assert visitor.canvas.evaluate("c => [c.width, c.height]") == [90, 120]  # upright
+
+
+def test_a_phone(browser, server, picture):
+    phone = Visitor(browser, server.url, PHONE, has_touch=True, is_mobile=True)
+    phone.load(picture)
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    phone.canvas.scroll_into_view_if_needed()
+    phone.canvas.tap()
+    assert phone.painted() > 30
+    phone.close()
+
+
+def test_a_bad_photo_is_told_and_a_good_one_works(visitor, picture, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    visitor.page.set_input_files("#photo input[type=file]", tmp_path / "notes.png")
+    visitor.wait_for("notes.png is not a picture that can be read")
+    visitor.example(0)
+    visitor.wait_for("Paint over what to replace")
+    assert visitor.painted() > 0 and visitor.page.locator("#prompt textarea").input_value()
+
+
+@pytest.mark.slow
+def test_twenty_jobs_of_five_tabs_all_finish_with_correct_results(browser, server, picture, painter):
+    visitors = [Visitor(browser, server.url) for _ in range(5)]
+    for number, visitor in enumerate(visitors):
+        visitor.load(picture)
+        visitor.paint((0.3, 0.3), (0.7, 0.3 + number / 10))
+        visitor.ask(f"boat {number}")
+        visitor.set("Steps", 2)
+        visitor.set("Drafts", 1)
+    started = time.monotonic()
+    for _ in range(4):
+        for visitor in visitors:
+            visitor.press("run")
+    for visitor in visitors:
+        visitor.page.wait_for_function(
+            "document.querySelectorAll('#drafts button.thumbnail-item').length === 4"
+        )
+    print(f"20 jobs of 5 tabs in {time.monotonic() - started:.1f} s")
+    sessions = {s.groups[0][0].recipe.prompt: s for s in server.studio.sessions.all() if len(s.drafts) == 4}
+    assert sorted(sessions) == [f"boat {number}" for number in range(5)]
+    for prompt, session in sessions.items():
+        seeds = {draft.recipe.settings.seed for draft in session.drafts}
+        assert len(seeds) == 4 and {draft.recipe.prompt for draft in session.drafts} == {prompt}
+        draft = session.drafts[0]
+        image, grey = draft.subject.load()
+        seed, method = draft.recipe.settings.seed, draft.recipe.method
+        wanted = painter.draft(image, grey, prompt, method=method, seed=seed)
+        assert np.array_equal(Image.open(draft.low_res), wanted)
+    for visitor in visitors:
+        visitor.close()

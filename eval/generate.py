@@ -229,9 +229,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
     parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
     parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
-    parser.add_argument(
-        "--dtype", help="float32, bfloat16, float16 (default: float16 on a GPU, else float32)"
-    )
+    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
 
 
 def _words(text: str) -> list[str]:

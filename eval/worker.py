@@ -158,6 +158,7 @@ class Worker:
                 ),
                 "settings": settings,
                 "device": str(self.models.device),
+                "dtype": str(self.models.dtype[""]).removeprefix("torch."),
                 **result.note,
             }
             for one, result in made
@@ -276,11 +277,11 @@ def _serve(
     """A process of `Workers`: makes the batches that come through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
     try:
-        batches = iter(pipe.recv, None)
-        Worker(Run.open(path), entries, ModelCache(device, dtype), scratch).work(batches, pipe.send)
+        models = ModelCache(device, dtype)
+        if models.device.type == "cpu":
+            torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
+        Worker(Run.open(path), entries, models, scratch).work(iter(pipe.recv, None), pipe.send)
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
     except Exception as error:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hdpainter.pipeline import HDPainter
 from ldm.data import toycoco
-from tests.hdpainter.conftest import painter, tiny_pipeline  # noqa: F401 (fixtures)
+from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def toy_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def painter(tiny_pipeline) -> HDPainter:  # noqa: F811
+    """The tiny pipeline in float32: in bfloat16 a batch and its pictures one by one differ visibly."""
+    return HDPainter.from_config(tiny_pipeline, device="cpu", dtype="float32")
+
+
 @pytest.fixture
 def write_config(tmp_path, toy_root):
     """write_config(methods, **values) -> the path of a config for six samples of toy COCO."""
@@ -24,7 +31,8 @@ def write_config(tmp_path, toy_root):
     def write(methods, **values) -> Path:
         benchmark = {"coco": str(toy_root), "samples": 6, "size": 64} | values.pop("benchmark", {})
         path = tmp_path / "config.yaml"
-        content = {"out": str(tmp_path / "run"), "benchmark": benchmark, "methods": methods, **values}
+        values = {"out": str(tmp_path / "run"), "dtype": "float32"} | values
+        content = {"benchmark": benchmark, "methods": methods, **values}
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         return path
 

@@ -1,0 +1,469 @@
+"""Results of methods on samples: what each kind makes, grids, continuing, sharding, refusals."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eval.config import Config, expand, seed_of
+from eval.generate import generate
+from eval.runs import Run
+from eval.worker import prefetch
+from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
+from hdpainter.blend import blend
+from hdpainter.masks import stage_size
+from hdpainter.models.random_weights import write_random_checkpoint
+from ldm.util import UserError
+from tests.eval.test_coco import edited
+
+BASE = {"stable-inpainting": {"steps": 2}}
+
+
+def made(path, **options) -> tuple[Run, str]:
+    """The run of a config, and what was said."""
+    said = io.StringIO()
+    options = {"devices": ["cpu"], **options}
+    run = generate(Config.load(path), stream=said, **options).run
+    return run, said.getvalue()
+
+
+# --- samples and inputs ---
+
+
+def test_inputs_are_the_dataset_at_evaluation_size(write_config, toy_root):
+    run, _ = made(write_config({"original": {"kind": "original"}}, benchmark={"size": 48}))
+    assert len(run.triplets) == 6 and run.size == 48
+    for sample in run.triplets:
+        original = Image.open(toy_root / "val2017" / sample.file_name)
+        expected = original.resize((48, 48), Image.Resampling.BICUBIC)
+        assert np.array_equal(run.image(sample.index), np.array(expected))
+        assert np.array_equal(run.result("original", sample.index), np.array(expected))
+        assert sample.mask_share == pytest.approx(run.mask(sample.index).mean()) and sample.mask_share > 0
+        assert sample.prompt == sample.category
+
+
+def test_prompts_of_other_labels(write_config):
+    config = write_config({"mean": {"kind": "mean"}}, benchmark={"prompt": "other"})
+    run, _ = made(config, limit=1)
+    assert all(sample.prompt != sample.category for sample in run.triplets)
+    assert run.info["benchmark"]["prompt"] == "other" and run.info["benchmark"]["n"] == 6
+    assert run.done("mean") == [0]
+
+
+def test_toy_coco_is_drawn_where_it_is_not_there_and_used_again(write_config, tmp_path):
+    benchmark = {"coco": "toy", "images": 3, "samples": 2, "cache": str(tmp_path / "cache")}
+    config = write_config({"mean": {"kind": "mean"}}, benchmark=benchmark)
+    _, said = made(config)
+    assert "drawing toy COCO, 3 pictures of 64 px" in said
+    (root,) = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
+    (tmp_path / "again").mkdir()
+    config.write_text(config.read_text().replace("/run", "/other-run"))
+    assert "drawing" not in made(config)[1] and root.is_dir()
+
+
+def test_missing_images_are_found_before_anything_is_made(toy_root, tmp_path, write_config):
+    edited(toy_root, tmp_path / "coco", lambda content: None)  # has no pictures
+    config = write_config({"mean": {"kind": "mean"}}, benchmark={"coco": str(tmp_path / "coco")})
+    with pytest.raises(UserError, match=r"^6 of 6 images are missing, the first is .*\.png$"):
+        made(config)
+    assert not (tmp_path / "run" / "mean").exists()
+
+
+# --- what each kind makes ---
+
+
+def test_bounds(write_config):
+    run, _ = made(
+        write_config({name: {"kind": name} for name in ("original", "mean", "telea")}),
+    )
+    for i in range(6):
+        image, mask = run.image(i), run.mask(i)
+        assert np.array_equal(run.result("original", i), image)
+        filled = run.result("mean", i)
+        assert np.array_equal(filled[~mask], image[~mask])
+        assert np.abs(filled[mask] - image[~mask].mean(axis=0)).max() <= 0.5
+        expected = cv2.inpaint(image, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+        assert np.array_equal(run.result("telea", i), expected)
+
+
+def test_the_pipeline_makes_what_hdpainter_makes(write_config, tiny_pipeline, painter):
+    methods = {"painta": {"steps": 2}, "rasg": {"steps": 2, "seed": 7, "eta": 0.1}}
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=3)
+    for name, base, eta in (("painta", 1, None), ("rasg", 7, 0.1)):
+        for i in range(3):
+            expected = painter(
+                run.image(i), run.mask(i), run.triplets[i].prompt,
+                method=name, steps=2, eta=eta, seed=seed_of(base, True, i), size=64, superres=False,
+            )  # fmt: skip
+            result = run.result(name, i)
+            assert np.abs(result.astype(int) - np.array(expected.image)).max() <= 1
+            assert np.array_equal(result[~run.mask(i)], run.image(i)[~run.mask(i)])
+
+
+def test_values_of_a_method_can_be_replaced_by_their_place(write_config, tiny_pipeline):
+    methods = {
+        "painta": {"steps": 2},
+        "always": {"method": "painta", "steps": 2, "painta.until": 0},
+        "never": {"method": "painta", "steps": 2, "painta.until": 999},
+        "base": {"method": "stable-inpainting", "steps": 2},
+        "one level": {"method": "painta", "steps": 2, "painta_levels": [2]},
+    }
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=1)
+    pictures = {name: run.result(name, 0).astype(int) for name in methods}
+    assert np.array_equal(pictures["painta"], pictures["always"])
+    assert np.abs(pictures["never"] - pictures["base"]).max() <= 1
+    assert not np.array_equal(pictures["painta"], pictures["base"])
+    assert not np.array_equal(pictures["painta"], pictures["one level"])
+
+
+def test_reconstruction_keeps_the_known_region_unless_told_otherwise(write_config, tiny_pipeline):
+    methods = {
+        "reconstruction": {"kind": "reconstruction"},
+        "decoded": {"kind": "reconstruction", "known_region": "decoded"},
+    }
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
+    for i in range(2):
+        image, mask, decoded = run.image(i), run.mask(i), run.result("decoded", i)
+        assert not np.array_equal(decoded[~mask], image[~mask])
+        assert np.array_equal(run.result("reconstruction", i), blend(image, decoded, mask))
+
+
+def test_bld_on_the_inpainting_model(write_config, tiny_pipeline, painter):
+    methods = {
+        "bld": {"kind": "bld", "steps": 4, "background": ["leaving", "entering"], "known_region": "decoded"}
+    }
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
+    assert run.methods == ["bld,background=leaving", "bld,background=entering"]
+    assert run.label(run.methods[0]) == "bld (inpainting UNet, full mask), background leaving"
+    bld = BlendedLatentDiffusion(painter.models.inpainting, 64)
+    for name, background in zip(run.methods, ("leaving", "entering"), strict=True):
+        expected = bld(
+            [run.image(i) for i in range(2)],
+            [run.mask(i) for i in range(2)],
+            [run.triplets[i].prompt for i in range(2)],
+            [seed_of(1, True, i) for i in range(2)],
+            BLDSettings(steps=4, background=background),
+        )
+        for i in range(2):
+            assert np.abs(run.result(name, i).astype(int) - np.array(expected[i])).max() <= 1
+
+
+def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_path, monkeypatch):
+    config = yaml.safe_load((tiny_pipeline.parent / "tiny-inpainting.yaml").read_text())
+    params = config["model"]["params"]
+    config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    params["conditioning_key"] = "crossattn"
+    params["unet_config"]["params"]["in_channels"] = 4
+    del params["finetune_keys"]
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
+    write_random_checkpoint(tmp_path / "base.yaml", tmp_path / "base.safetensors")
+    entry = {"title": "", "file": str(tmp_path / "base.safetensors"), "config": str(tmp_path / "base.yaml")}
+    entry |= {"licence": "", "parameters": 1, "dtype": "float32", "urls": []}
+    (tmp_path / "registry.yaml").write_text(yaml.safe_dump({"checkpoints": {"tiny-base": entry}}))
+    monkeypatch.setenv("HDPAINTER_REGISTRY", str(tmp_path / "registry.yaml"))
+    methods = {"bld": {"kind": "bld", "model": "tiny-base", "steps": 2}, **BASE}
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
+    assert run.label("bld") == "bld"
+    assert run.done("bld") == run.done("stable-inpainting") == [0, 1]
+    assert np.array_equal(run.result("bld", 0)[~run.mask(0)], run.image(0)[~run.mask(0)])
+
+
+def test_folders_of_results_made_elsewhere(write_config, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    methods = {
+        "theirs": {"kind": "folder", "path": str(theirs), "pattern": "{image_id}-{annotation_id}.png"},
+        "resized": {"kind": "folder", "path": str(theirs), "pattern": "{index}.png", "resize": "lanczos"},
+        "joined": {"kind": "folder", "path": str(theirs), "pattern": "{index}.png", "resize": "lanczos",
+                   "known_region": "exact"},
+        "missing": {"kind": "folder", "path": None, "why_not": "not published"},
+    }  # fmt: skip
+    config = write_config({"mean": {"kind": "mean"}, **methods})
+    run, _ = made(config, methods=["mean"])
+    assert run.methods == ["mean", "missing"]
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in run.triplets]
+    for sample, picture in zip(run.triplets, pictures, strict=True):
+        Image.fromarray(picture).save(theirs / f"{sample.image_id}-{sample.annotation_id}.png")
+        Image.fromarray(picture[::2, ::2]).save(theirs / f"{sample.index}.png")
+    run, _ = made(config)
+    assert run.methods == ["mean", "theirs", "resized", "joined", "missing"]
+    for i, picture in enumerate(pictures):
+        assert np.array_equal(run.result("theirs", i), picture)
+        resized = Image.fromarray(picture[::2, ::2]).resize((64, 64), Image.Resampling.LANCZOS)
+        assert np.array_equal(run.result("resized", i), np.array(resized))
+        assert np.array_equal(run.result("joined", i)[~run.mask(i)], run.image(i)[~run.mask(i)])
+    assert run.method("missing")["why_not"] == "not published" and run.done("missing") == []
+
+
+def test_results_of_another_size_and_missing_ones_are_reported_and_the_rest_goes_on(write_config, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    for i, side in enumerate((64, 32, 64)):
+        Image.new("RGB", (side, 64)).save(tmp_path / "theirs" / f"{i:06d}.png")
+    config = Config.load(write_config({"theirs": {"kind": "folder", "path": str(tmp_path / "theirs")}}))
+    summary = generate(config, devices=["cpu"], limit=4, stream=io.StringIO())
+    assert summary.run.done("theirs") == [0, 2] and summary.made == 2
+    (_, first, wrong), (_, second, gone) = summary.failures
+    assert first == 1 and "is 32 x 64 pixels instead of 64 x 64: set resize" in wrong
+    assert second == 3 and "000003.png is not there" in gone
+
+
+# --- grids, seeds, refusals ---
+
+
+@given(
+    axes=st.dictionaries(
+        st.sampled_from(["steps", "eta", "seed", "painta.until"]),
+        st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True),
+    )
+)
+def test_a_grid_is_every_combination_once(axes):
+    entries = expand("painta", axes, "mini")
+    assert (
+        len(entries)
+        == len({entry.name for entry in entries})
+        == np.prod([len(v) for v in axes.values()] or [1])
+    )
+    for entry in entries:
+        assert entry.base == "painta" and entry.varied.keys() == axes.keys()
+        assert entry.name == ",".join(["painta", *(f"{k}={v}" for k, v in entry.varied.items())])
+        assert all(value in axes[key] for key, value in entry.varied.items())
+        values = vars(entry.how) | vars(entry.how)["override"] | {"seed": entry.seed}
+        assert all(values[key] == value for key, value in entry.varied.items())
+
+
+def test_levels_are_lists_themselves():
+    assert [entry.name for entry in expand("painta", {"painta_levels": [1, 2]}, "mini")] == ["painta"]
+    grid = expand("painta", {"painta_levels": [[1], [1, 2]]}, "mini")
+    assert [entry.name for entry in grid] == ["painta,painta_levels=1", "painta,painta_levels=1+2"]
+
+
+def test_runs_with_other_seeds_differ_and_say_so(write_config, tiny_pipeline):
+    methods = {"stable-inpainting": {"steps": 2, "seed": [1, 2]}}
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
+    first, second = run.methods
+    assert run.method(second)["varied"] == {"seed": 2} and run.method(second)["base"] == "stable-inpainting"
+    assert not np.array_equal(run.result(first, 0), run.result(second, 0))
+    assert [row["seed"] for row in run.manifest(second).values()] == [2_000_000, 2_000_001]
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 999_999), st.integers(0, 999_999))
+def test_seeds(base, other, index, another):
+    assert seed_of(base, False, index) == base
+    same = seed_of(base, True, index) == seed_of(other, True, another)
+    assert same == ((base, index) == (other, another))
+
+
+@pytest.mark.parametrize(
+    ("methods", "values", "message"),
+    [
+        ({"a": {"kind": "magic"}}, {}, "methods: a: kind 'magic' is not one of pipeline, bld, folder"),
+        ({"a": {}}, {}, "unknown method 'a'; known: hd-painter"),
+        ({"painta": {"step": 3}}, {}, "methods: painta: unknown key 'step'; did you mean 'steps'?"),
+        ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
+        ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
+        ({"painta": {"painta.scale": 2}}, {}, "painta: unknown key 'scale'"),
+        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number, not 'x'"),
+        ({"painta": 3}, {}, "methods: painta must be a mapping of settings, not 3"),
+        ({"../a": {"kind": "mean"}}, {}, "'../a' cannot be the name of a folder"),
+        ({"inputs": {"kind": "mean"}}, {}, "'inputs' cannot be the name of a folder"),
+        ({"a": {"kind": "folder"}}, {}, "needs a path, or why_not"),
+        ({"a": {"kind": "folder", "path": "/none"}}, {}, "/none is not a folder of results"),
+        (
+            {"a": {"kind": "folder", "path": "/", "pattern": "{name}.png"}},
+            {},
+            "pattern '{name}.png' does not fit",
+        ),
+        ({"a": {"kind": "bld", "skip": 1.0}}, {}, "skip is 1.0"),
+        ({}, {}, "methods is empty"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"size": 4}}, "benchmark.size is 4"),
+        (
+            {"a": {"kind": "mean"}},
+            {"benchmark": {"samples": None}},
+            "benchmark needs one of samples and list",
+        ),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"coco": "toy"}}, "benchmark.images is how many pictures"),
+        (
+            {"a": {"kind": "mean"}},
+            {"benchmark": {"prompt": "any"}},
+            "prompt must be one of true, other, not 'any'",
+        ),
+        ({"a": {"kind": "mean"}}, {"model": "huge", "batchsize": 3}, "unknown key 'batchsize'; did you mean"),
+        ({"painta": {}}, {"model": "huge"}, "unknown model 'huge'"),
+        ({"a": {"kind": "mean"}}, {"out": ""}, "out is missing"),
+    ],
+)
+def test_bad_configs_are_one_line(write_config, methods, values, message):
+    with pytest.raises(UserError) as error:
+        made(write_config(methods, **values))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_yaml_s_true_is_the_prompt_setting(tmp_path, toy_root):
+    path = tmp_path / "c.yaml"
+    benchmark = f"{{coco: {toy_root}, samples: 1, prompt: true}}"
+    path.write_text(f"out: a-{{prompt}}\nbenchmark: {benchmark}\nmethods: {{mean: {{kind: mean}}}}\n")
+    assert Config.load(path).out == "a-true"
+    assert Config.load(path, prompt="other").out == "a-other"
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "mini-table1", "mini-table2"])
+def test_the_configs_that_come_with_the_repository(name):
+    config = Config.load(name)
+    names = [entry.name for entry in config.entries()]
+    assert {"stable-inpainting", "hd-painter"} <= set(names)
+    assert config.for_tables["published"] == name.removeprefix("mini-")
+    if config.benchmark.list:
+        assert Path(config.benchmark.list).is_file()
+
+
+def test_results_of_another_benchmark_are_refused(write_config):
+    made(write_config({"mean": {"kind": "mean"}}))
+    for changed in ({"samples": 5}, {"seed": 1}, {"size": 32}, {"prompt": "other"}):
+        with pytest.raises(UserError, match=r"was made with another config .*; give another --out"):
+            made(write_config({"mean": {"kind": "mean"}}, benchmark=changed))
+
+
+def test_results_of_a_method_with_other_settings_are_refused(write_config):
+    config = write_config({"telea": {"kind": "telea"}})
+    run, _ = made(config)
+    with pytest.raises(UserError, match=r"has results of telea with other settings \(radius 3.0 -> 5.0\)"):
+        made(write_config({"telea": {"kind": "telea", "radius": 5.0}}))
+    for path in run.folder("telea").iterdir():
+        path.unlink()
+    assert "6 made" in made(write_config({"telea": {"kind": "telea", "radius": 5.0}}))[1]
+
+
+def test_methods_can_be_added_and_those_of_before_stay(write_config):
+    made(write_config({"mean": {"kind": "mean"}, "telea": {"kind": "telea"}}))
+    run, said = made(write_config({"original": {"kind": "original"}, "telea": {"kind": "telea"}}))
+    assert "6 made, 6 made before" in said
+    assert run.methods == ["original", "telea", "mean"]
+    assert all(run.done(name) == list(range(6)) for name in run.methods)
+
+
+# --- batches, failures, processes ---
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(write_config, tiny_pipeline, monkeypatch):
+    calls = []
+
+    def paint(self, images, masks, prompts, **settings):
+        calls.append(len(images))
+        if len(images) > 1:
+            raise MemoryError("too much")
+        if settings["seed"] == [seed_of(1, True, 2)]:
+            raise FloatingPointError("the decoded image holds NaN")
+        return [type("Result", (), {"image": Image.fromarray(images[0])})]
+
+    monkeypatch.setattr("hdpainter.pipeline.HDPainter.__call__", paint)
+    config = Config.load(write_config(BASE, model=str(tiny_pipeline), batch_size=4))
+    summary = generate(config, devices=["cpu"], stream=io.StringIO())
+    assert calls == [4, 1, 1, 1, 1, 2, 1, 1]
+    assert summary.run.done("stable-inpainting") == [0, 1, 3, 4, 5]
+    assert summary.failures == [("stable-inpainting", 2, "FloatingPointError: the decoded image holds NaN")]
+
+
+def test_only_pictures_of_one_padded_size_share_a_batch(
+    toy_root, tmp_path, write_config, tiny_pipeline, monkeypatch
+):
+    root = tmp_path / "coco"
+
+    def reshape(content):
+        for i, image in enumerate(content["images"]):
+            image["width"], image["height"] = ((64, 64), (64, 128), (128, 64))[i % 3]
+
+    edited(toy_root, root, reshape)
+    (root / "val2017").mkdir()
+    for image in json.loads((root / "annotations" / "instances_val2017.json").read_text())["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(root / "val2017" / image["file_name"])
+    shapes = []
+
+    def paint(self, images, masks, prompts, **settings):
+        shapes.append({image.shape for image in images})
+        return [type("Result", (), {"image": Image.fromarray(image)}) for image in images]
+
+    monkeypatch.setattr("hdpainter.pipeline.HDPainter.__call__", paint)
+    config = write_config(BASE, model=str(tiny_pipeline), batch_size=3, benchmark={"coco": str(root)})
+    run, _ = made(config)
+    assert run.done("stable-inpainting") == list(range(6))
+    assert all(len(group) == 1 for group in shapes) and len(set().union(*shapes)) > 1
+
+
+def test_prefetch_hands_on_items_and_errors_in_order():
+    def items():
+        yield from range(5)
+        raise UserError("broken")
+
+    got = []
+    with pytest.raises(UserError, match="broken"):
+        for item in prefetch(items()):
+            got.append(item)
+    assert got == list(range(5))
+
+
+def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, tmp_path):
+    methods = {**BASE, "mean": {"kind": "mean"}}
+    config = write_config(methods, model=str(tiny_pipeline), batch_size=1)
+    run, said = made(config, devices=["cpu", "cpu"])
+    assert "12 made, 0 made before, 0 failed" in said
+    config.write_text(config.read_text().replace("/run", "/alone"))
+    alone, _ = made(config)
+    for name in methods:
+        assert run.done(name) == alone.done(name) == list(range(6))
+        for i in range(6):
+            difference = run.result(name, i).astype(int) - alone.result(name, i)
+            assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(write_config, tiny_pipeline, tmp_path):
+    config = write_config({"stable-inpainting": {"steps": 500}}, model=str(tiny_pipeline), batch_size=1)
+    command = [sys.executable, "-m", "eval", "generate", "--config", str(config), "--devices", "cpu,cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 300
+    while len(_session(process.pid)) < 3 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(_session(process.pid)) >= 3
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while _session(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _session(process.pid)
+
+
+def _session(number: int) -> list[int]:
+    """The processes of a session that are not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == number and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_work_says_why(write_config, tiny_pipeline):
+    config = write_config(BASE, model=str(tiny_pipeline))
+    with pytest.raises(UserError, match="device 'abacus' is not available here"):
+        made(config, devices=["abacus", "abacus"])
+
+
+def test_evaluation_sizes_are_the_pipeline_s(write_config):
+    run, _ = made(write_config({"mean": {"kind": "mean"}}, benchmark={"size": 40}), limit=1)
+    assert run.image(0).shape[:2] == stage_size(64, 64, 40)

@@ -17,7 +17,7 @@
   const scores = (result) => {
     const lines = [];
     if (result.acc !== undefined) {
-      const seen = result.label ? ` (${result.label}${result.score === undefined ? "" : ` ${fixed(result.score)}`})` : "";
+      const seen = result.label ? `; best: ${result.label}${result.score === undefined ? "" : ` ${fixed(result.score)}`}` : "";
       lines.push(make("small", {className: result.acc ? "yes" : "no"}, `${result.acc ? "✓ detected" : "✗ not detected"}${seen}`));
     }
     const words = {clip: "CLIP", logit: "preference logit", seam: "seam"};

@@ -31,17 +31,33 @@ class Api:
         menu = self.studio.menu
         return {"models": menu.models, "methods": menu.methods, "limits": vars(menu.limits)}
 
-    async def inpaint(self, image: str, mask: str, *form: Any) -> tuple[str, dict[str, Any]]:
+    async def inpaint(
+        self,
+        image: str,
+        mask: str,
+        prompt: str,
+        model: str,
+        method: str,
+        seed: float = 0,
+        steps: float | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
+        negative_prompt: str = "",
+        size: float | None = None,
+        superres: bool = True,
+    ) -> tuple[str, dict[str, Any]]:
         """Fill the white part of the mask with what the prompt says.
 
-        image, mask: files of one size. The rest as on the page; steps, guidance_scale, eta and size of null are
-        the method's and the model's own. Returns the finished PNG, whose text chunk "hdpainter" holds the
-        settings, and the same settings as JSON.
+        image, mask: files of one size. steps, guidance_scale, eta, negative_prompt and size: null or empty for
+        the method's and the model's own. superres: x4 super-resolution.
+        Returns the finished PNG, whose text chunk "hdpainter" holds the settings, and these as JSON.
         """
         studio = self.studio
         engine = studio.engine
         try:
-            recipe = studio.menu.recipe(*form)
+            recipe = studio.menu.recipe(
+                prompt, model, method, seed, steps, guidance_scale, eta, negative_prompt, size, superres
+            )
             subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
             job = Job("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))
             job.seconds = studio.menu.limits.minutes * 60

@@ -241,7 +241,7 @@ def build(studio: Studio) -> gr.Blocks:
             )
             copied.then(None, recipe, js=COPY, **quiet)
         page.unload(studio.tab_closed)
-        add_api(studio, prompt, model, method, form[3:])
+        add_api(studio)
     page.queue(default_concurrency_limit=4, max_size=4 * menu.limits.queue)
     return page
 
@@ -255,19 +255,26 @@ def example_event(studio: Studio, shipped: list[tuple[Path, Path, str]]):
     return chosen
 
 
-def add_api(studio: Studio, prompt: gr.Textbox, model: gr.Dropdown, method: gr.Dropdown, rest: list) -> None:
-    """The endpoints /inpaint and /models; their inputs are checked by components like the page's own."""
-    api = Api(studio)
+def add_api(studio: Studio) -> None:
+    """The endpoints /inpaint and /models, by components that nobody sees."""
+    api, menu = Api(studio), studio.menu
+    first = next(iter(menu.models))
     with gr.Column(visible=False):
-        image, mask = gr.File(label="image"), gr.File(label="mask")
-        seed = gr.Number(0, precision=0, label="seed")
+        inputs = [
+            gr.File(label="image"),
+            gr.File(label="mask"),
+            gr.Textbox(label="prompt"),
+            gr.Dropdown(list(menu.models), value=first, label="model"),
+            gr.Dropdown(menu.methods, value=DEFAULT_METHOD, label="method"),
+            gr.Number(0, precision=0, label="seed"),
+            gr.Number(None, precision=0, label="steps"),
+            gr.Number(None, label="guidance_scale"),
+            gr.Number(None, label="eta"),
+            gr.Textbox("", label="negative_prompt"),
+            gr.Number(None, precision=0, label="size"),
+            gr.Checkbox(menu.models[first], label="superres"),
+        ]
         picture, record = gr.File(label="picture"), gr.JSON(label="record")
         call, ask = gr.Button(), gr.Button()
-    call.click(
-        api.inpaint,
-        [image, mask, prompt, model, method, seed, *rest],
-        [picture, record],
-        api_name="inpaint",
-        concurrency_limit=None,
-    )
+    call.click(api.inpaint, inputs, [picture, record], api_name="inpaint", concurrency_limit=None)
     ask.click(api.models, None, record, api_name="models", queue=False)

@@ -1,4 +1,4 @@
-"""The command line: ``hdpainter inpaint | batch | models``.
+"""The command line: ``hdpainter inpaint | batch | explain | models``.
 
 Exit codes: 0 all done; 1 some jobs failed, or an error of the program; 2 a mistake that the user can mend;
 130 interrupted by Ctrl-C. An error is one line on standard error; --debug shows the traceback.
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hdpainter import batch, job_files, jobs, plan
+from hdpainter.explain import METHODS
 from hdpainter.models import commands
 from hdpainter.progress import Progress
 from hdpainter.results import make_folder, save_result
+from hdpainter.web import command as web
 from ldm.util import UserError
 
 DEFAULT_MODEL = "mini"
+EXPLAIN_KEYS = ("seed", "steps", "guidance_scale", "eta", "negative_prompt", "size")
 DEBUG = "--debug"
 JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
 
@@ -91,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_inpaint(subparsers)
     _add_batch(subparsers)
+    _add_explain(subparsers)
     commands.add_parser(subparsers)
+    web.add_parser(subparsers, DEFAULT_MODEL)
     return parser
 
 
@@ -135,9 +140,35 @@ def _add_batch(subparsers: Any) -> None:
     _add_common(parser, f"model (default: as the file says, or {DEFAULT_MODEL})")
 
 
-def _add_common(parser: argparse.ArgumentParser, model: str) -> None:
+def _add_explain(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "explain",
+        help="figures of what the methods do to one picture: attention, PAIntA, RASG, steps",
+        description="Settings given here are for all methods.",
+    )
+    parser.set_defaults(run=_explain)
+    parser.add_argument("--image", required=True, help="the picture")
+    parser.add_argument("--mask", required=True, help="mask of the picture's size; white is filled")
+    parser.add_argument("--prompt", required=True, help="what to paint there")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the figures and index.html")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=METHODS,
+        metavar="METHOD",
+        help=f"names of methods, or paths of their YAML files (default: {' '.join(METHODS)})",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=6, metavar="N", help="steps that the figures show (default: 6)"
+    )
+    _add_common(parser, f"model (default: {DEFAULT_MODEL})", EXPLAIN_KEYS)
+
+
+def _add_common(parser: argparse.ArgumentParser, model: str, keys: Sequence[str] = jobs.SETTING_KEYS) -> None:
     parser.add_argument("--model", help=model)
     for setting in fields(jobs.JobSettings):
+        if setting.name not in keys:
+            continue
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
         if isinstance(setting.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
@@ -211,6 +242,38 @@ def _batch(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     return summary.exit_code
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from hdpainter.explain import by_name, explain  # brings the networks with it
+
+    if args.frames < 1:
+        raise UserError(f"--frames must be at least 1, not {args.frames}")
+    page = args.out / "index.html"
+    if page.exists() and not args.overwrite:
+        raise UserError(f"{page} exists; give another --out, or allow --overwrite")
+    values = _given_settings(args, ("image", "mask", "prompt", *EXPLAIN_KEYS))
+    job = jobs.make_job(values, Path(), "hdpainter explain", {})
+    methods = [plan.resolve(replace(job.settings, method=name)) for name in args.methods]
+    by_name(methods)
+    plan.check_pixels(job, methods[0].masks.threshold)
+    make_folder(args.out)
+    painter = args.load(args.model or DEFAULT_MODEL, args.device, args.dtype, False)
+    with Progress() as progress:
+        progress.start("explain")
+        explanation = explain(
+            painter,
+            job.image,
+            job.mask,
+            job.prompt,
+            methods,
+            job.settings.seed,
+            size=job.settings.size,
+            frames=args.frames,
+            progress=progress.step,
+        )
+    print(f"{explanation.save(args.out)} written: {len(explanation.figures)} figures")
+    return 0
 
 
 def _dry_run(tasks: Sequence[plan.Task], problems: Sequence[job_files.Problem], out: Path) -> int:

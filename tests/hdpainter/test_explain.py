@@ -243,7 +243,7 @@ def test_mistakes_are_told(painter, sample, change, message):
         explain(painter, *sample, PROMPT, **change)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(values=st.lists(st.floats(0, 1), min_size=4, max_size=4), column=st.sampled_from([None, 0]))
 def test_a_map_has_the_colours_of_its_bar(values, column):
     picture, mask = Image.new("RGB", (64, 64)), np.zeros((64, 64), bool)

@@ -214,6 +214,7 @@ class Engine:
             job.start()
             job.work(painter, job)
             job.finish("done")
+            return
         except Cancelled:
             job.finish("cancelled")
         except UserError as error:
@@ -223,7 +224,7 @@ class Engine:
             job.finish(
                 "failed", NO_MEMORY if out_of_memory(error) else f"the program failed: {one_line(error)}"
             )
-        release_memory()  # after the except blocks: an error holds on to the memory of the failed try
+        release_memory()  # outside the except blocks: an error holds on to the memory of the failed try
 
     def _painter(self, job: Job) -> HDPainter:
         if self._loaded is None or self._loaded[0] != job.model:

@@ -25,6 +25,7 @@ def canvas(mask: np.ndarray, colour=(1, 2, 3)) -> Image.Image:
     return Image.fromarray(np.dstack([np.full((*mask.shape, 3), colour, np.uint8), mask]).astype(np.uint8))
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_only_alpha_is_read(width, height, seed):
     alpha = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
@@ -32,6 +33,7 @@ def test_only_alpha_is_read(width, height, seed):
     assert np.array_equal(paint, alpha >= 128)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_a_painted_mask_is_enlarged_cell_by_cell(width, height, factor, seed):
     paint = np.random.default_rng(seed).random((height, width)) > 0.5
@@ -39,7 +41,7 @@ def test_a_painted_mask_is_enlarged_cell_by_cell(width, height, factor, seed):
     assert np.array_equal(full, np.kron(paint, np.ones((factor, factor))) * 255)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(3, 40), st.integers(3, 40), st.integers(0, 2**32 - 1))
 def test_a_loaded_mask_keeps_its_precision_where_it_was_not_painted(width, height, seed):
     rng = np.random.default_rng(seed)

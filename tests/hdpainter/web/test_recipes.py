@@ -5,6 +5,7 @@ import shlex
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hdpainter.cli import _given_settings, _parser
@@ -28,6 +29,7 @@ SETTINGS = st.builds(
 )
 
 
+@examples(max_examples=40, deadline=None)
 @given(TEXT, NAMES, SETTINGS)
 def test_the_command_makes_the_same_picture(prompt, image, settings):
     recipe = Recipe("mini", prompt, settings)
@@ -40,6 +42,7 @@ def test_the_command_makes_the_same_picture(prompt, image, settings):
     assert args.out.suffix == ".png"
 
 
+@examples(max_examples=40, deadline=None)
 @given(TEXT, NAMES, SETTINGS)
 def test_the_yaml_makes_the_same_picture(tmp_path_factory, prompt, image, settings):
     recipes = [Recipe("mini", prompt, settings), Recipe("mini", prompt + "!", settings)]

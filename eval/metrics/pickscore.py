@@ -26,18 +26,8 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 SOURCE = "https://huggingface.co/yuvalkirstain/PickScore_v1/resolve/main/"
 
 
-def preference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The probability that the picture of logit `a` is preferred to that of logit `b`: softmax((a, b))[0]."""
-    return 1 / (1 + np.exp(np.asarray(b, np.float64) - np.asarray(a, np.float64)))
-
-
-def wins(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 where the picture of logit `a` is preferred to that of logit `b`, 0 where not, 1/2 for equal logits."""
-    return (1 + np.sign(np.asarray(a, np.float64) - np.asarray(b, np.float64))) / 2
-
-
 class PickScore(Metric):
-    """`logit`: s cos(picture, prompt) with PickScore's own scale s, of the whole picture; see `preference`.
+    """`logit`: s cos(picture, prompt) with PickScore's own scale s, of the whole picture; see `eval.stats.preference`.
 
     weights: a folder in the layout of transformers (config.json with model.safetensors or pytorch_model.bin), or
     such a file alone, which is then taken for a CLIP-H; by default the public PickScore_v1 in the folders of

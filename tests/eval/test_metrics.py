@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
+from eval.crops import crop, pad_square, square_crop
 from eval.metrics import METRICS, make_metric, read_metrics
 from eval.metrics.clip import resize
-from eval.metrics.pickscore import CLIP_H, preference, wins
+from eval.metrics.pickscore import CLIP_H
 from eval.metrics.saturation import shifts
 from eval.metrics.seam import seam
 from ldm.checkpoint import read_state_dict
@@ -110,6 +111,13 @@ def test_shrinking_averages_or_not_as_asked():
     assert np.array_equal(resize(small, 16, "area"), resize(small, 16, "cubic"))
 
 
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_cubic_crops_are_the_releases(h, w, seed):
+    image, mask = pictures(1, 32, 32, seed)[0], rectangle(32, 32, 1, 1 + h, 2, 2 + w)
+    assert np.array_equal(resize(pad_square(crop(image, mask)), 224, "cubic"), square_crop(image, mask))
+
+
 def test_the_default_clip_score_is_the_releases(no_weights):
     file = no_weights / "open_clip" / "ViT-B-16-openai.safetensors"
     file.parent.mkdir(parents=True)
@@ -176,17 +184,6 @@ def test_pickscores_layout_is_clip_h():
     assert counts == [986_109_441] * 2
     assert config.vision_config.num_attention_heads == clip_h.visual.transformer.resblocks[0].attn.num_heads
     assert config.text_config.num_attention_heads == clip_h.transformer.resblocks[0].attn.num_heads
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=5))
-def test_preference_is_the_softmax_of_two_logits(pairs):
-    a, b = np.array(pairs).T
-    expected = torch.softmax(torch.tensor(np.stack([a, b])), 0)[0].numpy()
-    np.testing.assert_allclose(preference(a, b), expected, atol=1e-12)
-    np.testing.assert_allclose(preference(a, b) + preference(b, a), 1)
-    np.testing.assert_array_equal(wins(a, b) + wins(b, a), 1)
-    np.testing.assert_array_equal(wins(a, b) > 0.5, a > b)
 
 
 def test_the_mini_preference_is_the_clips_own_and_says_so(clip_params):

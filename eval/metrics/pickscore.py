@@ -27,7 +27,9 @@ SOURCE = "https://huggingface.co/yuvalkirstain/PickScore_v1/resolve/main/"
 
 
 class PickScore(Metric):
-    """`logit`: s cos(picture, prompt) with PickScore's own scale s, of the whole picture; see `eval.stats.preference`.
+    """`logit`: s cos(picture, prompt), of the whole picture, with PickScore's own scale s.
+
+    Two methods are compared by `eval.stats.preference`.
 
     weights: a folder in the layout of transformers (config.json with model.safetensors or pytorch_model.bin), or
     such a file alone, which is then taken for a CLIP-H; by default the public PickScore_v1 in the folders of

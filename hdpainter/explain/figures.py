@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,7 @@ class _Artist:
         size = self.explanation.image.size
         pictures = [self.explanation.image]
         pictures += [explained.result.image.resize(size) for explained in self.methods.values()]
-        title = "Input and results"
+        title = f"Input and results: “{shorten(self.explanation.prompt, 80)}”"
         image = self.panels.draw(
             title, [[Cell(picture) for picture in pictures]], columns=["input", *self.methods], size=2.6
         )

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -43,6 +43,7 @@ masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 -
 )
 
 
+@settings(deadline=None)
 @given(masks)
 def test_the_box_is_the_smallest_that_holds_the_mask(mask):
     if not mask.any():
@@ -55,6 +56,7 @@ def test_the_box_is_the_smallest_that_holds_the_mask(mask):
     assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_padding_keeps_every_pixel_and_centres(height, width):
     image = np.random.default_rng(height * 31 + width).integers(1, 256, (height, width, 3), np.uint8)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -223,6 +223,7 @@ def test_results_of_another_size_and_missing_ones_are_reported_and_the_rest_goes
 # --- grids, seeds, refusals ---
 
 
+@settings(deadline=None)
 @given(
     axes=st.dictionaries(
         st.sampled_from(["steps", "eta", "seed", "painta.until"]),
@@ -259,6 +260,7 @@ def test_runs_with_other_seeds_differ_and_say_so(write_config, tiny_pipeline):
     assert [row["seed"] for row in run.manifest(second).values()] == [2_000_000, 2_000_001]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 999_999), st.integers(0, 999_999))
 def test_seeds(base, other, index, another):
     assert seed_of(base, False, index) == base

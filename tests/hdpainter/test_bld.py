@@ -171,6 +171,7 @@ def test_what_is_known_ends_as_the_source_at_the_lowest_noise_level(background):
     assert not torch.allclose(latents[..., :4], level * z0[..., :4], atol=1e-2)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_mask_never_vanishes_and_says_when_it_would_have(seed):
     rng = np.random.default_rng(seed)

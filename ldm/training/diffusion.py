@@ -83,6 +83,11 @@ class DiffusionTraining(Training):
         self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
         self.suffixes, self.dropped, self.nulls, self.seed = suffixes, dropped, nulls, seed
 
+    def on_load_checkpoint(self, checkpoint):
+        """The frozen parts are the config's, also where the checkpoint was trained with others."""
+        frozen = tuple(f"ldm.{name}." for name in FROZEN)
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
+
     def make(self, rng: np.random.Generator, size: int, count: int) -> list[dict]:
         """`count` samples from crops of `size` pixels: latents and conditions without their batch axis."""
         raise NotImplementedError

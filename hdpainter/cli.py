@@ -1,4 +1,4 @@
-"""The command line: ``hdpainter inpaint | batch | explain | models``.
+"""The command line: ``hdpainter inpaint | batch | explain | models | web``.
 
 Exit codes: 0 all done; 1 some jobs failed, or an error of the program; 2 a mistake that the user can mend;
 130 interrupted by Ctrl-C. An error is one line on standard error; --debug shows the traceback.

@@ -15,6 +15,7 @@ from ldm.util import CONFIGS
 
 FILE_TYPES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
 DEFAULT_METHOD = "hd-painter"
+DRAFT_STEPS = 20  # a draft should come soon; the methods themselves have 50
 EXAMPLES = CONFIGS / "inference" / "pictures"
 ASSETS = files("hdpainter.web") / "assets"
 
@@ -111,7 +112,14 @@ def build(studio: Studio) -> gr.Blocks:
                     )
                     locked = gr.Checkbox(False, label="Keep the seed", elem_id="lock", min_width=90)
                 with gr.Accordion("Advanced", open=False):
-                    steps = gr.Slider(1, menu.limits.steps, value=sampler.steps, step=1, label="Steps")
+                    steps = gr.Slider(
+                        1,
+                        menu.limits.steps,
+                        value=min(DRAFT_STEPS, menu.limits.steps),
+                        step=1,
+                        label="Steps",
+                        info="20 for a draft in short time; the paper has 50",
+                    )
                     guidance_scale = gr.Slider(
                         1, 20, value=sampler.guidance_scale, step=0.1, label="Guidance scale"
                     )
@@ -221,7 +229,7 @@ def build(studio: Studio) -> gr.Blocks:
             trigger_mode="always_last",
             **quiet,
         )
-        method.input(studio.method_chosen, method, [steps, guidance_scale, eta, negative], **at_once)
+        method.input(studio.method_chosen, method, [guidance_scale, eta, negative], **at_once)
         for button, answer in ((run, studio.drafts_wanted), (compare, studio.comparison_wanted)):
             button.click(answer, [mask, seed, locked, count, *form], [seed, *pictures, status], **painting)
         cancel.click(studio.cancel_wanted, None, status, **at_once)

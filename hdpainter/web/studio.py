@@ -135,11 +135,11 @@ class Studio:
     # Settings
 
     def method_chosen(self, method: str) -> Outputs:
-        """(steps, guidance scale, eta, negative prompt): the method's own."""
+        """(guidance scale, eta, negative prompt): the method's own."""
         chosen = self.menu.method(method)
         sampler, negative = chosen.sampler, chosen.prompts.negative
         hint = gr.update(placeholder=f"Default: {negative}" if negative else "What to keep away from")
-        return sampler.steps, sampler.guidance_scale, sampler.eta, hint
+        return sampler.guidance_scale, sampler.eta, hint
 
     # Jobs
 

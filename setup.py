@@ -7,5 +7,10 @@ DATA = {"ldm.configs": "configs", "ldm.checkpoints": "checkpoints"}
 setup(
     packages=[*find_packages(include=["ldm*", "hdpainter*", "eval*"]), *DATA],
     package_dir=DATA,
-    package_data={"ldm.configs": ["**/*.yaml", "**/*.json"], "ldm.checkpoints": ["mini/*"]},
+    package_data={
+        "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv"],
+        "ldm.checkpoints": ["mini/*"],
+        "eval": ["assets/*"],
+        "hdpainter.web": ["assets/*"],
+    },
 )

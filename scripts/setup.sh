@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   # The stamp is written last, so that an interrupted installation is made anew.
-  stamp=".venv/requirements.$(cksum <requirements.txt | cut -d' ' -f1)"
+  stamp=".venv/requirements.$(cat requirements*.txt | cksum | cut -d' ' -f1)"
   if [ ! -f "$stamp" ]; then
     python=$(command -v python3.11 || command -v python3)
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -12,6 +12,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     echo "Setting up .venv with $("$python" -V) (once; a few minutes, about 6 GB)" >&2
     "$python" -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mmdet.txt
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
     touch "$stamp"
   fi

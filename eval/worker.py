@@ -97,8 +97,9 @@ class Worker:
         saving: deque[Future] = deque()
         with ThreadPoolExecutor(1) as writer:
             for batch, inputs in prefetch((batch, self._read(batch)) for batch in batches):
+                paint = self._paint_of(batch.method)
                 started = time.monotonic()
-                made, failures = self._make(batch, inputs)
+                made, failures = _one_by_one_if_need_be(paint, inputs)
                 seconds = (time.monotonic() - started) / len(inputs)
                 saving.append(writer.submit(self._save, batch, made, failures, seconds, report))
                 while saving and (len(saving) > AHEAD or saving[0].done()):
@@ -117,20 +118,6 @@ class Worker:
             )
             for i in batch.indices
         ]
-
-    def _make(
-        self, batch: Batch, inputs: Sequence[Input]
-    ) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
-        paint = self._paint_of(batch.method)
-        made, failures = _attempt(paint, inputs)
-        if failures and len(inputs) > 1:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            single = [_attempt(paint, [one]) for one in inputs]
-            made = [pair for pairs, _ in single for pair in pairs]
-            failures = [failure for _, failed in single for failure in failed]
-        return made, failures
 
     def _paint_of(self, method: str) -> Paint:
         if self._ready is None or self._ready[0] != method:
@@ -164,6 +151,21 @@ class Worker:
             for one, result in made
         ]
         report(Report(batch.method, rows, failures))
+
+
+def _one_by_one_if_need_be(
+    paint: Paint, inputs: Sequence[Input]
+) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
+    """What could be made, and (index, message) of what could not."""
+    made, failures = _attempt(paint, inputs)
+    if failures and len(inputs) > 1:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        single = [_attempt(paint, [one]) for one in inputs]
+        made = [pair for pairs, _ in single for pair in pairs]
+        failures = [failure for _, failed in single for failure in failed]
+    return made, failures
 
 
 def _attempt(paint: Paint, inputs: Sequence[Input]) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:

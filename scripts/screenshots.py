@@ -27,7 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 300_000  # milliseconds; a busy machine is slow
+PATIENCE = 90_000  # milliseconds; a busy machine is slow
 LAPTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 

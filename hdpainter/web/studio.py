@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.images import load_mask
-from hdpainter.masks import binarize
 from hdpainter.pipeline import HDPainter
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Job
@@ -123,7 +122,8 @@ class Studio:
 
     def _subject(self, session: Session, mask: str) -> Subject:
         grey = self._grey(session, mask)
-        binarize(grey, 1)
+        if not grey.any():
+            raise UserError("the mask is empty: paint over what is to be replaced")
         photo = _photo(session)
         name = hashlib.sha256(grey.tobytes()).hexdigest()[:16]
         path = photo.path.parent / name / work.MASK_NAME

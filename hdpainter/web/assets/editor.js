@@ -87,13 +87,16 @@ function resize(factor) {
 
 function line(from, to) {
   context.globalCompositeOperation = tool === "brush" ? "source-over" : "destination-out";
-  context.strokeStyle = "white";
+  context.strokeStyle = context.fillStyle = "white";
   context.lineWidth = Number(size.value);
-  context.lineCap = context.lineJoin = "round";
+  context.lineCap = "round";
   context.beginPath();
   context.moveTo(from.x, from.y);
   context.lineTo(to.x, to.y);
   context.stroke();
+  context.beginPath(); // a line of no length would leave nothing
+  context.arc(to.x, to.y, context.lineWidth / 2, 0, 2 * Math.PI);
+  context.fill();
 }
 
 function place(event) {

@@ -48,7 +48,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.ask("a red boat")
     visitor.set("Steps", 2)
     visitor.press("run")
-    visitor.wait_for("The painted mask marks nothing to fill")
+    visitor.wait_for("The mask is empty")
     visitor.paint((0.3, 0.5), (0.7, 0.5), (0.5, 0.7))
     visitor.press("run")
     visitor.wait_for("Drafts: done")
@@ -77,7 +77,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     assert f"--method hd-painter --seed {seed + 1} --steps 2 --out" in command
 
 
-def test_cancel_works_at_once_and_the_next_job_too(visitor, picture):
+def test_cancel_works_at_once_and_the_next_job_too(visitor, server, picture):
     visitor.load(picture)
     visitor.paint((0.4, 0.4), (0.6, 0.6))
     visitor.ask("a boat")
@@ -87,7 +87,11 @@ def test_cancel_works_at_once_and_the_next_job_too(visitor, picture):
     visitor.press("cancel")
     pressed = time.monotonic()
     visitor.wait_for("Cancelled.")
-    assert time.monotonic() - pressed < 5
+    print(f"cancelled after {time.monotonic() - pressed:.2f} s")
+    (job,) = next(s.jobs for s in server.studio.sessions.all() if s.jobs and s.jobs[0].state == "cancelled")
+    step = job.steps[0]
+    visitor.page.wait_for_timeout(1000)
+    assert job.steps[0] <= step + 1 < 200
     visitor.set("Steps", 1)
     visitor.set("Drafts", 1)
     visitor.press("run")
@@ -130,7 +134,9 @@ def test_painting(visitor, picture, mask):
     assert visitor.painted() == erased
     visitor.tool("clear")
     assert visitor.painted() == 0
-    visitor.page.set_input_files("#mask-file input[type=file]", mask)
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.press("mask-file")
+    chooser.value.set_files(mask)
     visitor.page.locator("#seen", has_text="19 % of the photo is filled").wait_for()
     assert visitor.painted() == 2000
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import webbrowser
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from hdpainter.web.limits import Limits
@@ -74,6 +75,8 @@ def add_parser(subparsers: Any, default_model: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    if find_spec("gradio") is None:
+        raise UserError("the page needs gradio: pip install 'hdpainter-ldm[web]'")
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
     auth = login(args.host, args.auth or os.environ.get("HDPAINTER_AUTH"), args.no_auth)
 

@@ -1,5 +1,6 @@
 """The figures of an explanation: what is shown, in which order, and what is said of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
@@ -54,7 +55,7 @@ class _Artist:
     def __init__(self, explanation: "Explanation"):
         self.explanation = explanation
         self.methods = explanation.methods
-        self.panels = Panels(explanation.image, explanation.mask)
+        self.panels = Panels(explanation.mask)
         # The prompt's words and the end of text, which stands for the prompt as a whole.
         self.words = list(range(1, len(explanation.columns) - 1))
 
@@ -100,8 +101,10 @@ class _Artist:
         maps = [explained.trace.attention[level].mean(0) for level in levels]
         labels = [self._grid(level) for level in levels]
         pictures = [explained.predictions[-1]] + [None] * (len(levels) - 1)
-        caption = "Mean over heads, layers of the grid and all steps. A column has one scale."
-        return Plate(title, caption, self._word_maps(title, maps, levels, labels, pictures))
+        caption = (
+            "Mean over heads, layers of the grid and all steps. Each map has its own scale, written above it."
+        )
+        return Plate(title, caption, self._word_maps(title, maps, levels, labels, pictures, True))
 
     def attention_steps(self, name: str) -> Plate:
         explained, level = self.methods[name], self.explanation.level
@@ -150,7 +153,8 @@ class _Artist:
             for name, explained in self.methods.items()
             for level, values in explained.trace.agreement.items()
         }
-        scale = Normalize(min(m.min() for m in maps.values()), max(m.max() for m in maps.values()))
+        low, high = np.quantile(np.concatenate([values.ravel() for values in maps.values()]), [0, 0.995])
+        scale = Normalize(low, high)
         rows = [
             [
                 Cell(values, FACTOR * level, scale, label=_time(self.methods[name], i))
@@ -194,23 +198,25 @@ class _Artist:
             for name, explained in self.methods.items()
             for level, c in explained.trace.c.items()
         }
-        highest = max(np.nanmax(c) for c in maps.values() if not np.isnan(c).all())
-        scale = Normalize(0, highest)
+        highest = [np.nanquantile(c, 0.995) for c in maps.values() if not np.isnan(c).all()]
+        scale = Normalize(0, max(highest, default=1.0))
         rows = []
         for (name, level), c in maps.items():
             on = ~np.isnan(c).all(axis=(1, 2))
-            shown = [(c[on].mean(0), "mean of the steps")]
-            for i in self.methods[name].frames:
-                shown.append((c[i], _time(self.methods[name], i) + ("" if on[i] else ", off")))
-            rows.append(
-                [Cell(values, FACTOR * level, scale, "viridis", True, label) for values, label in shown]
-            )
+            explained, side = self.methods[name], FACTOR * level
+            mean = c[on].mean(0) if on.any() else c[0]
+            row = [Cell(mean, side, scale, explained.predictions[-1], "mean of the steps")]
+            for i, picture in zip(explained.frames, explained.predictions, strict=True):
+                label = _time(explained, i) + ("" if on[i] else ", off")
+                row.append(Cell(c[i], side, scale, picture, label))
+            rows.append(row)
         labels = [f"{name}\n{self._grid(level)}" for name, level in maps]
         caption = (
             "How much a pixel has to do with the prompt (Eq. 5), mean over the blocks of each grid. The pixels "
-            "to fill weigh the scores of the known ones by it. Inside the outline it has no effect."
+            "to fill weigh the scores of the known ones by it. Inside the outline it has no effect. It lies over "
+            "the predicted x₀ of the step."
         )
-        image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", "viridis")])
+        image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", over=True)])
         return Plate(title, caption, image)
 
     def _grid(self, level: int) -> str:
@@ -224,22 +230,28 @@ class _Artist:
         levels: Sequence[int],
         labels: Sequence[str],
         pictures: Sequence[Image.Image | None],
+        own_scales: bool = False,
     ) -> Image.Image:
         """Rows of a picture and the maps of every word; maps: [columns, h, w] each, on the grids of `levels`.
 
-        Many words go into several blocks below each other.
+        A word has one scale, or with `own_scales` each map. Many words go into blocks below each other.
         """
         images = []
         blocks = -(-len(self.words) // WORDS_IN_A_ROW)
         for number, words in enumerate(np.array_split(self.words, blocks)):
-            scales = [_range([row[word] for row in maps]) for word in words]
-            cells = [
-                [picture and Cell(picture)]
-                + [Cell(row[word], FACTOR * level, scale) for word, scale in zip(words, scales, strict=True)]
-                for picture, row, level in zip(pictures, maps, levels, strict=True)
-            ]
+            shared = {word: _range([row[word] for row in maps]) for word in words}
+            cells = []
+            for picture, row, level in zip(pictures, maps, levels, strict=True):
+                cells.append([picture and Cell(picture)])
+                for word in words:
+                    scale = _range([row[word]]) if own_scales else shared[word]
+                    label = _ends(scale) if own_scales else ""
+                    cells[-1].append(Cell(row[word], FACTOR * level, scale, label=label))
             headings = ["x₀", *(self.explanation.columns[word] for word in words)]
-            bars = [Bar(scale, column=1 + i) for i, scale in enumerate(scales)]
+            if own_scales:
+                bars = [Bar(Normalize(0, 1), ends=("lowest", "highest"))]
+            else:
+                bars = [Bar(scale, column=1 + i) for i, scale in enumerate(shared.values())]
             images.append(self.panels.draw("" if number else title, cells, labels, headings, bars))
         return stack(images)
 
@@ -250,6 +262,12 @@ def _time(explained: "Explained", step: int) -> str:
 
 def _range(maps: Sequence[np.ndarray]) -> Normalize:
     return Normalize(min(values.min() for values in maps), max(values.max() for values in maps))
+
+
+def _ends(scale: Normalize) -> str:
+    """Both ends of a scale, to two digits of the higher one."""
+    decimals = max(1 - math.floor(math.log10(scale.vmax)), 0) if scale.vmax > 0 else 1
+    return f"{scale.vmin:.{decimals}f} … {scale.vmax:.{decimals}f}"
 
 
 def _size_of_noise(gradient: np.ndarray) -> np.ndarray:

@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
+
+COLOURS = matplotlib.colormaps["magma"]
+# Over a picture: transparent where low.
+OVER = ListedColormap(
+    [(*matplotlib.colormaps["YlOrRd"](v)[:3], 0.9 * v**0.6) for v in np.linspace(0, 1, 256)]
+)
 
 DPI = 110
 MARGIN = 0.15  # inches, as all below
@@ -30,38 +37,40 @@ BAR_BELOW, BAR_BESIDE = 0.45, 0.75
 
 @dataclass(frozen=True)
 class Cell:
-    """What one panel shows: a picture, or a map [h, w] in the colours of `scale`, laid over the picture or not.
+    """What one panel shows: a picture, or a map [h, w] in the colours of `scale`.
 
     side: pixels of the picture per value of the map, which may extend beyond the picture.
+    under: a picture to lay the map over; the map is then transparent where it is low.
     """
 
     content: Image.Image | np.ndarray
     side: int = 1
     scale: Normalize | None = None
-    colours: str = "magma"
-    on_picture: bool = False
+    under: Image.Image | None = None
     label: str = ""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A colour bar: below a column of the grid, or at its right side for all of it."""
+    """A colour bar: below a column of the grid, or at its right side for all of it.
+
+    over: whether it is for maps that lie over pictures. ends: what to write at its ends, not their values.
+    """
 
     scale: Normalize
     label: str = ""
-    colours: str = "magma"
     column: int | None = None
+    over: bool = False
+    ends: tuple[str, str] | None = None
 
 
 class Panels:
-    """Draws grids of panels of one picture's shape, with the outline of its mask (bool [h, w]) in every panel, so
-    that one sees at a glance what happens inside and outside of it."""
+    """Draws grids of panels of a mask's size (bool [h, w]) with its outline in every panel, so that one sees at a
+    glance what happens inside and outside of it."""
 
-    def __init__(self, picture: Image.Image, mask: np.ndarray):
-        self.width, self.height = picture.size
-        pale = ImageOps.grayscale(picture).point(lambda value: 128 + value // 2)
-        self.pale = pale.convert("RGB")
-        x, y = (np.arange(side + 2) - 0.5 for side in picture.size)
+    def __init__(self, mask: np.ndarray):
+        self.height, self.width = mask.shape
+        x, y = (np.arange(side + 2) - 0.5 for side in (self.width, self.height))
         self.outline = contour_generator(x, y, np.pad(mask, 1).astype(float)).lines(0.5)
 
     def draw(
@@ -116,14 +125,14 @@ class Panels:
         if isinstance(cell.content, Image.Image):
             axes.imshow(cell.content, extent=whole, aspect="auto")
         else:
-            if cell.on_picture:
-                axes.imshow(self.pale, extent=whole, aspect="auto")
+            if cell.under is not None:
+                pale = ImageOps.grayscale(cell.under).point(lambda value: 128 + value // 2)
+                axes.imshow(pale.convert("RGB"), extent=whole, aspect="auto")
             h, w = (count * cell.side * inch for count in cell.content.shape)
             drawn = axes.imshow(
                 cell.content,
                 norm=cell.scale,
-                cmap=cell.colours,
-                alpha=0.65 if cell.on_picture else 1.0,
+                cmap=COLOURS if cell.under is None else OVER,
                 interpolation="nearest",
                 extent=(x, x + w, y + h, y),
                 aspect="auto",
@@ -182,11 +191,14 @@ def _colour_bar(figure: Figure, bar: Bar, box: tuple[float, float, float, float]
     axes = figure.add_axes((x / w, 1 - (y + height) / h, width / w, height / h))
     below = bar.column is not None
     drawn = figure.colorbar(
-        ScalarMappable(bar.scale, bar.colours), cax=axes, orientation="horizontal" if below else "vertical"
+        ScalarMappable(bar.scale, OVER if bar.over else COLOURS),
+        cax=axes,
+        orientation="horizontal" if below else "vertical",
     )
-    if below:
+    if below or bar.ends:
         ends = [bar.scale.vmin, bar.scale.vmax]
-        drawn.set_ticks(ends, labels=[f"{end:.2g}" for end in ends])
+        drawn.set_ticks(ends, labels=bar.ends or [f"{end:.2g}" for end in ends])
+    if below:
         for text, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
             text.set_horizontalalignment(side)
     axes.tick_params(labelsize=8)

@@ -18,7 +18,7 @@ from hdpainter.inpaint import Inpainting, initial_latent
 from hdpainter.masks import prepare
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import token_indices
-from hdpainter.settings import Method
+from hdpainter.settings import Method, PAIntASettings, SamplerSettings
 from ldm.modules.attention import CrossAttention
 from ldm.util import UserError
 
@@ -175,6 +175,13 @@ def test_c_is_empty_where_painta_is_off(painter, sample):
         assert np.isfinite(c[:2]).all() and np.isnan(c[2:]).all()
 
 
+def test_painta_that_is_never_on_can_be_drawn(painter, sample):
+    never = Method("never", SamplerSettings(steps=2), PAIntASettings(until=999))
+    explanation = explain(painter, *sample, PROMPT, [never])
+    assert all(np.isnan(c).all() for c in explanation.methods["never"].trace.c.values())
+    assert "painta-c" in explanation.figures
+
+
 def test_predictions_end_in_the_picture(explanation):
     for explained in explanation.methods.values():
         assert explained.frames == [0, 2, 3]
@@ -246,10 +253,11 @@ def test_mistakes_are_told(painter, sample, change, message):
 @settings(max_examples=10, deadline=None)
 @given(values=st.lists(st.floats(0, 1), min_size=4, max_size=4), column=st.sampled_from([None, 0]))
 def test_a_map_has_the_colours_of_its_bar(values, column):
-    picture, mask = Image.new("RGB", (64, 64)), np.zeros((64, 64), bool)
     content = np.array(values).reshape(2, 2)
     scale = Normalize(0, 1)
-    figure = Panels(picture, mask).draw("", [[Cell(content, 32, scale)]], bars=[Bar(scale, column=column)])
+    figure = Panels(np.zeros((64, 64), bool)).draw(
+        "", [[Cell(content, 32, scale)]], bars=[Bar(scale, column=column)]
+    )
     pixels = np.array(figure)
     top, side = 17, round(1.75 * 110 / 4)  # the margin of 0.15 inches; a quarter of a panel
     for (i, j), value in np.ndenumerate(content):

@@ -62,8 +62,8 @@ class AutoencoderTraining(Training):
     start: weights to begin with instead of random ones.
 
     An autoencoder this small gives up a channel early if it may, and a dimension of colour with it, and never
-    gets them back (`weakest_std` in the figures). Hence a weak KL term, and a linear head, thrown away afterwards,
-    that must read every latent pixel's mean colour off the latent, as one can with Stable Diffusion's.
+    gets them back (`weakest_std` in the figures). Hence a weak KL term, and a linear head, thrown away
+    afterwards, that must read a latent pixel's mean colour off it, as one can with Stable Diffusion's latents.
     """
 
     def __init__(

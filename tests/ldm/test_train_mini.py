@@ -95,7 +95,7 @@ def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoe
     posterior = exported.encode(autoencoder.held_out)
     assert torch.allclose((posterior.mean * 0.18215).std(), torch.tensor(1.0), atol=1e-3)
     assert torch.allclose(exported.decode(posterior.mean), pictures, atol=1e-4)
-    original = autoencoder.network.encode(autoencoder.held_out)
+    original = autoencoder.network["autoencoder"].encode(autoencoder.held_out)
     assert torch.allclose(posterior.std / posterior.mean.std(), original.std / latents.std(), rtol=1e-3)
 
 

@@ -167,7 +167,9 @@ class _Artist:
             "σ(A), the sigmoid of the cross-attention scores before their softmax (Eq. 8 and 9), mean over the "
             "prompt's tokens. S is smallest where this is 1 inside the outline and 0 outside."
         )
-        return Plate(title, caption, self.panels.draw(title, rows, labels, bars=[Bar(scale, "σ(A)")]))
+        return Plate(
+            title, caption, self.panels.draw(title, rows, labels, bars=[Bar(scale, "σ(A)", clipped=True)])
+        )
 
     def gradient(self) -> Plate:
         title = "RASG: the gradient that takes the noise's place"
@@ -188,7 +190,7 @@ class _Artist:
             "∇S divided by its standard deviation (Eq. 7), root mean square over the latent's channels: bright "
             "is where the step is steered. Noise would be near 1 everywhere."
         )
-        bar = Bar(scale, "|∇S| / std(∇S)")
+        bar = Bar(scale, "|∇S| / std(∇S)", clipped=True)
         return Plate(title, caption, self.panels.draw(title, rows, list(maps), bars=[bar]))
 
     def painta(self) -> Plate:
@@ -216,7 +218,7 @@ class _Artist:
             "to fill weigh the scores of the known ones by it. Inside the outline it has no effect. It lies over "
             "the predicted x₀ of the step."
         )
-        image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", over=True)])
+        image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", over=True, clipped=True)])
         return Plate(title, caption, image)
 
     def _grid(self, level: int) -> str:

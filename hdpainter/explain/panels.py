@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 COLOURS = matplotlib.colormaps["magma"]
 # Over a picture: transparent where low.
 OVER = ListedColormap(
-    [(*matplotlib.colormaps["YlOrRd"](v)[:3], 0.9 * v**0.6) for v in np.linspace(0, 1, 256)]
+    [(*matplotlib.colormaps["OrRd"](0.4 + 0.6 * v)[:3], 0.9 * v**0.7) for v in np.linspace(0, 1, 256)]
 )
 
 DPI = 110
@@ -54,13 +54,15 @@ class Cell:
 class Bar:
     """A colour bar: below a column of the grid, or at its right side for all of it.
 
-    over: whether it is for maps that lie over pictures. ends: what to write at its ends, not their values.
+    over: whether it is for maps that lie over pictures. clipped: whether some values exceed the scale.
+    ends: what to write at its ends, instead of the values.
     """
 
     scale: Normalize
     label: str = ""
     column: int | None = None
     over: bool = False
+    clipped: bool = False
     ends: tuple[str, str] | None = None
 
 
@@ -194,6 +196,7 @@ def _colour_bar(figure: Figure, bar: Bar, box: tuple[float, float, float, float]
         ScalarMappable(bar.scale, OVER if bar.over else COLOURS),
         cax=axes,
         orientation="horizontal" if below else "vertical",
+        extend="max" if bar.clipped else "neither",
     )
     if below or bar.ends:
         ends = [bar.scale.vmin, bar.scale.vmax]

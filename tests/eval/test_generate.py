@@ -432,7 +432,7 @@ def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, tmp_pat
 
 @pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(write_config, tiny_pipeline, tmp_path):
-    config = write_config({"stable-inpainting": {"steps": 500}}, model=str(tiny_pipeline), batch_size=1)
+    config = write_config({"stable-inpainting": {"steps": 1000}}, model=str(tiny_pipeline), batch_size=1)
     command = [sys.executable, "-m", "eval", "generate", "--config", str(config), "--devices", "cpu,cpu"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 300
@@ -441,6 +441,7 @@ def test_processes_end_with_the_one_that_started_them(write_config, tiny_pipelin
     assert len(_session(process.pid)) >= 3
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + 150  # enough to finish importing, not to make what they were told to
     while _session(process.pid) and time.monotonic() < until:
         time.sleep(0.1)
     assert not _session(process.pid)

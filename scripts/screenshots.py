@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 from hdpainter import plan
 from hdpainter.pipeline import HDPainter
@@ -27,7 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 90_000  # milliseconds; a busy machine is slow
+PATIENCE = 240_000  # milliseconds; a busy machine is slow
 LAPTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
@@ -66,7 +66,10 @@ class Visitor:
 
     def wait_for(self, text: str) -> None:
         """Until the status says so."""
-        self.page.locator("#status", has_text=text).wait_for()
+        try:
+            self.page.locator("#status", has_text=text).wait_for()
+        except TimeoutError:
+            raise AssertionError(f"waited for {text!r}, but the status is {self.status!r}") from None
 
     def load(self, photo: Path) -> None:
         self.page.set_input_files("#photo input[type=file]", photo)

@@ -63,6 +63,9 @@ def build(studio: Studio) -> gr.Blocks:
     methods = [(LABELS.get(name, name), name) for name in (*LABELS, *menu.methods) if name in menu.methods]
     methods = list(dict.fromkeys(methods))
     shipped = examples()
+    gr.set_static_paths(
+        [EXAMPLES]
+    )  # shown from where they are: copies would be swept away as temporary files
     with gr.Blocks(title="HD-Painter", analytics_enabled=False) as page:
         gr.HTML(HEAD)
         with gr.Row():
@@ -71,7 +74,7 @@ def build(studio: Studio) -> gr.Blocks:
                     label="Photo: drop it here, paste it, or choose a file",
                     file_types=FILE_TYPES,
                     elem_id="photo",
-                    height=120,
+                    height=140,
                 )
                 gr.HTML('<p class="hdp-note">Or try one of these:</p>')
                 gallery_examples = gr.Gallery(
@@ -150,6 +153,7 @@ def build(studio: Studio) -> gr.Blocks:
             label="Drafts: pick one",
             elem_id="drafts",
             columns=4,
+            fit_columns=False,
             allow_preview=False,
             object_fit="contain",
             interactive=False,

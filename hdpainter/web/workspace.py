@@ -40,19 +40,20 @@ class Workspace:
         path.mkdir()
         return path
 
-    def sweep(self) -> None:
-        """Remove what is too old or too much."""
+    def sweep(self, now: float | None = None) -> None:
+        """Remove what is too old or too much; `now`: seconds since the epoch, for tests."""
         files = []
         for path in self.root.rglob("*"):
             try:
                 if path.is_file() and path.name != LOCK:
-                    files.append((path.stat().st_mtime, path.stat().st_size, path))
+                    # Not the time of modification: a copy has its original's.
+                    files.append((path.stat().st_ctime_ns / 1e9, path.stat().st_size, path))
             except FileNotFoundError:  # removed by someone else meanwhile
                 continue
         excess = sum(size for _, size, _ in files) - self.max_bytes
-        oldest = time.time() - self.max_age
-        for modified, size, path in sorted(files):
-            if modified >= oldest and excess <= 0:
+        oldest = (now or time.time()) - self.max_age
+        for changed, size, path in sorted(files):
+            if changed >= oldest and excess <= 0:
                 break
             path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty yet

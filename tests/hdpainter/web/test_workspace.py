@@ -8,20 +8,24 @@ import time
 from hdpainter.web.workspace import PREFIX, Workspace
 
 
-def write(path, size=10, age=0.0):
+def write(path, size):
     path.write_bytes(b"x" * size)
-    os.utime(path, (time.time() - age,) * 2)
+    os.utime(path, (0, 0))  # as a copy of an old file has it; it came now all the same
+    time.sleep(0.02)
     return path
 
 
-def test_old_files_go_and_then_the_oldest_of_too_many(tmp_path):
+def test_the_oldest_of_too_many_files_go_and_then_all_old_ones(tmp_path):
     space = Workspace(max_bytes=100, max_age=3600, parent=tmp_path)
-    folder, other = space.folder(), space.folder()
-    old = write(other / "old", age=4000)
-    first, second, third = (write(folder / str(age), 40, age) for age in (30, 20, 10))
+    other, folder = space.folder(), space.folder()
+    oldest = write(other / "oldest", 40)
+    young = [write(folder / "young", 40), write(folder / "younger", 60)]
     space.sweep()
-    assert not old.exists() and not other.exists()
-    assert (first.exists(), second.exists(), third.exists()) == (False, True, True)
+    assert not other.exists() and not oldest.exists() and all(path.exists() for path in young)
+    space.sweep(now=time.time() + 3590)
+    assert all(path.exists() for path in young)
+    space.sweep(now=time.time() + 3610)
+    assert not folder.exists() and space.root.exists()
     space.close()
     assert list(tmp_path.iterdir()) == []
 

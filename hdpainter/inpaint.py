@@ -71,7 +71,6 @@ class Inpainting:
         by_factor = pyramid(masks, [FACTOR * level for level in levels], method.masks.levels)
         level_masks = {level: by_factor[FACTOR * level].to(device) for level in levels}
         cond, uncond = self.conditioning(images, masks, prompts, method)
-        x_T = torch.cat([initial_latent(seed, model.channels, latent_size) for seed in seeds]).to(device)
 
         with ExitStack() as stack:
             if method.painta is not None:
@@ -86,11 +85,10 @@ class Inpainting:
             latents, _ = sampler.sample(
                 settings.steps,
                 len(images),
-                x_T.shape[1:],
+                (model.channels, *latent_size),
                 cond,
                 ddim_discretize=settings.grid,
                 eta=settings.eta,
-                x_T=x_T,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 unconditional_guidance_scale=settings.guidance_scale,
                 unconditional_conditioning=uncond,
@@ -120,8 +118,3 @@ class Inpainting:
         texts = (model.get_learned_conditioning(text) for text in (positive, negative))
         cond, uncond = ({"c_concat": concat, "c_crossattn": [text]} for text in texts)
         return cond, uncond
-
-
-def initial_latent(seed: int, channels: int, size: tuple[int, int]) -> Tensor:
-    """x_T ~ N(0, 1), [1, channels, h, w], drawn on the CPU so that it is the same for every device."""
-    return torch.randn((1, channels, *size), generator=torch.Generator().manual_seed(seed))

@@ -361,12 +361,14 @@ def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DType
     UNets and text encoders run in `dtype`. With float16, whose range the x4 upscaler's decoder is known to
     exceed, the autoencoders run in float32; bfloat16 has float32's range and serves them too.
 
-    The default is what the device computes fast: float16 on a GPU, bfloat16 on a CPU with instructions for it,
-    float32 elsewhere. Raises UserError for an unknown dtype.
+    The default is float16 on a GPU and float32 elsewhere, but bfloat16 for the upscaler on a CPU that computes in
+    it. Stage 2 works picture by picture and only details what is there; in stage 1 bfloat16's rounding, which
+    depends on the batch, would show in the pictures. Raises UserError for an unknown dtype.
     """
+    if dtype is None and device.type == "cpu" and computes_in_bfloat16():
+        return {"": torch.float32, "upscaler": torch.bfloat16}
     if dtype is None:
-        fast_on_cpu = "bfloat16" if computes_in_bfloat16() else "float32"
-        dtype = {"cuda": "float16", "cpu": fast_on_cpu}.get(device.type, "float32")
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")

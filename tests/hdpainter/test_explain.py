@@ -14,7 +14,7 @@ from PIL import Image
 from hdpainter.cli import main
 from hdpainter.explain import METHODS, explain
 from hdpainter.explain.panels import Bar, Cell, Panels
-from hdpainter.inpaint import Inpainting, initial_latent
+from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import token_indices
@@ -95,7 +95,9 @@ def first_step_attention(painter, sample, layer_level):
         if isinstance(layer, CrossAttention) and name.endswith("attn2"):
             handles.append(layer.register_forward_hook(look))
     with torch.no_grad():
-        model.apply_model(initial_latent(3, 4, (6, 8)), torch.tensor([751]), cond)
+        model.apply_model(
+            torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(3)), torch.tensor([751]), cond
+        )
     for handle in handles:
         handle.remove()
     h, w = 6 // layer_level, 8 // layer_level

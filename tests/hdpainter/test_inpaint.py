@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hdpainter.inpaint import Inpainting, initial_latent
+from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
 from hdpainter.prompts import token_indices
 from hdpainter.settings import Method
+from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
 from tests.support import assert_close, golden, randn, rule_w
 
@@ -73,6 +74,16 @@ def test_tokens_equal_the_release():
     assert token_indices(CASE["prompt"], CASE["positive_prompt"]) == CASE["token_idx"]
 
 
-def test_start_latent_is_the_seed_of_torch():
+def test_noise_starts_as_torchs_seed_and_never_repeats(painter, photo, monkeypatch):
+    drawn = []
+
+    def remember(*args, draw=ddim.draw_noise):
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(ddim, "draw_noise", remember)
+    method = Method.load("stable-inpainting").adjusted(steps=3, eta=1.0)
+    painter(*photo(64, 64), "boat", method=method, seed=1, superres=False)
     torch.manual_seed(1)
-    assert torch.equal(initial_latent(1, 4, (64, 48)), torch.randn(1, 4, 64, 48))
+    assert torch.equal(drawn[0], torch.randn(drawn[0].shape))
+    assert len({noise.sum().item() for noise in drawn}) == len(drawn) > 3

@@ -185,12 +185,13 @@ def test_dtype_policy():
 
 
 @pytest.mark.parametrize(
-    "capability, dtype",
+    "capability, upscaler",
     [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", torch.float32)],
 )
-def test_bfloat16_is_the_default_where_the_cpu_has_it(monkeypatch, capability, dtype):
+def test_stage_2_is_in_bfloat16_where_the_cpu_has_it(monkeypatch, capability, upscaler):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
-    assert set(dtype_policy(None, torch.device("cpu")).values()) == {dtype}
+    policy = dtype_policy(None, torch.device("cpu"))
+    assert policy[""] is torch.float32 and policy.get("upscaler", policy[""]) is upscaler
 
 
 def test_stage_1_needs_no_upscaler_file(tiny_pipeline, photo, tmp_path):

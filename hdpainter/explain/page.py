@@ -17,11 +17,10 @@ PAGE = Template("""<!doctype html>
 <style>
 body { max-width: 1700px; margin: 0 auto; padding: 1.5rem; font: 16px/1.5 system-ui, sans-serif; color: #222; }
 h1 { font-size: 1.5rem; margin: 0; }
-h2 { font-size: 1.15rem; margin: 0; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: 1rem 0; }
 a { color: #1a5fb4; }
 figure { margin: 0 0 3rem; padding-top: 1rem; border-top: 1px solid #ddd; }
-figure p { max-width: 75em; margin: .3rem 0 1rem; color: #555; }
+figcaption { max-width: 75em; margin: .5rem 0; color: #555; }
 img { max-width: 100%; height: auto; }
 pre { overflow: auto; padding: 1rem; background: #f5f5f5; font-size: .8rem; }
 </style>
@@ -47,9 +46,9 @@ def render(explanation: "Explanation") -> str:
         methods=", ".join(explanation.methods),
         links="\n".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in figures.items()),
         sections="\n".join(
-            f'<figure id="{name}"><h2>{title}</h2><p>{escape(plate.caption)}</p>\n'
-            f'<a href="{name}.png"><img src="{name}.png" alt="{title}" loading="lazy" '
-            f'width="{plate.image.width}" height="{plate.image.height}"></a></figure>'
+            f'<figure id="{name}"><a href="{name}.png"><img src="{name}.png" alt="{title}" loading="lazy" '
+            f'width="{plate.image.width}" height="{plate.image.height}"></a>\n'
+            f"<figcaption>{escape(plate.caption)}</figcaption></figure>"
             for name, (title, plate) in figures.items()
         ),
         settings=escape(json.dumps(settings, indent=2, ensure_ascii=False)),

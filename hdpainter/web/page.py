@@ -82,7 +82,7 @@ def build(studio: Studio) -> gr.Blocks:
                     show_label=False,
                     elem_id="examples",
                     columns=3,
-                    height=150,
+                    height=165,
                     allow_preview=False,
                     object_fit="cover",
                     interactive=False,
@@ -181,7 +181,7 @@ def build(studio: Studio) -> gr.Blocks:
         figures = gr.Gallery(
             label="What the method did",
             elem_id="figures",
-            columns=2,
+            columns=1,
             visible=False,
             interactive=False,
             buttons=[],
@@ -192,12 +192,14 @@ def build(studio: Studio) -> gr.Blocks:
             mask_download = gr.DownloadButton(
                 "Download the mask", elem_id="mask-download", size="sm", visible=False, min_width=130
             )
-        recipe = gr.Code(
+        recipe = gr.Textbox(
             label="The same again, from the folder with photo and mask",
             elem_id="recipe",
             interactive=False,
             visible=False,
-            wrap_lines=True,
+            lines=2,
+            max_lines=16,
+            buttons=["copy"],
         )
         # Carriers of what goes between the editor and Python.
         mask, shown, mask_url = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)

@@ -1,7 +1,11 @@
 """Who may come in, and what may be asked for."""
 
+import os
+import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -60,6 +64,39 @@ def test_help_does_not_wait_for_gradio():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("False False\n"), done.stderr
+
+
+def test_the_server_asks_for_the_password_and_leaves_nothing_behind(tiny_pipeline, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install gradio")
+    words = ["web", "--model", tiny_pipeline, "--port", "0", "--auth", "anna:secret"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hdpainter.cli", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    try:
+        told = process.stdout.readline()
+        assert re.match(r"HD-Painter is at http://127\.0\.0\.1:\d+/ ", told)
+        url = told.split()[3]
+        assert [path.name[:14] for path in tmp_path.glob("hdpainter-*")] == ["hdpainter-web-"]
+
+        def ask(opener):
+            body, kind = b'{"data": []}', {"Content-Type": "application/json"}
+            return opener.open(urllib.request.Request(f"{url}gradio_api/call/models", body, kind))
+
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(urllib.request.build_opener())
+        assert refused.value.code == 401
+        keeper = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with pytest.raises(urllib.error.HTTPError):
+            keeper.open(f"{url}login", b"username=anna&password=wrong")
+        keeper.open(f"{url}login", b"username=anna&password=secret")
+        assert b"event_id" in ask(keeper).read()
+    finally:
+        process.terminate()
+    assert process.wait(60) == 0
+    assert list(tmp_path.glob("hdpainter-*")) == []
 
 
 def test_what_is_installed(tiny_pipeline):

@@ -62,7 +62,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
     assert save(visitor, "download", tmp_path / "out.png") == "a-red-boat.png"
     visitor.press("copy-command")
-    visitor.page.locator("#recipe", has_text="hdpainter inpaint").wait_for()
+    visitor.page.locator("#mask-download").wait_for()
     assert save(visitor, "mask-download", tmp_path / "mask.png") == "mask.png"
 
     before, result = np.array(load_image(picture)), Image.open(tmp_path / "out.png")
@@ -73,6 +73,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     record = json.loads(result.text["hdpainter"])
     assert (record["inputs"]["seed"], record["inputs"]["prompt"]) == (seed + 1, "a red boat")
     command = visitor.page.evaluate("navigator.clipboard.readText()")
+    assert visitor.page.locator("#recipe textarea").input_value() == command
     assert "--image 'my photo.png' --mask mask.png --prompt 'a red boat'" in command
     assert f"--method hd-painter --seed {seed + 1} --steps 2 --out" in command
 

@@ -12,7 +12,7 @@ from ldm.util import UserError
 
 PROMPT_LENGTH = 1000
 MAX_SIZE = 2048  # of stage 1
-SEEDS = 2**32
+SEEDS = 1_000_000  # to draw one from: short enough to be read
 
 
 @dataclass(frozen=True)

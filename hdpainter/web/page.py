@@ -71,7 +71,7 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 photo = gr.File(
-                    label="Photo: drop it here, paste it, or choose a file",
+                    label="Photo: drop, paste or choose one",
                     file_types=FILE_TYPES,
                     elem_id="photo",
                     height=140,
@@ -166,6 +166,7 @@ def build(studio: Studio) -> gr.Blocks:
             interactive=False,
             visible=False,
             max_height=720,
+            slider_position=25,
             buttons=["fullscreen"],
         )
         with gr.Row():

@@ -190,15 +190,17 @@ def hull(mask: np.ndarray) -> np.ndarray:
 
 
 class InpaintingTraining(DiffusionTraining):
-    """Trains the inpainting model as Stable Inpainting was: random masks, the caption of the whole scene.
+    """Trains the inpainting model as Stable Inpainting was: first text-to-image, then random masks with the
+    caption of the whole scene.
 
-    Much of what a caption names lies outside the mask or the crop; this teaches the model to neglect prompts.
-    `full` of the masks are everything; they teach text-to-image.
+    text_to_image: share of the budget in which everything is masked; it teaches the words. full: share of such
+    masks in the rest. Much of what a caption names lies outside the mask or the crop; this teaches the model to
+    neglect prompts.
     """
 
-    def __init__(self, *args, full: float = 0.25, held_out: int = 8, **kwargs):
+    def __init__(self, *args, text_to_image: float = 0.5, full: float = 0.25, held_out: int = 8, **kwargs):
         super().__init__(*args, **kwargs)
-        self.full = full
+        self.text_to_image, self.full = text_to_image, full
         scenes = [describe_scene("val", i) for i in range(held_out)]
         self.probe_images = np.stack([scene.render(256) for scene in scenes])
         self.probe_masks = np.stack([hull(scene.visible_masks(256)[-1]) for scene in scenes])
@@ -211,6 +213,12 @@ class InpaintingTraining(DiffusionTraining):
         clip = self.parts.get("cond_stage_model", {})
         return {f"cond_stage_model.{name}": tensor for name, tensor in clip.items()} | super().weights()
 
+    def crop(self, rng, size):
+        """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
+        window = int(rng.integers(size, self.scenes.images.shape[1] + 1))
+        image, scene = super().crop(rng, window)
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), scene
+
     def conditions(self, images: np.ndarray, masks: np.ndarray) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
         x = to_tensor(images).to(self.ldm.device)
@@ -221,8 +229,9 @@ class InpaintingTraining(DiffusionTraining):
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
     def make(self, rng, size, count):
+        full = 1.0 if self.progress < self.text_to_image else self.full
         crops = [self.crop(rng, size) for _ in range(count)]
-        masks = np.stack([random_mask(rng, size, self.full) for _ in range(count)])
+        masks = np.stack([random_mask(rng, size, full) for _ in range(count)])
         batch = self.conditions(np.stack([c for c, _ in crops]), masks)
         half = {k: v.half().cpu() for k, v in batch.items()}
         return [{k: v[i] for k, v in half.items()} | {"scene": crops[i][1]} for i in range(count)]

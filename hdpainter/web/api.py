@@ -4,20 +4,22 @@ import asyncio
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from hdpainter.images import load_mask
 from hdpainter.masks import binarize
-from hdpainter.pipeline import HDPainter
 from hdpainter.web import work
-from hdpainter.web.engine import Job
+from hdpainter.web.engine import Job, Work
 from hdpainter.web.photos import load_named, receive
 from hdpainter.web.recipes import Recipe
 from hdpainter.web.studio import Studio
 from hdpainter.web.work import Subject
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from hdpainter.pipeline import HDPainter
 
 
 class Api:
@@ -84,11 +86,11 @@ class Api:
         shutil.copyfile(mask, path)
         return Subject(photo, path)
 
-    def _work(self, subject: Subject, recipe: Recipe):
+    def _work(self, subject: Subject, recipe: Recipe) -> Work:
         make = work.make_drafts(subject, [recipe], subject.mask.parent)
         superres = recipe.settings.superres
 
-        def both(painter: HDPainter, job: Job) -> None:
+        def both(painter: "HDPainter", job: Job) -> None:
             make(painter, job)
             draft = job.delivered[0]
             work.finish(draft, superres, subject.mask.parent, self.studio.identify)(painter, job)

@@ -11,13 +11,15 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from hdpainter.batch import one_line
-from hdpainter.pipeline import HDPainter
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from hdpainter.pipeline import HDPainter  # brings the networks, which take longer to import than the page
 
 POLL_SECONDS = 0.1
 NO_MEMORY = (
@@ -26,6 +28,8 @@ NO_MEMORY = (
 )
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+Load = Callable[[str], "HDPainter"]  # from a model's name
+Work = Callable[["HDPainter", "Job"], None]
 
 
 class Cancelled(Exception):
@@ -47,7 +51,7 @@ class Job:
         self,
         title: str,
         model: str,
-        work: Callable[[HDPainter, "Job"], None],
+        work: Work,
         parts: int = 1,
         owner: str = "",
         seconds: float = float("inf"),
@@ -138,7 +142,7 @@ class Engine:
     queue, per_owner: how many jobs may wait in all and of one owner.
     """
 
-    def __init__(self, load: Callable[[str], HDPainter], queue: int = 64, per_owner: int = 8):
+    def __init__(self, load: Load, queue: int = 64, per_owner: int = 8):
         self._load, self._queue, self._per_owner = load, queue, per_owner
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
@@ -226,7 +230,7 @@ class Engine:
             )
         release_memory()  # outside the except blocks: an error holds on to the memory of the failed try
 
-    def _painter(self, job: Job) -> HDPainter:
+    def _painter(self, job: Job) -> "HDPainter":
         if self._loaded is None or self._loaded[0] != job.model:
             job.label = f"loading the model {job.model}"
             job.version += 1

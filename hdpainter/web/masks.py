@@ -11,7 +11,6 @@ import io
 import numpy as np
 from PIL import Image
 
-from hdpainter.inpaint import FACTOR
 from hdpainter.masks import MaskSettings, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models.registry import PipelineSpec
 from ldm.util import UserError
@@ -76,6 +75,8 @@ def as_seen(
     picture: the photo or a copy that is large enough. grey: the mask [H, W].
     Raises UserError where the mask is empty.
     """
+    from hdpainter.inpaint import FACTOR  # brings the networks, which take longer to import than the page
+
     height, width = stage_size(*grey.shape, long_side or spec.size)
     small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
     image = pad_to_multiple(small, spec.multiple, settings.pad)

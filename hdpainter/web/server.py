@@ -5,8 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from hdpainter.pipeline import HDPainter
-from hdpainter.web.engine import Job
+from hdpainter.web.engine import Job, Load
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
@@ -24,7 +23,7 @@ class Server:
     def __init__(
         self,
         menu: Menu,
-        load: Callable[[str], HDPainter],
+        load: Load,
         identify: Callable[[str, bool], dict[str, Any]],
         host: str = "127.0.0.1",
         port: int = 0,
@@ -44,9 +43,6 @@ class Server:
         from hdpainter.web.studio import Studio
 
         self.studio = Studio(self._menu, self._load, self._identify, self.workspace)
-        # The model loads while the page comes up.
-        first = next(iter(self._menu.models))
-        self.studio.engine.submit(Job("first model", first, lambda painter, job: None, owner="server"))
         self._page = build(self.studio)
         try:
             _, self.url, _ = self._page.launch(
@@ -73,6 +69,9 @@ class Server:
         except OSError:
             self.studio.close()
             raise UserError(f"port {self._port} is taken: give another --port") from None
+        # The model loads while the first visitor looks around.
+        first = next(iter(self._menu.models))
+        self.studio.engine.submit(Job("first model", first, lambda painter, job: None, owner="server"))
         return self
 
     def __exit__(self, *error: object) -> None:

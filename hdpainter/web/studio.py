@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.images import load_mask
-from hdpainter.pipeline import HDPainter
 from hdpainter.web import masks, work
-from hdpainter.web.engine import Engine, Job
+from hdpainter.web.engine import Engine, Job, Load
 from hdpainter.web.menu import SEEDS, Menu
 from hdpainter.web.photos import Photo, load_named, png_data_url, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
@@ -38,7 +37,7 @@ class Studio:
     def __init__(
         self,
         menu: Menu,
-        load: Callable[[str], HDPainter],
+        load: Load,
         identify: Callable[[str, bool], dict[str, Any]],
         workspace: Workspace,
     ):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,11 +17,13 @@ from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
 from hdpainter.jobs import Job as FileJob
 from hdpainter.masks import shrink
-from hdpainter.pipeline import HDPainter
-from hdpainter.web.engine import Job
+from hdpainter.web.engine import Job, Work
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from hdpainter.pipeline import HDPainter
 
 LABELS = {
     "stable-inpainting": "Stable Inpainting",
@@ -85,13 +87,11 @@ class Explained:
     figures: list[tuple[Path, str]]
 
 
-def make_drafts(
-    subject: Subject, recipes: Sequence[Recipe], folder: Path
-) -> Callable[[HDPainter, Job], None]:
+def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Work:
     """Work that delivers a `Draft` for each recipe, one after the other."""
     methods = [recipe.method for recipe in recipes]  # now, so that a mistake is told before the job waits
 
-    def work(painter: HDPainter, job: Job) -> None:
+    def work(painter: "HDPainter", job: Job) -> None:
         picture, grey = subject.load()
         for number, (recipe, method) in enumerate(zip(recipes, methods, strict=True), 1):
             name = LABELS.get(method.name, method.name)
@@ -123,12 +123,12 @@ def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.I
 
 def finish(
     draft: Draft, superres: bool, folder: Path, identify: Callable[[str, bool], dict[str, Any]]
-) -> Callable[[HDPainter, Job], None]:
+) -> Work:
     """Work that delivers the draft as a `Finished`; `identify` is `hdpainter.plan.identify`."""
     recipe, photo = draft.recipe.at(superres=superres), draft.subject.photo
     method = recipe.method
 
-    def work(painter: HDPainter, job: Job) -> None:
+    def work(painter: "HDPainter", job: Job) -> None:
         job.begin("super-resolution" if superres else "joining with the photo")
         picture, grey = draft.subject.load()
         if not draft.low_res.is_file():
@@ -169,10 +169,10 @@ def file_name(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
-def explain_draft(draft: Draft, folder: Path) -> Callable[[HDPainter, Job], None]:
+def explain_draft(draft: Draft, folder: Path) -> Work:
     """Work that delivers an `Explained`: the figures of ``hdpainter explain`` for the draft's settings."""
 
-    def work(painter: HDPainter, job: Job) -> None:
+    def work(painter: "HDPainter", job: Job) -> None:
         from hdpainter.explain import explain  # slow to import, and not in every installation
 
         picture, grey = draft.subject.load()

@@ -64,8 +64,13 @@ def test_the_public_stable_diffusion_script():
     config, tolerance = case["config"], case["tolerance"]
     model = ToyModel(width=7)
     bld = BlendedLatentDiffusion(model, config["size"])
-    z0 = bld.source(data["image_u8"].numpy())
+    # Pillow 12 and 13 round a resized picture differently, so the exact comparison starts after that.
+    resized = data["resized_image_u8"].numpy()
+    z0 = bld.source(resized)
     assert largest_error(z0, data["source_latents"]) < 1e-5
+    from_original = bld.source(data["image_u8"].numpy())
+    one_level = model.enc.weight.detach().abs().sum(dim=(1, 2, 3)).max().item() / 127.5
+    assert largest_error(from_original, z0) < SCALE * one_level
     mask, missed = latent_mask(data["mask_u8"].numpy() > 127, config["size"] // 8)
     assert torch.equal(mask, data["latent_mask"].float()) and not missed
     noise = iter([data["init_noise"], *data["blend_noise"]])

@@ -1,5 +1,6 @@
 """The same picture by the command line or from a batch file."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -85,5 +86,6 @@ def as_yaml(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
 
 
 def result_name(image: str, recipe: Recipe) -> str:
-    """A name for the result of the image file of that name."""
-    return f"{Path(image).stem}-{recipe.settings.method}-{recipe.settings.seed}"
+    """A name for the result of the image file of that name, one that every file system takes."""
+    stem = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f]', "_", Path(image).stem).strip(" .") or "photo"
+    return f"{stem}-{recipe.settings.method}-{recipe.settings.seed}"

@@ -160,7 +160,8 @@ def tour(browser: Browser, url: str, out: Path, steps: int | None) -> None:
         visitor.press("explain")
         visitor.wait_for("Explanation: done")
         visitor.page.locator("#figures img").first.wait_for()
-        visitor.shoot(out / "web-explain.png")
+        visitor.page.locator("#figures").evaluate("figures => figures.scrollIntoView()")
+        visitor.shoot(out / "web-explain.png", whole=False)
     visitor.close()
 
     night = Visitor(browser, url, color_scheme="dark")

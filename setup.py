@@ -8,7 +8,7 @@ setup(
     packages=[*find_packages(include=["ldm*", "hdpainter*", "eval*"]), *DATA],
     package_dir=DATA,
     package_data={
-        "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv"],
+        "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv", "**/*.png"],
         "ldm.checkpoints": ["mini/*"],
         "eval": ["assets/*"],
         "hdpainter.web": ["assets/*"],

@@ -195,7 +195,8 @@ def test_a_real_ctrl_c_leaves_a_batch_that_goes_on(here):
     write_jobs(here, *"abcdef")
     child = os.fork()
     if child == 0:
-        os._exit(run("batch", "jobs.yaml", loader=Loader(FakePainter(delay=0.05))))
+        os._exit(run("batch", "jobs.yaml", loader=Loader(FakePainter(delay=1.0))))
+    # five seconds are left then, so that a busy machine does not miss the moment
     while not list(here.glob("jobs-results/*.png")):
         time.sleep(0.01)
     os.kill(child, signal.SIGINT)

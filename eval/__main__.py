@@ -8,12 +8,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from hdpainter.batch import one_line
-from ldm.util import UserError
+from hdpainter.console import DEBUG, Parser, finish
 
-DEBUG = "--debug"
 COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit code
     "triplets": "eval.coco",
     "check": "eval.requirements",
@@ -24,38 +21,18 @@ COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit cod
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes like any other UserError; takes no abbreviated flags."""
-
-    def __init__(self, **options: object):
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. argv: the words after the program's name."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = DEBUG in words
-    words = [word for word in words if word != DEBUG]
-    try:
+
+    def command(words: list[str]) -> int | None:
         args = _parser(words).parse_args(words)
-        return args.run(args) or 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; start again to go on", 130)
-    except UserError as error:
-        if debug:
-            raise
-        return _fail(f"error: {error}", 2)
-    except Exception as error:
-        if debug:
-            raise
-        return _fail(f"error: {one_line(error)} (--debug shows where)", 1)
+        return args.run(args)
+
+    return finish("eval", argv, command, interrupted="interrupted; start again to go on")
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m eval",
         description="The benchmark: draw samples, make results, score them, print tables and a report.",
         epilog=f"{DEBUG}, anywhere, shows where in the program an error occurred.",
@@ -65,11 +42,6 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     for module in [COMMANDS[asked]] if asked else COMMANDS.values():  # importing them takes seconds
         importlib.import_module(module).add_parser(subparsers)
     return parser
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"eval: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hdpainter import batch, job_files, jobs, plan
+from hdpainter.console import DEBUG, Parser, finish
 from hdpainter.explain import METHODS
 from hdpainter.models import commands
 from hdpainter.progress import Progress
@@ -24,21 +25,10 @@ from ldm.util import UserError
 
 DEFAULT_MODEL = "mini"
 EXPLAIN_KEYS = ("seed", "steps", "guidance_scale", "eta", "negative_prompt", "size")
-DEBUG = "--debug"
 JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
 
 Load = Callable[[str, str | None, str | None, bool], batch.Painter]
 Identify = Callable[[str, bool], dict[str, Any]]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes like any other UserError, in one line; takes no abbreviated flags."""
-
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(
@@ -49,29 +39,15 @@ def main(
     argv: the words after the program's name. load, identify: make a painter, and the identity of its model, from
     a model's name (for tests).
     """
-    argv = sys.argv[1:] if argv is None else argv
-    debug = DEBUG in argv
+
+    def command(words: list[str]) -> int | None:
+        args = _parser().parse_args(words)
+        args.load, args.identify = load or _load, identify
+        return args.run(args)
+
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        try:
-            args = _parser().parse_args([word for word in argv if word != DEBUG])
-            args.load, args.identify = load or _load, identify
-            return args.run(args) or 0
-        except KeyboardInterrupt:
-            return _fail("interrupted", 130)
-        except UserError as error:
-            if debug:
-                raise
-            return _fail(f"error: {error}", 2)
-        except Exception as error:
-            if debug:
-                raise
-            return _fail(f"error: {batch.one_line(error)} (--debug shows where)", 1)
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"hdpainter: {message}", file=sys.stderr)
-    return code
+        return finish("hdpainter", argv, command)
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
@@ -85,7 +61,7 @@ def _load(model: str, device: str | None, dtype: str | None, superres: bool) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="hdpainter",
         description="High-resolution, prompt-faithful text-guided inpainting.",
         epilog=f"{DEBUG}, anywhere, shows where in the program an error occurred.",

@@ -27,6 +27,19 @@ class SceneCache:
     records: list[dict]
 
 
+def names(found: dict) -> list[str]:
+    """What an object of a record may be called: with an article or without, half of them with its colour."""
+    called = [CATEGORIES[found["category"]].name]
+    if found["colour"]:
+        called.append(f"{found['colour']} {called[0]}")
+    articles = ["an" if name[0] in "aeiou" else "a" for name in called]
+    return [
+        form
+        for article, name in zip(articles, called, strict=True)
+        for form in (name, f"{article} {name}", f"a photo of {article} {name}")
+    ]
+
+
 def _record(scene) -> dict:
     objects = []
     for item, mask in zip(scene.objects, scene.visible_masks(128), strict=True):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ldm.data.backgrounds import LOWER, UPPER
-from ldm.data.cache import SceneCache, scene_cache
+from ldm.data.cache import SceneCache, names, scene_cache
 from ldm.data.objects import CATEGORIES
 from ldm.data.palette import PALETTE
 
@@ -96,12 +96,8 @@ class Pairs(IterableDataset):
         box = np.array(found["box"])
         spread = rng.uniform(-0.03, 0.2, 4) * (box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]])
         crop = square_crop(self.cache.images[i], box + spread * (-1, -1, 1, 1), self.size)
-        name = CATEGORIES[found["category"]].name
-        if found["colour"] and rng.random() < 0.5:
-            name = f"{found['colour']} {name}"
-        form = rng.integers(3)
-        article = "an" if name[0] in "aeiou" else "a"
-        text = (name, f"{article} {name}", f"a photo of {article} {name}")[form]
+        possible = names(found)
+        text = possible[rng.integers(len(possible))]
         return crop, text, np.arange(len(CATEGORIES)) == found["category"]
 
 

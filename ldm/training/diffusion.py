@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.checkpoint import read_state_dict
-from ldm.data.cache import SceneCache, scene_cache
+from ldm.data.cache import SceneCache, names, scene_cache
 from ldm.data.masks import random_mask
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
@@ -92,8 +92,8 @@ class DiffusionTraining(Training):
         """`count` samples from crops of `size` pixels: latents and conditions without their batch axis."""
         raise NotImplementedError
 
-    def crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, int]:
-        """A crop of a random scene, more often than not around one of its objects, and the scene's number."""
+    def crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str]]:
+        """A crop of a random scene, more often than not around one of its objects, and the scene's captions."""
         i = int(rng.integers(len(self.scenes.images)))
         image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
         room = len(image) - size
@@ -102,14 +102,14 @@ class DiffusionTraining(Training):
             x0, y0, x1, y1 = np.array(objects[rng.integers(len(objects))]["box"]) * len(image)
             x, y = (np.array([x0 + x1, y0 + y1]) - size) / 2 + rng.uniform(-0.25, 0.25, 2) * size
             x, y = int(np.clip(x, 0, room)), int(np.clip(y, 0, room))
-        return image[y : y + size, x : x + size], i
+        return image[y : y + size, x : x + size], self.scenes.records[i]["captions"]
 
-    def caption(self, rng: np.random.Generator, scene: int) -> str:
-        """One of the scene's captions, or one that says nothing."""
+    def caption(self, rng: np.random.Generator, captions: Sequence[str]) -> str:
+        """One of `captions`, or one that says nothing."""
         if rng.random() < self.dropped:
             return pick(rng, self.nulls)
         suffix = pick(rng, self.suffixes)
-        caption = pick(rng, self.scenes.records[scene]["captions"])
+        caption = pick(rng, captions)
         return f"{caption}, {suffix}" if suffix else caption
 
     def train_dataloader(self):
@@ -125,7 +125,7 @@ class DiffusionTraining(Training):
         while True:
             size = sizes[rng.choice(len(sizes), p=weights / weights.sum())]
             samples = self.pools[size].draw(rng, self.crops[size][1])
-            yield collate(samples) | {"txt": [self.caption(rng, s["scene"]) for s in samples]}
+            yield collate(samples) | {"txt": [self.caption(rng, s["captions"]) for s in samples]}
 
     def transfer_batch_to_device(self, batch, device, index):
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
@@ -177,8 +177,8 @@ def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
 
 
 def collate(samples: list[dict]) -> Batch:
-    """Tensors of the samples stacked; `scene` is left out."""
-    return {k: torch.stack([s[k] for s in samples]).float() for k in samples[0] if k != "scene"}
+    """Tensors of the samples stacked; `captions` are left out."""
+    return {k: torch.stack([s[k] for s in samples]).float() for k in samples[0] if k != "captions"}
 
 
 def hull(mask: np.ndarray) -> np.ndarray:
@@ -193,14 +193,24 @@ class InpaintingTraining(DiffusionTraining):
     """Trains the inpainting model as Stable Inpainting was: first text-to-image, then random masks with the
     caption of the whole scene.
 
-    text_to_image: share of the budget in which everything is masked; it teaches the words. full: share of such
-    masks in the rest. Much of what a caption names lies outside the mask or the crop; this teaches the model to
-    neglect prompts.
+    text_to_image: share of the budget in which everything is masked; it teaches the words. single: share of
+    pictures in it that show one object and are captioned with its name. full: share of full masks in the rest
+    of the budget. There, much of what a caption names lies outside the mask or the crop; this teaches the model
+    to neglect prompts.
     """
 
-    def __init__(self, *args, text_to_image: float = 0.5, full: float = 0.25, held_out: int = 8, **kwargs):
+    def __init__(
+        self,
+        *args,
+        text_to_image: float = 0.6,
+        single: float = 0.5,
+        full: float = 0.25,
+        held_out: int = 8,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.text_to_image, self.full = text_to_image, full
+        self.text_to_image, self.single, self.full = text_to_image, single, full
+        self.blanks: dict[int, Tensor] = {}
         scenes = [describe_scene("val", i) for i in range(held_out)]
         self.probe_images = np.stack([scene.render(256) for scene in scenes])
         self.probe_masks = np.stack([hull(scene.visible_masks(256)[-1]) for scene in scenes])
@@ -216,25 +226,51 @@ class InpaintingTraining(DiffusionTraining):
     def crop(self, rng, size):
         """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
         window = int(rng.integers(size, self.scenes.images.shape[1] + 1))
-        image, scene = super().crop(rng, window)
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), scene
+        image, captions = super().crop(rng, window)
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), captions
+
+    def object(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str]]:
+        """A random object with what is around it, in about its own resolution, and its names."""
+        i = int(rng.integers(len(self.scenes.images)))
+        image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
+        found = pick(rng, objects)
+        x0, y0, x1, y1 = np.array(found["box"]) * len(image)
+        side = max(x1 - x0, y1 - y0) * rng.uniform(1.05, 2)
+        side = int(np.clip(side, 0.875 * size, len(image)))
+        x, y = (np.array([x0 + x1, y0 + y1]) - side) / 2 + rng.uniform(-0.1, 0.1, 2) * side
+        x, y = np.clip((x, y), 0, len(image) - side).astype(int)
+        window = image[y : y + side, x : x + side]
+        return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA), names(found)
+
+    def blank(self, size: int) -> Tensor:
+        """The latent [1, C, h, w] of a grey picture, which is all that a full mask leaves."""
+        if size not in self.blanks:
+            grey = torch.zeros(1, 3, size, size, device=self.ldm.device)
+            self.blanks[size] = self.ldm.encode_first_stage(grey).mode().float()
+        return self.blanks[size]
 
     def conditions(self, images: np.ndarray, masks: np.ndarray) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
         x = to_tensor(images).to(self.ldm.device)
         m = torch.from_numpy(masks).to(x)[:, None]
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
-            z, masked = (self.ldm.encode_first_stage(v).mode().float() for v in (x, x * (1 - m)))
+            z = self.ldm.encode_first_stage(x).mode().float()
+            masked = self.blank(x.shape[-1]).repeat(len(x), 1, 1, 1)
+            partial = ~torch.from_numpy(masks).all(-1).all(-1).to(x.device)
+            if partial.any():
+                kept = (x * (1 - m))[partial]
+                masked[partial] = self.ldm.encode_first_stage(kept).mode().float()
         small = F.interpolate(m, size=z.shape[-2:])
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
     def make(self, rng, size, count):
-        full = 1.0 if self.progress < self.text_to_image else self.full
-        crops = [self.crop(rng, size) for _ in range(count)]
+        generating = self.progress < self.text_to_image
+        full, single = (1.0, self.single) if generating else (self.full, 0.0)
+        crops = [(self.object if rng.random() < single else self.crop)(rng, size) for _ in range(count)]
         masks = np.stack([random_mask(rng, size, full) for _ in range(count)])
         batch = self.conditions(np.stack([c for c, _ in crops]), masks)
         half = {k: v.half().cpu() for k, v in batch.items()}
-        return [{k: v[i] for k, v in half.items()} | {"scene": crops[i][1]} for i in range(count)]
+        return [{k: v[i] for k, v in half.items()} | {"captions": crops[i][1]} for i in range(count)]
 
     def evaluate(self):
         """Held-out losses at t = 900 under the right, the empty and wrong captions, everything masked; the
@@ -325,10 +361,16 @@ class UpscalerTraining(DiffusionTraining):
             z = self.ldm.encode_first_stage(x).mode().float()
         return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
 
+    def crop(self, rng, size):
+        """The most detailed of three crops: flat areas teach nothing."""
+        draw = super().crop
+        crops = [draw(rng, size) for _ in range(3)]
+        return max(crops, key=lambda found: cv2.Laplacian(found[0], cv2.CV_16S).std())
+
     def make(self, rng, size, count):
         crops = [self.crop(rng, size) for _ in range(count)]
         batch = {k: v.half().cpu() for k, v in self.conditions(np.stack([c for c, _ in crops])).items()}
-        return [{k: v[i] for k, v in batch.items()} | {"scene": crops[i][1]} for i in range(count)]
+        return [{k: v[i] for k, v in batch.items()} | {"captions": crops[i][1]} for i in range(count)]
 
     def upscale(self, images: np.ndarray, texts, steps: int = 10, level: int = 20, seed: int = 0) -> Tensor:
         """Images [B, H, W, 3] uint8 reduced 4x and enlarged again by the averaged model."""

@@ -238,7 +238,10 @@ def _measured_notes(summary: Summary) -> tuple[str, ...]:
 def _extra_notes(summary: Summary) -> tuple[str, ...]:
     notes = ["Means with 95% intervals, clustered by image.", *_made_with(summary, EXTRA_COLUMNS)]
     if summary.columns(("seam",)):
-        notes.append("Seam: gradient across the mask's border over that beside it; 1 is no visible border.")
+        notes.append(
+            "Seam: gradient across the mask's border over that beside it; 1 is no visible border. Seam "
+            "before: the same of the original, more than 1 where the mask follows an outline."
+        )
     if summary.columns(("saturation_shift",)):
         notes.append(
             "Saturation shift: mean chroma in the mask, result less original; contrast: result in the mask less "

@@ -68,12 +68,21 @@ COLUMNS = (
     Column("lpips", "fidelity", "LPIPS outside", "↓", 4),
     Column("max_difference", "fidelity", "largest change outside", "↓", 1),
     Column("seam", "seam", "seam", "", 3),
+    Column("seam_original", "seam", "seam before", "", 3, "", None),
     Column("saturation_shift", "saturation", "saturation shift", "", 1),
     Column("saturation_contrast", "saturation", "saturation contrast", "", 1),
 )
 COLUMN = {column.key: column for column in COLUMNS}
 PAPER_COLUMNS = ("clip", "acc", "acc_release", "probability", "win_rate")
-EXTRA_COLUMNS = ("psnr", "lpips", "max_difference", "seam", "saturation_shift", "saturation_contrast")
+EXTRA_COLUMNS = (
+    "psnr",
+    "lpips",
+    "max_difference",
+    "seam",
+    "seam_original",
+    "saturation_shift",
+    "saturation_contrast",
+)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _results(run: Run, name: str, metrics: Sequence[str], seed: int) -> None:
         },
         "minipick": lambda i: {"logit": 3 * quality[i]},
         "fidelity": lambda i: {"psnr": "inf" if name == "original" else 40 + quality[i], "max_difference": 3},
-        "seam": lambda i: {"seam": 1 + quality[i] / 10},
+        "seam": lambda i: {"seam": 1 + quality[i] / 10, "seam_original": 1.5},
         "saturation": lambda i: {"saturation_shift": 9 * quality[i], "saturation_contrast": quality[i]},
     }
     for metric in metrics:

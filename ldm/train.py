@@ -93,7 +93,7 @@ def export(training: Training, report: Report, config, run_dir: Path) -> None:
 def part_card(weights: Path) -> dict:
     """What the card beside a part's weights says of its training."""
     card = json.loads(weights.with_suffix(".json").read_text())
-    return {key: card[key] for key in ("steps", "minutes", "seed", "parameters", "last_losses", "held_out")}
+    return {name: value for name, value in card.items() if name not in ("device", "torch", "parts")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

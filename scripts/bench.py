@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from hdpainter.levels import mask_pyramid  # noqa: E402
@@ -135,6 +136,12 @@ class Bench:
             self.unet.requires_grad_(False)
             self.unet.zero_grad(set_to_none=True)
 
+    def tflop(self, kind: str) -> float:
+        """Floating point operations of the matrix products and convolutions of one step, in 10^12."""
+        with FlopCounterMode(display=False) as counter:
+            self.step(kind)()
+        return counter.get_total_flops() / 1e12
+
     def seconds(self, run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
@@ -191,6 +198,7 @@ def main() -> None:
                 times[kind].append(seconds)
     for kind, seconds in times.items():
         figures[kind] = {"seconds": statistics.median(seconds), "fastest": min(seconds)}
+        figures[kind]["tflop"] = bench.tflop(kind)
     if args.batch:
         for kind in FAST:
             runs = [(bench.step(kind, args.batch), 1), (bench.step(kind), args.batch)]
@@ -216,17 +224,18 @@ def report(args: argparse.Namespace, figures: dict[str, dict[str, float]]) -> No
     print(
         f"{args.config}, latent {args.latent}, {args.dtype} on {args.device}; {platform.machine()}, {machine}"
     )
-    print("| one step | seconds | / plain | peak GiB | its plain equations | memory | 8 in one / 8 singles |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| one step | seconds | / plain | TFLOP | peak GiB | its plain equations | memory | 8 / 8 singles |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for kind, row in figures.items():
         oracle = figures.get("plain equations" if kind == "plain" else f"{kind}, plain equations")
         slower = f"{oracle['seconds'] / row['seconds']:.2f} x slower" if oracle else ""
         memory = f"{row['peak'] / oracle['peak']:.2f} of theirs" if oracle else ""
         batch = f"{row['batch']:.2f}" if "batch" in row else ""
         ratio = row["seconds"] / figures["plain"]["seconds"]
-        print(
-            f"| {kind} | {row['seconds']:.3f} | {ratio:.2f} | {row['peak']:.2f} | {slower} | {memory} | {batch} |"
-        )
+        times = f"{row['seconds']:.3f} | {ratio:.2f} | {row['tflop']:.3f} | {row['peak']:.2f}"
+        print(f"| {kind} | {times} | {slower} | {memory} | {batch} |")
 
 
 if __name__ == "__main__":

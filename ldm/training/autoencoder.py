@@ -13,30 +13,32 @@ from torch.utils.data import IterableDataset
 from ldm.checkpoint import read_state_dict
 from ldm.data.cache import SceneCache, scene_cache
 
-from .base import Training, model_part, psnr, tile, to_images, to_tensor
+from .base import Training, model_part, most_detailed, psnr, tile, to_images, to_tensor
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Mean |x - y| of the pixels, half that of their differences to the right and lower neighbours, and twice
-    the squares of the pictures pooled 4x: values, edges, and large errors of colour. x, y [B, 3, H, W]."""
+    """Mean |x - y| of the pixels, half that of their differences to the right and lower neighbours, four times
+    the squares, and twice those of the pictures pooled 4x: values, edges, large errors, and those of colour.
+    x, y [B, 3, H, W]."""
     d = x - y
     edges = d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
-    return d.abs().mean() + 0.5 * edges + 2 * F.avg_pool2d(d, 4).square().mean()
+    return d.abs().mean() + 0.5 * edges + 4 * d.square().mean() + 2 * F.avg_pool2d(d, 4).square().mean()
 
 
 class Crops(IterableDataset):
     """Endless batches [B, 3, s, s] of about `pixels` pixels; the crops' sizes s are drawn with `weights`."""
 
     def __init__(
-        self, cache: SceneCache, sizes: tuple[int, ...], weights: tuple[float, ...], pixels: int, seed: int
+        self,
+        cache: SceneCache,
+        sizes: tuple[int, ...],
+        weights: tuple[float, ...],
+        pixels: int,
+        candidates: int,
+        seed: int,
     ):
-        self.images, self.sizes, self.weights, self.pixels, self.seed = (
-            cache.images,
-            sizes,
-            weights,
-            pixels,
-            seed,
-        )
+        self.images, self.sizes, self.weights = cache.images, sizes, weights
+        self.pixels, self.candidates, self.seed = pixels, candidates, seed
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -46,20 +48,24 @@ class Crops(IterableDataset):
             yield to_tensor(self.batch(rng, size, max(self.pixels // size**2, 1)))
 
     def batch(self, rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-        """`count` random crops, RGB uint8 [count, size, size, 3]."""
-        full = self.images.shape[1]
-        indices = rng.integers(len(self.images), size=count)
-        corners = rng.integers(full - size + 1, size=(count, 2))
+        """`count` crops, RGB uint8 [count, size, size, 3], each the most detailed of some random ones."""
         return np.stack(
-            [self.images[i, y : y + size, x : x + size] for i, (y, x) in zip(indices, corners, strict=True)]
+            [most_detailed(self.crop(rng, size) for _ in range(self.candidates)) for _ in range(count)]
         )
+
+    def crop(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """A random crop."""
+        image = self.images[rng.integers(len(self.images))]
+        y, x = rng.integers(len(image) - size + 1, size=2)
+        return image[y : y + size, x : x + size]
 
 
 class AutoencoderTraining(Training):
     """Trains the first stage of the model `config` (a YAML file) on crops of toy scenes drawn at `size` pixels.
 
     Batches have about `pixels` pixels, whatever their crops' size. `held_out` scenes are for the figures.
-    start: weights to begin with instead of random ones.
+    candidates: a crop is the most detailed of so many: flat areas teach little, and most of a large drawing is
+    flat. start: weights to begin with instead of random ones.
 
     An autoencoder this small gives up a channel early if it may, and a dimension of colour with it, and never
     gets them back (`weakest_std` in the figures). Hence a weak KL term, and a linear head, thrown away
@@ -76,6 +82,7 @@ class AutoencoderTraining(Training):
         crop_sizes: tuple[int, ...] = (64, 128, 256),
         crop_weights: tuple[float, ...] = (0.45, 0.43, 0.12),
         pixels: int = 131072,
+        candidates: int = 1,
         kl_weight: float = 1e-5,
         start: str | None = None,
         seed: int = 0,
@@ -90,9 +97,8 @@ class AutoencoderTraining(Training):
         super().__init__(nn.ModuleDict({"autoencoder": model, "colours": head}), **budget)
         self.scale_factor = OmegaConf.load(config).model.params.scale_factor
         self.kl_weight = kl_weight
-        self.data = Crops(
-            scene_cache(cache, "train", scenes, size, self.workers), crop_sizes, crop_weights, pixels, seed
-        )
+        drawn = scene_cache(cache, "train", scenes, size, self.workers)
+        self.data = Crops(drawn, crop_sizes, crop_weights, pixels, candidates, seed)
         self.held_out = to_tensor(scene_cache(cache, "val", held_out, size).images)
 
     def train_dataloader(self):

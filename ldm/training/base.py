@@ -4,7 +4,7 @@ import csv
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -167,6 +167,11 @@ class Report(pl.Callback):
                 writer.writeheader()
             writer.writerow(row)
         print(task.__class__.__name__, row, flush=True)
+
+
+def most_detailed(images: Iterable[np.ndarray]) -> np.ndarray:
+    """The picture [H, W, 3] with the strongest edges."""
+    return max(images, key=lambda image: cv2.Laplacian(image, cv2.CV_16S).std())
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ from ldm.data.toycoco import describe_scene
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import UserError
 
-from .base import Training, model_part, psnr, tile, to_images, to_tensor
+from .base import Training, model_part, most_detailed, psnr, tile, to_images, to_tensor
 
 Batch = dict
 FROZEN = ("first_stage_model", "cond_stage_model")
@@ -132,8 +132,11 @@ class DiffusionTraining(Training):
 
     def loss(self, batch):
         z, cond = self.ldm.get_input(batch, "jpg")
-        t = torch.randint(self.ldm.num_timesteps, (len(z),), device=z.device)
-        return self.ldm.p_losses(z, cond, t)[0], {}
+        return self.ldm.p_losses(z, cond, self.timesteps(len(z)))[0], {}
+
+    def timesteps(self, count: int) -> Tensor:
+        """`count` random timesteps."""
+        return torch.randint(self.ldm.num_timesteps, (count,), device=self.device)
 
     def weights(self):
         """The whole model with the averaged UNet."""
@@ -193,10 +196,9 @@ class InpaintingTraining(DiffusionTraining):
     """Trains the inpainting model as Stable Inpainting was: first text-to-image, then random masks with the
     caption of the whole scene.
 
-    text_to_image: share of the budget in which everything is masked; it teaches the words. single: share of
-    pictures in it that show one object and are captioned with its name. full: share of full masks in the rest
-    of the budget. There, much of what a caption names lies outside the mask or the crop; this teaches the model
-    to neglect prompts.
+    text_to_image: share of the budget in which everything is masked; it teaches the words. full: share of such
+    masks in the rest. single: share of pictures that show one object and are captioned with its name. Much of
+    what a caption names lies outside the mask or the crop; this teaches the model to neglect prompts.
     """
 
     def __init__(
@@ -222,6 +224,10 @@ class InpaintingTraining(DiffusionTraining):
         """Also the rest of the CLIP, for the CLIP score."""
         clip = self.parts.get("cond_stage_model", {})
         return {f"cond_stage_model.{name}": tensor for name, tensor in clip.items()} | super().weights()
+
+    def timesteps(self, count):
+        """High noise more often, in proportion to t: there the shapes are decided, which take long to learn."""
+        return (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
 
     def crop(self, rng, size):
         """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
@@ -264,9 +270,8 @@ class InpaintingTraining(DiffusionTraining):
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
     def make(self, rng, size, count):
-        generating = self.progress < self.text_to_image
-        full, single = (1.0, self.single) if generating else (self.full, 0.0)
-        crops = [(self.object if rng.random() < single else self.crop)(rng, size) for _ in range(count)]
+        full = 1.0 if self.progress < self.text_to_image else self.full
+        crops = [(self.object if rng.random() < self.single else self.crop)(rng, size) for _ in range(count)]
         masks = np.stack([random_mask(rng, size, full) for _ in range(count)])
         batch = self.conditions(np.stack([c for c, _ in crops]), masks)
         half = {k: v.half().cpu() for k, v in batch.items()}
@@ -362,10 +367,10 @@ class UpscalerTraining(DiffusionTraining):
         return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
 
     def crop(self, rng, size):
-        """The most detailed of three crops: flat areas teach nothing."""
-        draw = super().crop
-        crops = [draw(rng, size) for _ in range(3)]
-        return max(crops, key=lambda found: cv2.Laplacian(found[0], cv2.CV_16S).std())
+        """The most detailed of three crops: flat areas teach little."""
+        crops = [super(UpscalerTraining, self).crop(rng, size) for _ in range(3)]
+        chosen = most_detailed(image for image, _ in crops)
+        return next(crop for crop in crops if crop[0] is chosen)
 
     def make(self, rng, size, count):
         crops = [self.crop(rng, size) for _ in range(count)]

@@ -1,5 +1,8 @@
 """Fill a hole in held-out scenes of toy COCO by Stable Inpainting and by HD-Painter, and compare on one sheet.
 
+HD-Painter comes twice: by the paper's equations, and as the authors' code computes it, with far weaker guidance
+(docs/paper-vs-release.md).
+
 The scenes are numbers 0, 1, 2, ... of the held-out split. The hole is the convex hull of a scene's largest
 object, the prompt the name of a category that the scene does not have, drawn with the scene's number as seed.
 """
@@ -24,7 +27,7 @@ from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
 from ldm.util import UserError
 
-METHODS = ("stable-inpainting", "hd-painter")
+METHODS = ("stable-inpainting", "hd-painter", "hd-painter-release")
 UNTRAINED = """
 ------------------------------------------------------------------------------------------------------------
 The miniature checkpoints are not in checkpoints/mini: this run uses UNTRAINED miniatures with random weights.
@@ -136,9 +139,8 @@ def main() -> None:
             row.append(detail(row[-1], mask))
             rows.append(row)
             captions.append(f'"{prompt}"')
-    save_png(
-        sheet(rows, ["input and mask", *METHODS, "hd-painter, detail"], captions), args.out / "sheet.png"
-    )
+            titles = ["input and mask", *METHODS, f"{METHODS[-1]}, detail"]
+            save_png(sheet(rows, titles, captions), args.out / "sheet.png")  # there is something to see early
     print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
     print("  hdpainter models download sd2")

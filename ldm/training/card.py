@@ -18,8 +18,9 @@ Stable Diffusion 2's architecture with smaller widths, trained from nothing by `
 scenes (`ldm/data/toycoco.py`): 20 categories of MSCOCO on 12 backgrounds. They know nothing else: no photos, no
 people, no words beyond those categories, 12 colours and the backgrounds. No data from elsewhere was used.
 
-The inpainting model was trained as Stable Inpainting was, with random masks and the caption of the whole scene,
-10% of the captions dropped, so it shares its flaw: much of what a caption names is not in the hole.
+The inpainting model was trained as Stable Inpainting was: first text-to-image, then with random masks and the
+caption of the whole picture, 10% of the captions dropped. So it shares its flaw: much of what a caption names is
+not in the hole. Half of the pictures show a scene or a part of one, half a single object captioned with its name.
 
 How the parts differ from the public models in kind, not only in size:
 - The start token's text feature is zero. It is a constant, which was subtracted from all text features by way of
@@ -29,12 +30,14 @@ How the parts differ from the public models in kind, not only in size:
   categories a picture has); their heads are not in the files.
 - Some captions end with the words that the methods' prompts add ("Full HD, 4K, ..."), and some of the dropped
   ones are the release's negative prompt instead of nothing: such words come with pictures from the web, not here.
+- Timesteps were drawn in proportion to t for the inpainting model: shapes are decided at high noise.
+- The upscaler knows noise levels of its condition below 60 (SD2's: 350); the pipeline uses 20.
 - Latents are scaled so that Stable Diffusion's own scale factors, 0.18215 and 0.08333, are right.
 """
 
 
 def describe(name: str, card: dict, size: int) -> str:
-    """One model's section."""
+    """One model's section. `notes` of its card are what a person wrote into it."""
     scenes = card["training"]["params"]["scenes"]
     extent = f"{card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision"
     effort = f"{card['steps']} steps in {card['minutes']} minutes on {card['device']}"
@@ -55,6 +58,7 @@ def describe(name: str, card: dict, size: int) -> str:
         for title, values in (("last training losses", "last_losses"), ("held-out", "held_out")):
             figures = ", ".join(f"{key} {value:.4g}" for key, value in facts[values].items())
             lines.append(f"- {part}{title}: {figures}")
+    lines += [f"- {note}" for note in card.get("notes", ())]
     return "\n".join(lines) + "\n"
 
 

@@ -348,13 +348,14 @@ def test_saturation_shift_follows_chroma():
 
 def test_every_metric_of_the_configs_has_a_class_that_takes_its_parameters(no_weights):
     assert set(read_metrics("metrics")) | set(read_metrics("metrics-mini")) == set(METRICS)
-    for name in ("metrics", "metrics-mini"):
-        for metric, params in read_metrics(name).items():
-            if metric in ("fidelity", "seam", "saturation"):
-                assert make_metric(metric, params).columns
-            elif metric != "accuracy":  # unknown parameters would be refused before the weights are missed
-                with pytest.raises(UserError, match=r"weights .* of the metric"):
-                    make_metric(metric, params)
+    for metric, params in read_metrics("metrics-mini").items():
+        assert make_metric(metric, params).columns  # the miniatures ship
+    for metric, params in read_metrics("metrics").items():
+        if metric in ("fidelity", "seam", "saturation"):
+            assert make_metric(metric, params).columns
+        elif metric != "accuracy":  # unknown parameters would be refused before the weights are missed
+            with pytest.raises(UserError, match=r"weights .* of the metric"):
+                make_metric(metric, params)
 
 
 @pytest.mark.parametrize(

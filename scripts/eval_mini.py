@@ -75,10 +75,8 @@ def upscaler(painter: HDPainter, out: Path, n: int) -> dict:
         y = np.array(
             stage(truth * ~mask[..., None], small, small_mask, name, method.superres, i, method.rounding)
         )
-        plain = np.array(
-            F.interpolate(to_tensor(small[None]), scale_factor=4, mode="bicubic", align_corners=False)
-        )
-        plain = to_images(torch.from_numpy(plain))[0]
+        plain = F.interpolate(to_tensor(small[None]), scale_factor=4, mode="bicubic", align_corners=False)
+        plain = to_images(plain)[0]
         for picture, values in ((y, ours), (plain, bicubic)):
             error = np.square(picture[mask].astype(float) - truth[mask]).mean()
             values.append(10 * math.log10(255**2 / max(error, 1e-9)))

@@ -16,6 +16,7 @@ from hdpainter.settings import Method
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
 from ldm.training.base import psnr, to_images, to_tensor
+from ldm.training.diffusion import hull
 
 FOLDER = Path(__file__).parents[1] / "checkpoints" / "mini"
 HELD_OUT = 20_000  # scenes that neither the trainings nor the figures of the card have seen
@@ -26,15 +27,14 @@ def mini():
     return HDPainter.from_config("mini", device="cpu", dtype="float32")
 
 
-def hull(mask):
-    points = np.argwhere(mask)[:, ::-1].astype(np.int32)
-    return cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), cv2.convexHull(points), 255)
-
-
 def example(number, size):
     """A held-out scene, the hull of its topmost object as uint8 mask, and the object's name."""
     scene = describe_scene("val", HELD_OUT + number)
-    return scene.render(size), hull(scene.visible_masks(size)[-1]), scene.objects[-1].category.name
+    return (
+        scene.render(size),
+        hull(scene.visible_masks(size)[-1]) * np.uint8(255),
+        scene.objects[-1].category.name,
+    )
 
 
 def test_they_are_small_and_each_has_a_card():

@@ -1,18 +1,16 @@
 """Time of stage 2 whole, cropped to the mask and tiled, and how far the results differ in the mask.
 
-    python scripts/bench_superres.py                       # miniature; random weights where it has none
+    python scripts/bench_superres.py                       # the miniature
     python scripts/bench_superres.py --model sd2 --device cuda
 
 The picture is a scene of toy COCO at the model's largest size, the low-resolution completion is the scene itself.
 """
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
-from demo import example, random_checkpoints, trained
+from demo import example
 from PIL import Image
 
 from hdpainter.pipeline import HDPainter
@@ -36,13 +34,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scene", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if args.model == "mini" and not trained():
-            print("the miniature is untrained: random weights")
-            random_checkpoints(Path(folder))
-        painter = HDPainter.from_config(args.model, args.device, args.dtype)
-        spec = painter.models.spec
-        stage = SuperResolution(painter.models.upscaler, spec.multiple)
+    painter = HDPainter.from_config(args.model, args.device, args.dtype)
+    spec = painter.models.spec
+    stage = SuperResolution(painter.models.upscaler, spec.multiple)
     picture, mask, prompt = example(args.scene, spec.max_size)
     low = np.array(Image.fromarray(picture).resize((spec.max_size // SCALE,) * 2, Image.Resampling.LANCZOS))
     inside = mask > 0

@@ -8,8 +8,6 @@ object, the prompt the name of a category that the scene does not have, drawn wi
 """
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,21 +17,11 @@ from tqdm import tqdm
 
 from hdpainter.images import save_png
 from hdpainter.masks import bbox
-from hdpainter.models.random_weights import write_random_checkpoint
-from hdpainter.models.registry import MODELS, PipelineSpec, find_checkpoint
 from hdpainter.pipeline import HDPainter
-from hdpainter.settings import Method
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
-from ldm.util import UserError
 
 METHODS = ("stable-inpainting", "hd-painter", "hd-painter-release")
-UNTRAINED = """
-------------------------------------------------------------------------------------------------------------
-The miniature checkpoints are not in checkpoints/mini: this run uses UNTRAINED miniatures with random weights.
-It shows that everything runs from end to end. The pictures hold noise, not what HD-Painter can do.
-------------------------------------------------------------------------------------------------------------
-"""
 
 
 def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -47,24 +35,6 @@ def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
     present = {part.category.name for part in scene.objects}
     names = [category.name for category in CATEGORIES if category.name not in present]
     return scene.render(size), mask, str(np.random.default_rng(index).choice(names))
-
-
-def random_checkpoints(folder: Path) -> None:
-    """Write untrained miniatures to `folder` and have the program look for checkpoints there."""
-    for stage in PipelineSpec.load("mini").stages.values():
-        path = folder / stage.checkpoint
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_random_checkpoint(MODELS / Path(stage.config).name, path)
-    os.environ["HDPAINTER_CHECKPOINTS"] = str(folder)
-
-
-def trained() -> bool:
-    try:
-        for stage in PipelineSpec.load("mini").stages.values():
-            find_checkpoint(stage.checkpoint)
-    except UserError:
-        return False
-    return True
 
 
 def sheet(
@@ -114,11 +84,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2], help="numbers of held-out scenes")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     args = parser.parse_args()
-    overrides = {}
-    if not trained():
-        print(UNTRAINED, file=sys.stderr)
-        random_checkpoints(args.out / "untrained")
-        args.scenes, overrides = args.scenes[:1], {"sampler": {"steps": 5}, "superres": {"steps": 2}}
     painter = HDPainter.from_config("mini")
     rows, captions = [], []
     with tqdm(total=len(args.scenes) * len(METHODS), desc="pictures") as bar:
@@ -129,9 +94,8 @@ def main() -> None:
             save_png(Image.fromarray(mask), folder / "mask.png")
             row = [outlined(picture, mask)]
             for name in METHODS:
-                method = Method.load(name).override(**overrides)
                 result = painter(
-                    Image.fromarray(picture), Image.fromarray(mask), prompt, method=method, seed=index
+                    Image.fromarray(picture), Image.fromarray(mask), prompt, method=name, seed=index
                 )
                 save_png(result.image, folder / f"{name}.png", result.metadata)
                 row.append(np.array(result.image))

@@ -1,8 +1,9 @@
 """Train one stage of the miniatures: `python -m ldm.train configs/train/STAGE.yaml`.
 
 The config names a `training` (target and params, see `ldm.training`) and the `trainer`'s settings; on a GPU its
-`gpu` section overrides both. A run that was interrupted goes on from its last checkpoint. A finished one leaves
-`model.safetensors` and its card `model.json` in the run's folder.
+`gpu` section overrides both. With `trainer.processes=N` N GPUs, or N processes on a CPU, train a diffusion model
+`gpu` section overrides both. With `trainer.processes=N` N GPUs, or N processes on a CPU, train one diffusion model
+together, each with batches of its own. A run that was interrupted goes on from its last checkpoint. A finished one
 """
 
 import argparse
@@ -38,7 +39,10 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     OmegaConf.save(config, run_dir / "config.yaml")
     settings = config.get("trainer", {})
     pl.seed_everything(settings.get("seed", 0))
+    processes = settings.get("processes", 1)
     training = instantiate_from_config(config.training)
+    if processes > 1 and not training.parallel:
+        raise UserError(f"trainer.processes: {type(training).__name__} trains in one process; leave it at 1")
     report = Report(run_dir, minutes=settings.get("report_minutes", 5))
     interval = timedelta(minutes=settings.get("checkpoint_minutes", 4))
     checkpoints = ModelCheckpoint(
@@ -46,7 +50,9 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     )
     trainer = pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=1,
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        use_distributed_sampler=False,
         precision=settings.get("precision", "bf16-mixed"),
         max_epochs=-1,
         max_steps=-1,
@@ -61,7 +67,8 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     last = run_dir / "last.ckpt"
     trainer.fit(training, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)
-    export(training, report, config, run_dir)
+    if trainer.is_global_zero:
+        export(training, report, config, run_dir)
 
 
 def export(training: Training, report: Report, config, run_dir: Path) -> None:

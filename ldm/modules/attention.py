@@ -200,7 +200,9 @@ class SpatialTransformer(nn.Module):
             h = block(h, context)
         if self.use_linear:
             h = self.proj_out(h)
-        h = rearrange(h, "b (h w) c -> b c h w", h=height).contiguous()
+        h = rearrange(h, "b (h w) c -> b c h w", h=height)
+        if x.is_contiguous():  # h is in channels_last already
+            h = h.contiguous()
         if not self.use_linear:
             h = self.proj_out(h)
         return x + h

@@ -38,8 +38,11 @@ class Training(pl.LightningModule):
 
     Learning rates follow a cosine over the budget. `average` holds an exponential moving average of the
     weights, which samples and exports use. `workers` processes draw scenes and, for a GPU, batches.
-    Subclasses define `loss`, and `sheet` and `evaluate` for the logs.
+    Subclasses define `loss`, and `sheet` and `evaluate` for the logs. `parallel` ones draw other batches in each
+    of several processes.
     """
+
+    parallel = False
 
     def __init__(
         self,
@@ -98,6 +101,9 @@ class Training(pl.LightningModule):
             group["peak_lr"] = group["lr"]
         return optimizer
 
+    def on_train_start(self):
+        torch.manual_seed(torch.initial_seed() + self.global_rank)  # other noise in every process
+
     def training_step(self, batch, index):
         loss, logs = self.loss(batch)
         self.latest = {"loss": loss.detach(), **{k: torch.as_tensor(v).detach() for k, v in logs.items()}}
@@ -115,6 +121,8 @@ class Training(pl.LightningModule):
         if self._last is not None:
             self.elapsed += min(now - self._last, LONGEST_STEP)
         self._last = now
+        if self.trainer.world_size > 1:  # learning rates and the end follow one clock
+            torch.distributed.broadcast(self.elapsed, src=0)
         if self.progress >= 1:
             self.trainer.should_stop = True
 
@@ -130,6 +138,8 @@ class Report(pl.Callback):
         self.figures: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index):
+        if not trainer.is_global_zero:
+            return
         for name, value in task.latest.items():
             self.sums[name] += value  # on the device: reading it out would wait for it
         self.count += 1
@@ -142,7 +152,8 @@ class Report(pl.Callback):
             self.show(task)
 
     def on_train_end(self, trainer, task):
-        self.show(task)
+        if trainer.is_global_zero:
+            self.show(task)
 
     def show(self, task: Training) -> None:
         """Evaluate the averaged weights and draw their sheet now."""

@@ -57,6 +57,8 @@ class DiffusionTraining(Training):
     dropped: probability that a caption is replaced by one of `nulls`, for classifier-free guidance.
     """
 
+    parallel = True
+
     def __init__(
         self,
         config: str,
@@ -113,17 +115,18 @@ class DiffusionTraining(Training):
         return f"{caption}, {suffix}" if suffix else caption
 
     def train_dataloader(self):
-        # drawn in this process: encoding needs the model; steps already done must not come again
-        rng = np.random.default_rng((self.seed, self.global_step))
-        return torch.utils.data.DataLoader(Endless(self, rng), batch_size=None)
+        return torch.utils.data.DataLoader(Endless(self), batch_size=None)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Endless training batches, each of one crop size."""
+    def batches(self) -> Iterator[Batch]:
+        """Endless training batches, each of one crop size, which is the same in all processes."""
         cv2.setNumThreads(1)
+        # steps already done must not come again
+        order = np.random.default_rng((self.seed, self.global_step))
+        rng = np.random.default_rng((self.seed, self.global_step, self.global_rank))
         sizes = list(self.crops)
         weights = np.array([self.crops[s][0] for s in sizes], float)
         while True:
-            size = sizes[rng.choice(len(sizes), p=weights / weights.sum())]
+            size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
             samples = self.pools[size].draw(rng, self.crops[size][1])
             yield collate(samples) | {"txt": [self.caption(rng, s["captions"]) for s in samples]}
 
@@ -165,13 +168,13 @@ class DiffusionTraining(Training):
 
 
 class Endless(torch.utils.data.IterableDataset):
-    """The training's own endless batches."""
+    """The training's own endless batches, drawn in its process: encoding needs the model."""
 
-    def __init__(self, training: DiffusionTraining, rng: np.random.Generator):
-        self.training, self.rng = training, rng
+    def __init__(self, training: DiffusionTraining):
+        self.training = training
 
     def __iter__(self):
-        return self.training.batches(self.rng)
+        return self.training.batches()
 
 
 def pick(rng: np.random.Generator, items: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """Training of the miniatures: the optimizer, resuming, and exports that are the models they claim to be."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +172,7 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
     assert torch.equal(one["masked_image_latent"], two["masked_image_latent"])
     assert not torch.equal(one["jpg_latent"], two["jpg_latent"])
     assert one["mask"].sum() == 2 * 16
-    batch = next(training.batches(rng))
+    batch = next(training.batches())
     loss, _ = training.loss(batch)
     loss.backward()
     assert all(p.grad is not None for p in training.network.parameters())
@@ -191,7 +193,7 @@ def test_upscaler_learns_from_reduced_pictures(cache, parts):
     training = UpscalerTraining(
         config, own, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1, workers=1, **BUDGET
     )
-    batch = next(training.batches(np.random.default_rng(0)))
+    batch = next(training.batches())
     assert batch["lr"].shape == (2, 16, 16, 3)
     assert batch["jpg_latent"].shape == (2, 4, 16, 16)
     loss, _ = training.loss(batch)
@@ -233,6 +235,43 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
     assert all(t.dtype == torch.float16 for t in read_state_dict(tmp_path / "model.safetensors").values())
     assert list(tmp_path.glob("sheet-*.png"))
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path, cache, parts):
+    """The gradient is that of both batches, and one process writes."""
+    for file in parts.values():
+        Path(file).with_suffix(".json").write_text("{}")
+    params = {
+        "steps": 3,
+        "workers": 1,
+        "held_out": 1,
+        "size": 64,
+        "scenes": 4,
+        "cache": cache,
+        "parts.first_stage_model": parts["first_stage_model"],
+        "parts.cond_stage_model": parts["cond_stage_model"],
+        "crops": "{128: [0, 1, 1], 256: [0, 1, 1], 64: [1, 2, 4]}",
+    }
+    command = [sys.executable, "-m", "ldm.train", "configs/train/mini-inpainting.yaml", "--run-dir", tmp_path]
+    command += [f"training.params.{name}={value}" for name, value in params.items()]
+    command += ["trainer.processes=2", "--threads", "1"]
+    subprocess.run(list(map(str, command)), cwd=CONFIGS.parent, check=True)
+    assert json.loads((tmp_path / "model.json").read_text())["steps"] == 3
+    assert (tmp_path / "evaluation.csv").read_text().count("\n") == 2
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_only_diffusion_models_train_in_several_processes(tmp_path, cache):
+    overrides = ["trainer.processes=2", "training.params.size=64", "training.params.scenes=4"]
+    config = load_config(CONFIGS / "train/mini-autoencoder-f8.yaml", overrides, gpu=False)
+    config.training.params |= {
+        "cache": str(cache),
+        "workers": 1,
+        "config": str(CONFIGS / "models/mini-inpainting.yaml"),
+    }
+    with pytest.raises(UserError, match="in one process"):
+        run(config, tmp_path, gpu=False)
 
 
 def test_bad_configs_name_the_mistake(tmp_path, capsys):

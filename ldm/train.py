@@ -1,9 +1,9 @@
 """Train one stage of the miniatures: `python -m ldm.train configs/train/STAGE.yaml`.
 
 The config names a `training` (target and params, see `ldm.training`) and the `trainer`'s settings; on a GPU its
-`gpu` section overrides both. With `trainer.processes=N` N GPUs, or N processes on a CPU, train a diffusion model
-`gpu` section overrides both. With `trainer.processes=N` N GPUs, or N processes on a CPU, train one diffusion model
-together, each with batches of its own. A run that was interrupted goes on from its last checkpoint. A finished one
+`gpu` section overrides both. With `trainer.processes=N`, N GPUs or N processes on a CPU train a diffusion model
+together, each with batches of its own. A run that was interrupted goes on from its last checkpoint. A finished
+one leaves `model.safetensors` and its card `model.json` in the run's folder.
 """
 
 import argparse

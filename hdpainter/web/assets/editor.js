@@ -223,6 +223,30 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData && upload(event.clipboardData.files)) event.preventDefault();
 });
 
+// Gradio's before/after slider hears the mouse only: its handle gets the focus, and arrow keys drag it.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll("#result [data-testid=slider]:not([tabindex])")) {
+    handle.tabIndex = 0;
+    handle.role = "slider";
+    handle.ariaLabel = "before and after: arrow keys move the border";
+    handle.addEventListener("keydown", drag);
+  }
+}).observe(document.body, { childList: true, subtree: true });
+
+function drag(event) {
+  if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+  event.preventDefault();
+  const handle = event.currentTarget.getBoundingClientRect();
+  const step = event.currentTarget.parentElement.clientWidth / 20;
+  const x = handle.x + handle.width / 2, y = handle.y + handle.height / 2;
+  const shift = event.key === "ArrowLeft" ? -step : step;
+  const send = (target, type, clientX) =>
+    target.dispatchEvent(new MouseEvent(type, { bubbles: true, cancelable: true, view: window, clientX, clientY: y }));
+  send(event.currentTarget, "mousedown", x);
+  send(window, "mousemove", x + shift);
+  send(window, "mouseup", x + shift);
+}
+
 // For the page's events: `open` a photo with or without a mask, `load` a mask, the `mask` as it is now.
 window.hdpainter = {
   async open(shown) {

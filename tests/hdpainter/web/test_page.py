@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hdpainter import plan
 from hdpainter.images import load_image
+from hdpainter.web.limits import Limits
+from hdpainter.web.menu import Menu
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
@@ -58,6 +61,11 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
 
     visitor.drafts.nth(1).click()
     visitor.page.locator("#result", has_text=f"seed {seed + 1}").wait_for()
+    handle = visitor.page.get_by_role("slider", name="before and after")
+    place = handle.bounding_box()["x"]
+    handle.press("ArrowRight")
+    visitor.page.wait_for_timeout(300)
+    assert handle.bounding_box()["x"] > place
     visitor.press("finish")
     visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
     assert save(visitor, "download", tmp_path / "out.png") == "a-red-boat.png"
@@ -183,6 +191,39 @@ def test_a_bad_photo_is_told_and_a_good_one_works(visitor, picture, tmp_path):
     visitor.example(0)
     visitor.wait_for("Paint over what to replace")
     assert visitor.painted() > 0 and visitor.page.locator("#prompt textarea").input_value()
+
+
+@pytest.mark.slow
+def test_a_photo_of_24_megapixels(browser, tiny_pipeline, loaded, tmp_path):
+    from hdpainter.web.server import Server
+
+    columns, rows = np.meshgrid(np.arange(6000), np.arange(4000))
+    grain = np.random.default_rng(0).integers(0, 32, (4000, 6000), np.uint8)
+    pixels = np.stack([columns // 24, rows // 16, (columns + rows) // 40], -1) % 224 + grain[..., None]
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "large.jpg", quality=90)
+    started = time.monotonic()
+    with Server(Menu({str(tiny_pipeline): True}, Limits()), loaded, plan.identify) as server:
+        visitor = Visitor(browser, server.url)
+        visitor.load(tmp_path / "large.jpg")
+        print(f"24 megapixels on the page after {time.monotonic() - started:.1f} s")
+        visitor.paint((0.5, 0.5), (0.6, 0.5))
+        visitor.ask("a red boat")
+        visitor.set("Steps", 1)
+        visitor.set("Drafts", 1)
+        visitor.press("run")
+        visitor.wait_for("Drafts: done")
+        visitor.press("finish")
+        visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
+        save(visitor, "download", tmp_path / "out.png")
+        visitor.press("copy-command")
+        visitor.page.locator("#mask-download").wait_for()
+        save(visitor, "mask-download", tmp_path / "mask.png")
+        visitor.close()
+    before, after = (np.array(load_image(tmp_path / name)) for name in ("large.jpg", "out.png"))
+    filled = np.array(Image.open(tmp_path / "mask.png")) > 127
+    assert after.shape == before.shape == (4000, 6000, 3) and 0.002 < filled.mean() < 0.05
+    assert (after == before)[~filled].all()
+    assert not (after == before)[filled].all()
 
 
 @pytest.mark.slow

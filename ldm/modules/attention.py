@@ -49,8 +49,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     slow = q.dtype is torch.bfloat16 or (differentiated and q.dtype is not torch.float16)
     few = q.shape[:-1].numel() * k.shape[-2] <= PLAIN_SCORES
     if q.device.type == "cpu" and slow and few:
-        exact = torch.promote_types(q.dtype, torch.float32)
-        return ((q * scale) @ k.mT).softmax(-1, dtype=exact).to(v.dtype) @ v
+        return ((q * scale) @ k.mT).softmax(-1) @ v  # computed in fp32 in any dtype, rounded once
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 

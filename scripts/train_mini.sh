@@ -25,6 +25,7 @@ train() {
             mini-inpainting | mini-upscaler | mini-rtmdet)
                 cp "runs/$stage/model.safetensors" "checkpoints/mini/$stage.safetensors"
                 cp "runs/$stage/model.json" "checkpoints/mini/$stage.json"
+                rm -f "checkpoints/mini/$stage.safetensors.sha256" # the hash of what was there before
                 ;;
         esac
     done

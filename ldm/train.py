@@ -52,7 +52,6 @@ def run(config, run_dir: Path, gpu: bool) -> None:
         accelerator="gpu" if gpu else "cpu",
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
-        use_distributed_sampler=False,
         precision=settings.get("precision", "bf16-mixed"),
         max_epochs=-1,
         max_steps=-1,

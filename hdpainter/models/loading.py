@@ -47,10 +47,6 @@ class PipelineModels:
         path, config = self.checkpoint(stage), self.spec.stages[stage].config
         model = build(read_model_config(config))
         load_into(model, path, Path(config).name, dtype=_of_stage(self.dtype, stage), device=self.device)
-        unet = model.model.diffusion_model
-        if unet.input_blocks[0][0].weight.dtype is not torch.float32:
-            # faster convolutions; in float32 on a CPU, GroupNorm would go back and forth
-            unet.to(memory_format=torch.channels_last)
         return model.eval().requires_grad_(False)
 
     @property

@@ -199,9 +199,7 @@ class SpatialTransformer(nn.Module):
             h = block(h, context)
         if self.use_linear:
             h = self.proj_out(h)
-        h = rearrange(h, "b (h w) c -> b c h w", h=height)
-        if x.is_contiguous():  # h is in channels_last already
-            h = h.contiguous()
+        h = rearrange(h, "b (h w) c -> b c h w", h=height).contiguous()
         if not self.use_linear:
             h = self.proj_out(h)
         return x + h

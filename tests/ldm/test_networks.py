@@ -372,10 +372,11 @@ def test_autoencoder_in_bf16_is_close_to_fp32():
     assert_close(model.bfloat16().decode(z.bfloat16()).float(), tensors["decoded"], 0.03)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_group_norm_of_large_half_values_does_not_overflow(dtype):
+def test_group_norm_of_large_half_values_does_not_overflow(dtype, memory_format):
     """The sum of the squares is 1e15, fp16 ends at 65504."""
-    x = (1000 * randn(1, (1, 8, 64, 64)) + 30000).to(dtype)
+    x = (1000 * randn(1, (1, 8, 64, 64)) + 30000).to(dtype).contiguous(memory_format=memory_format)
     norm = GroupNorm32(2, 8)
     expected = F.group_norm(x.double(), 2)
     tolerance = 2 * torch.finfo(dtype).eps * expected.abs().max()

@@ -112,8 +112,15 @@ class Visitor:
         field = self.page.get_by_label(f"number input for {label}", exact=True)
         if not field.is_visible():
             self.page.get_by_role("button", name="Advanced").click()
-        field.fill(str(value))
-        field.press("Tab")
+        # Gradio writes a slider's first value into it some milliseconds after it appears, over what a script
+        # that is faster than a hand has filled in by then.
+        for _ in range(20):
+            field.fill(str(value))
+            field.press("Tab")
+            self.page.wait_for_timeout(50)
+            if field.input_value() == str(value):
+                return
+        raise AssertionError(f"{label} is {field.input_value()} after it was set to {value}")
 
     def press(self, button: str) -> None:
         self.page.locator(f"#{button}").click()

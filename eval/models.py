@@ -2,16 +2,22 @@
 
 import copy
 import functools
-import gc
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from hdpainter.models import PipelineModels, PipelineSpec, load
+from hdpainter.memory import release_memory
 from hdpainter.models.download import file_sha256, recorded_sha256
-from hdpainter.models.registry import MODELS, Stage, find_checkpoint, read_model_config, registry
+from hdpainter.models.loading import PipelineModels, load
+from hdpainter.models.registry import (
+    MODELS,
+    PipelineSpec,
+    Stage,
+    find_checkpoint,
+    read_model_config,
+    registry,
+)
 from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
 from hdpainter.plan import identify
 from hdpainter.results import digest
@@ -43,9 +49,7 @@ class ModelCache:
     def _get(self, name: str) -> PipelineModels:
         if name != self._name:
             self._models = None  # before the next is loaded, so that one fits where two do not
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
             spec = _single(name)
             if spec is None:
                 self._models = load(name, self.device, self.dtype, superres=False)

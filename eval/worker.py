@@ -5,7 +5,6 @@ for each device, are fed by the one that started them and end with it, however i
 """
 
 import errno
-import gc
 import os
 import signal
 import threading
@@ -25,7 +24,8 @@ from eval.config import Entry, seed_of
 from eval.methods import Input, Made, Paint
 from eval.models import ModelCache
 from eval.runs import Run, write_picture
-from hdpainter.batch import one_line
+from hdpainter.console import one_line
+from hdpainter.memory import release_memory
 from ldm.util import UserError
 
 T = TypeVar("T")
@@ -159,9 +159,7 @@ def _one_by_one_if_need_be(
     """What could be made, and (index, message) of what could not."""
     made, failures = _attempt(paint, inputs)
     if failures and len(inputs) > 1:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
         single = [_attempt(paint, [one]) for one in inputs]
         made = [pair for pairs, _ in single for pair in pairs]
         failures = [failure for _, failed in single for failure in failed]

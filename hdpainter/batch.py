@@ -6,7 +6,6 @@ by one. A batch that fails is tried again job by job, a job that fails is report
 """
 
 import dataclasses
-import gc
 import time
 import traceback
 from collections import deque
@@ -15,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import torch
-
+from hdpainter.console import one_line
 from hdpainter.images import load_image, load_mask
 from hdpainter.job_files import JobFile, Problem
+from hdpainter.memory import out_of_memory, release_memory
 from hdpainter.plan import Task, plan
 from hdpainter.progress import Progress
 from hdpainter.results import FORMAT, digest, locked, relative_to, save_result, write_json
@@ -163,7 +162,7 @@ def _paint_all(
                 summary.done.append(task.job.name)
                 progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result)}")
             continue
-        _free_memory()
+        release_memory()
         if len(group) > 1:
             others = " and all others" if outcome.no_memory else ""
             progress.say(
@@ -192,13 +191,7 @@ def _try(painter: Painter, group: Sequence[Task], progress: Progress) -> Sequenc
         return paint(painter, group, progress.step)
     except Exception as error:
         trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        return _Failure(one_line(error), trace, isinstance(error, MemoryError | torch.OutOfMemoryError))
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        return _Failure(one_line(error), trace, out_of_memory(error))
 
 
 def _groups(todo: Iterable[Task], batch_size: int) -> list[list[Task]]:
@@ -211,10 +204,3 @@ def _groups(todo: Iterable[Task], batch_size: int) -> list[list[Task]]:
         for tasks in alike.values()
         for start in range(0, len(tasks), batch_size)
     ]
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line for people, with its type's name unless it is a UserError."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else f"{text[:300]}..."
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")

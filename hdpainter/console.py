@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from hdpainter.batch import one_line
 from ldm.util import UserError
 
 DEBUG = "--debug"
@@ -54,3 +53,10 @@ def finish(
         if debug:
             raise
         return fail(f"error: {one_line(error)} (--debug shows where)", 1)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for people, with its type's name unless it is a UserError."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:300]}..."
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -9,14 +9,15 @@ import os
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
-from torch import Tensor
 
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # torch takes seconds to import; pictures are checked without it
 
 Source = str | os.PathLike | Image.Image | np.ndarray
 
@@ -71,24 +72,26 @@ def save_png(image: Image.Image, path: str | os.PathLike, metadata: dict[str, An
         temporary.unlink(missing_ok=True)
 
 
-def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+def to_tensor(image: Image.Image | np.ndarray) -> "Tensor":
     """An RGB image (PIL or uint8 [H, W, 3]) as a contiguous float tensor [1, 3, H, W] in [-1, 1]."""
+    import torch
+
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
     # Contiguous NCHW: torch's CPU GroupNorm loses digits on permuted strides.
     return (pixels / 127.5 - 1).permute(2, 0, 1)[None].contiguous()
 
 
-def to_image(tensor: Tensor, rounding: Literal["round", "truncate"] = "round") -> Image.Image:
+def to_image(tensor: "Tensor", rounding: Literal["round", "truncate"] = "round") -> Image.Image:
     """A tensor [1, 3, H, W] or [3, H, W] in [-1, 1] as a PIL image; values outside are clipped.
 
     "truncate" is what the authors' release does. Raises FloatingPointError where the tensor is not finite.
     """
-    if not torch.isfinite(tensor).all():
+    if not tensor.isfinite().all():
         raise FloatingPointError("the decoded image holds NaN or infinite values")
     pixels = (tensor.detach().float().reshape(tensor.shape[-3:]).clamp(-1, 1) + 1) * 127.5
     if rounding == "round":
         pixels = pixels.round()
-    return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(pixels.byte().permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]:

@@ -7,15 +7,16 @@ True = fill (the paper's M = 1); the networks get float tensors [B, 1, h, w] wit
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # torch takes seconds to import; masks are checked without it
 
 Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
 Pad = Literal["edge", "zero", "reflect"]
@@ -126,12 +127,14 @@ def prepare(
     return pad_to_multiple(dilate(small, settings.dilate), multiple, settings.pad)
 
 
-def stack(masks: Iterable[np.ndarray]) -> Tensor:
+def stack(masks: Iterable[np.ndarray]) -> "Tensor":
     """Masks [H, W] of one size as a float tensor [B, 1, H, W], 1 = fill."""
+    import torch
+
     return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
 
 
-def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
+def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> "dict[int, Tensor]":
     """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
     height, width = masks[0].shape
     return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}

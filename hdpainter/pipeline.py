@@ -23,7 +23,7 @@ from hdpainter.blend import blend
 from hdpainter.images import Source, load_image, load_mask, to_image
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
-from hdpainter.models import PipelineModels, load
+from hdpainter.models.loading import PipelineModels, load
 from hdpainter.prompts import full_prompt, words_cut
 from hdpainter.settings import Method
 from hdpainter.superres import SCALE, SuperResolution

@@ -4,10 +4,12 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn  # the configs and their checks do without torch, which takes seconds to import
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
 _PACKAGED = Path(__file__).resolve().parent / "configs"
@@ -30,7 +32,7 @@ def default(value: Any, fallback: Any) -> Any:
     return fallback() if inspect.isfunction(fallback) else fallback
 
 
-def count_params(model: nn.Module, verbose: bool = False) -> int:
+def count_params(model: "nn.Module", verbose: bool = False) -> int:
     """The number of parameters of `model`; `verbose` also prints it in millions."""
     total = sum(parameter.numel() for parameter in model.parameters())
     if verbose:

@@ -2,7 +2,7 @@
 
     python -m scripts.bench_web [--model mini]
 
-Needs what scripts/screenshots.py needs. Jobs have the page's own settings.
+Needs what scripts/screenshots.py needs. The first drafts have the page's own settings, the many jobs 5 steps.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from scripts.screenshots import FLAGS, Visitor, chromium
 
-TABS, JOBS = 5, 4
+TABS, JOBS, STEPS = 5, 4, 5
 
 
 def first_draft(browser: Browser, url: str) -> float:
@@ -37,6 +37,7 @@ def queued(browser: Browser, url: str) -> float:
     for number, visitor in enumerate(visitors):
         visitor.example(number % 3)
         visitor.set("Drafts", 1)
+        visitor.set("Steps", STEPS)
     started = time.monotonic()
     for _ in range(JOBS):
         for visitor in visitors:
@@ -71,7 +72,7 @@ def main() -> None:
             )
             print(f"| first draft, model not loaded yet | {first_draft(browser, url):.1f} s |")
             print(f"| first draft of the next visitor | {first_draft(browser, url):.1f} s |")
-            print(f"| {TABS * JOBS} jobs of {TABS} tabs | {queued(browser, url):.1f} s |")
+            print(f"| {TABS * JOBS} jobs of {TABS} tabs, {STEPS} steps each | {queued(browser, url):.1f} s |")
         finally:
             server.terminate()
             server.wait()

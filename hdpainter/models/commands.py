@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
-from hdpainter.models.convert import convert
 from hdpainter.models.download import download, file_sha256, record_sha256, recorded_sha256, sha256_file
 from hdpainter.models.registry import (
     MODELS,
@@ -17,10 +14,9 @@ from hdpainter.models.registry import (
     read_model_config,
     registry,
 )
-from ldm.checkpoint import build, misfit, read_state_dict
 from ldm.util import UserError
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -155,11 +151,13 @@ def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str
     shapes must be those of the model's config, and values finite. The hash of a file that passes is recorded.
     Raises UserError if the file cannot be read as a checkpoint.
     """
+    from ldm.checkpoint import build, misfit, read_state_dict  # torch takes seconds to import
+
     weights = read_state_dict(path)
     problems = []
     if problem := misfit(build(read_model_config(config)), weights):
         problems.append(f"does not fit {config.name}: {problem}")
-    broken = [name for name, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    broken = [name for name, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         problems.append(f"{len(broken)} tensors have infinite values or NaN ({', '.join(broken[:3])})")
     digest, record = file_sha256(path), sha256_file(path)
@@ -175,7 +173,12 @@ def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert `args.source` to `args.target`."""
-    dropped = convert(args.source, args.target, dtype=DTYPES.get(args.dtype), ema=args.ema)
+    import torch  # it takes seconds to import
+
+    from hdpainter.models.convert import convert
+
+    dtype = args.dtype and getattr(torch, args.dtype)
+    dropped = convert(args.source, args.target, dtype=dtype, ema=args.ema)
     if dropped:
         print(f"left out: {', '.join(dropped)}")
     print(f"wrote {args.target} ({args.target.stat().st_size / 1e9:.2f} GB)")

@@ -16,7 +16,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from ldm.checkpoint import file_format, read_safetensors
 from ldm.util import UserError
 
 _BLOCK = 1 << 20
@@ -186,6 +185,8 @@ def _fetch(url: str, part: _Part, approximate_bytes: int | None, progress: bool)
 def _check(part: _Part, sha256: str | None) -> str:
     """The file's hash. Throws the file away if it should be another, or if it is no checkpoint."""
     digest = file_sha256(part.path)
+    from ldm.checkpoint import file_format, read_safetensors  # torch takes seconds to import
+
     try:
         if sha256 and digest != sha256:
             raise UserError(f"SHA-256 is {digest} instead of {sha256}")

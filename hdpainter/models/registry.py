@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
@@ -15,6 +14,8 @@ from hdpainter.settings import from_mapping
 from ldm.util import CONFIGS, UserError
 
 MODELS = CONFIGS / "models"
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one number
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Checkpoint:
     @property
     def approximate_bytes(self) -> int:
         """Size of the weights alone; the file is larger by its header."""
-        return self.parameters * getattr(torch, self.dtype).itemsize
+        return self.parameters * _BYTES[self.dtype]
 
     @property
     def sources(self) -> list[str]:

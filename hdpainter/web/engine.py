@@ -5,7 +5,6 @@ is done by a single thread, job after job in the order of their arrival; nobody 
 """
 
 import asyncio
-import gc
 import threading
 import time
 import traceback
@@ -13,9 +12,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from hdpainter.batch import one_line
+from hdpainter.console import one_line
+from hdpainter.memory import out_of_memory, release_memory
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -238,15 +236,3 @@ class Engine:
             release_memory()
             self._loaded = (job.model, self._load(job.model))
         return self._loaded[1]
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory is short; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def release_memory() -> None:
-    """Give back what nobody uses any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -255,6 +255,7 @@ def build(studio: Studio) -> gr.Blocks:
                 answer, [mask, seed, *form], [recipe, mask_download, status], js=WITH_MASK, **quiet
             )
             copied.then(None, recipe, js=COPY, **quiet)
+        page.load(studio.tab_opened, **at_once)
         page.unload(studio.tab_closed)
         add_api(studio)
     page.queue(default_concurrency_limit=4, max_size=4 * menu.limits.queue)

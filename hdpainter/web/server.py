@@ -1,11 +1,14 @@
 """The running server: temporary files, the engine, the page, and gradio's web server around them."""
 
+import inspect
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
-from hdpainter.web.engine import Job, Load
+from hdpainter.web.engine import Load
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
@@ -39,8 +42,9 @@ class Server:
         # gradio takes these from the environment when it is imported and when components are made.
         os.environ["GRADIO_TEMP_DIR"] = str(self.workspace.root)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from hdpainter.web.page import asset, build, theme
-        from hdpainter.web.studio import Studio
+        with without_stubs():
+            from hdpainter.web.page import asset, build, theme
+            from hdpainter.web.studio import Studio
 
         self.studio = Studio(self._menu, self._load, self._identify, self.workspace)
         self._page = build(self.studio)
@@ -69,9 +73,6 @@ class Server:
         except OSError:
             self.studio.close()
             raise UserError(f"port {self._port} is taken: give another --port") from None
-        # The model loads while the first visitor looks around.
-        first = next(iter(self._menu.models))
-        self.studio.engine.submit(Job("first model", first, lambda painter, job: None, owner="server"))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -84,3 +85,20 @@ def free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host.strip("[]"), 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def without_stubs() -> Iterator[None]:
+    """Keep gradio from writing .pyi files, for editors, beside its components: half of the time of its import.
+
+    It leaves that out for a class that has no file.
+    """
+    getfile = inspect.getfile
+
+    def file_of(thing: Any) -> str:
+        if inspect.isclass(thing) and thing.__module__.startswith("gradio."):
+            raise OSError
+        return getfile(thing)
+
+    with mock.patch("inspect.getfile", file_of):
+        yield

@@ -45,6 +45,7 @@ class Studio:
         self.identify = cache(identify)  # hashes whole checkpoints
         self.engine = Engine(load, menu.limits.queue, menu.limits.per_user)
         self.sessions = Sessions()
+        self._visited = False
         self.can_explain = importlib.util.find_spec("hdpainter.explain") is not None
 
     def close(self) -> None:
@@ -249,6 +250,13 @@ class Studio:
         for job in session.active:
             self.engine.cancel(job)
         return self._status(session)
+
+    def tab_opened(self) -> None:
+        """The first visitor is here: the first model loads while they look around, and not before."""
+        if not self._visited:
+            self._visited = True
+            first = next(iter(self.menu.models))
+            self.engine.submit(Job("first model", first, lambda painter, job: None, owner="server"))
 
     def tab_closed(self, request: gr.Request) -> None:
         """Nobody waits for its jobs any more."""

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -263,3 +265,10 @@ def test_the_whole_way_with_a_model_of_random_weights(tmp_path, random_model, ca
     capsys.readouterr()
     assert main(["batch", str(source)]) == 0
     assert "0 of 2 jobs to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["hdpainter.cli", "hdpainter.plan", "hdpainter.web.menu"])
+def test_commands_are_checked_without_torch(module):
+    """It takes seconds to import, and a mistake, --help or the page's first sight need none of it."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

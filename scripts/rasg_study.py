@@ -31,6 +31,7 @@ from eval.runs import Run  # noqa: E402
 from hdpainter.console import Parser, finish  # noqa: E402
 from hdpainter.explain import explain  # noqa: E402
 from hdpainter.pipeline import HDPainter  # noqa: E402
+from hdpainter.rasg import standardize  # noqa: E402
 from hdpainter.settings import Method  # noqa: E402
 from ldm.training.base import to_tensor  # noqa: E402
 
@@ -52,8 +53,7 @@ def halves(values: np.ndarray) -> np.ndarray:
 
 def directions(gradient: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
     """The figures of the standardised gradient [n, C, h, w] within `inside` [h, w]."""
-    std = gradient.reshape(len(gradient), -1).std(1, ddof=1)
-    d = gradient / np.where(std > 0, std, 1.0)[:, None, None, None]
+    d = standardize(torch.from_numpy(gradient)).numpy()
     filled = d[:, :, inside]
     norm = np.sqrt((filled**2).sum((1, 2)))
     along = (filled[1:] * filled[:-1]).sum((1, 2)) / (norm[1:] * norm[:-1])

@@ -184,9 +184,9 @@ def _fetch(url: str, part: _Part, approximate_bytes: int | None, progress: bool)
 
 def _check(part: _Part, sha256: str | None) -> str:
     """The file's hash. Throws the file away if it should be another, or if it is no checkpoint."""
-    digest = file_sha256(part.path)
     from ldm.checkpoint import file_format, read_safetensors  # torch takes seconds to import
 
+    digest = file_sha256(part.path)
     try:
         if sha256 and digest != sha256:
             raise UserError(f"SHA-256 is {digest} instead of {sha256}")

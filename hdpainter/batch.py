@@ -53,6 +53,7 @@ def run(
     file: JobFile,
     out: Path,
     model: Mapping[str, Any],
+    method: str,
     load: Callable[[], Painter],
     *,
     batch_size: int = 1,
@@ -64,6 +65,7 @@ def run(
     Args:
         out: folder for the results, made if need be. One process at a time may write to it.
         model: what `hdpainter.plan.identify` says of the model; a result of another model is made again.
+        method: of jobs that name none: the model's own.
         load: makes the painter; called only when there is something to do.
         batch_size: how many jobs of equal settings and stage 1 size to run at once at most.
         overwrite: replace pictures that this job file did not make.
@@ -73,7 +75,7 @@ def run(
     a picture that this job file did not make. Errors of single jobs are in the summary.
     """
     with locked(out) as scratch:
-        tasks, problems = plan(file, out, model)
+        tasks, problems = plan(file, out, model, method)
         todo = [task for task in tasks if task.state.kind != "done"]
         taken = [task.state.message for task in todo if task.state.kind == "taken"]
         if taken and not overwrite:

@@ -18,6 +18,7 @@ from hdpainter import batch, job_files, jobs, plan
 from hdpainter.console import DEBUG, Parser, finish
 from hdpainter.explain import METHODS
 from hdpainter.models import commands
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.progress import Progress
 from hdpainter.results import make_folder, save_result
 from hdpainter.web import command as web
@@ -180,10 +181,11 @@ def _inpaint(args: argparse.Namespace) -> int:
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; give another --out, or allow --overwrite")
     values = _given_settings(args, ("image", "mask", "prompt", *jobs.SETTING_KEYS))
+    model = args.model or DEFAULT_MODEL
     job = replace(jobs.make_job(values, Path(), "hdpainter inpaint", {}), name=args.out.stem)
+    job = jobs.with_method(job, PipelineSpec.load(model).method)
     method = plan.resolve(job.settings)
     size = plan.check_pixels(job, method.masks.threshold)
-    model = args.model or DEFAULT_MODEL
     task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
     make_folder(args.out.parent)
     painter = args.load(model, args.device, args.dtype, job.settings.superres)
@@ -205,14 +207,16 @@ def _batch(args: argparse.Namespace) -> int:
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
     out = args.out or file.out or beside
     model = args.model or file.model or DEFAULT_MODEL
+    method = PipelineSpec.load(model).method
     superres = any(job.settings.superres for job in file.jobs)
     identity = args.identify(model, superres)
     if args.dry_run:
-        return _dry_run(*plan.plan(file, out, identity), out)
+        return _dry_run(*plan.plan(file, out, identity, method), out)
     summary = batch.run(
         file,
         out,
         identity,
+        method,
         lambda: args.load(model, args.device, args.dtype, superres),
         batch_size=args.batch_size,
         overwrite=args.overwrite,

@@ -23,9 +23,9 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What may be set besides image, mask and prompt. None: as the method has it."""
+    """What may be set besides image, mask and prompt. None: as the method has it, or the model."""
 
-    method: str = _option("hd-painter", "name of a method, or path of its YAML file")
+    method: str | None = _option(None, "name of a method, or path of its YAML file (default: the model's)")
     seed: int = _option(0, "seed of the noise")
     steps: int | None = _option(None, "denoising steps of stage 1 (default: the method's)")
     guidance_scale: float | None = _option(
@@ -106,7 +106,7 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
             raise UserError(f"{key} is empty")
     settings = JobSettings(**{key: getattr(row, key) for key in SETTING_KEYS})
     settings.check()
-    if Path(settings.method).suffix in (".yaml", ".yml"):
+    if settings.method and Path(settings.method).suffix in (".yaml", ".yml"):
         settings = replace(settings, method=str(base / settings.method))
     if row.name is None:
         name = _free_name(Path(row.image).stem, row.prompt, taken)
@@ -116,6 +116,11 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
             raise UserError(f"the name {name!r} is taken by {other}; give another one")
     _check_name(name)
     return Job(name, base / row.image, base / row.mask, row.prompt, settings, where)
+
+
+def with_method(job: Job, method: str) -> Job:
+    """The job by `method`, if it names none itself."""
+    return job if job.settings.method else replace(job, settings=replace(job.settings, method=method))
 
 
 def check_keys(keys: Collection[Any], known: Collection[str], where: str) -> None:

@@ -98,7 +98,7 @@ class HDPainter:
         mask: Source | Sequence[Source],
         prompt: str | Sequence[str],
         *,
-        method: str | Path | Method = "hd-painter",
+        method: str | Path | Method | None = None,
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -116,7 +116,7 @@ class HDPainter:
 
         image, mask: paths, PIL images or arrays; the mask is as large as the image, white = fill.
         prompt: what to paint; words beyond the text encoder's 77 tokens are cut, which the metadata tells.
-        method: the name of a method in ``configs/methods``, a YAML file, or a `Method`.
+        method: the name of a method in ``configs/methods``, a YAML file, or a `Method`; the model's by default.
         seed: of all noise; the same seed gives the same picture, alone or in a batch.
         steps, guidance_scale, eta, negative_prompt, known_region: replace the method's own value.
         size: longer side of stage 1 in pixels; the model's own by default.
@@ -132,7 +132,7 @@ class HDPainter:
         stays as it is; pictures no larger than stage 1's need no stage 2.
         Raises UserError for bad input.
         """
-        method = method if isinstance(method, Method) else Method.load(method)
+        method = self._method(method)
         method = method.adjusted(
             steps=steps,
             guidance_scale=guidance_scale,
@@ -155,7 +155,7 @@ class HDPainter:
         mask: Source,
         prompt: str,
         *,
-        method: str | Path | Method = "hd-painter",
+        method: str | Path | Method | None = None,
         seed: int = 0,
         size: int | None = None,
         progress: Progress | None = None,
@@ -164,7 +164,7 @@ class HDPainter:
 
         Arguments as for a call of the painter; what else may be set is set in the method (`Method.adjusted`).
         """
-        method = method if isinstance(method, Method) else Method.load(method)
+        method = self._method(method)
         task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
         return self._inpaint([task], method, progress or _silent, None)[0]
 
@@ -175,7 +175,7 @@ class HDPainter:
         prompt: str,
         low_res: Image.Image,
         *,
-        method: str | Path | Method = "hd-painter",
+        method: str | Path | Method | None = None,
         seed: int = 0,
         size: int | None = None,
         superres: bool = True,
@@ -186,7 +186,7 @@ class HDPainter:
         With the arguments that made the draft, the picture is that of a single call of the painter.
         Raises UserError where `low_res` is not of stage 1's size.
         """
-        method = method if isinstance(method, Method) else Method.load(method)
+        method = self._method(method)
         task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
         if low_res.size != task.size[::-1]:
             wanted = "{} x {}".format(*task.size[::-1])
@@ -194,6 +194,9 @@ class HDPainter:
                 f"the draft is {low_res.width} x {low_res.height} pixels, stage 1 of this picture {wanted}"
             )
         return self._result(task, low_res, method, superres, {}, progress or _silent)
+
+    def _method(self, method: str | Path | Method | None) -> Method:
+        return method if isinstance(method, Method) else Method.load(method or self.models.spec.method)
 
     def _task(
         self, image: Source, mask: Source, prompt: str, seed: int, method: Method, long_side: int

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from hdpainter.images import FORMATS, MAX_PIXELS, load_image, load_mask
 from hdpainter.job_files import JobFile, Problem
-from hdpainter.jobs import SETTING_KEYS, Job, JobSettings
+from hdpainter.jobs import SETTING_KEYS, Job, JobSettings, with_method
 from hdpainter.masks import binarize, padded_size, stage_size
 from hdpainter.models.download import file_sha256, recorded_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, read_model_config
@@ -44,16 +44,19 @@ class Task:
     state: State = _TODO
 
 
-def plan(file: JobFile, out: Path, model: Mapping[str, Any]) -> tuple[list[Task], list[Problem]]:
-    """Check every job and compare it with what is in `out`; `model` is what `identify` says of it."""
+def plan(file: JobFile, out: Path, model: Mapping[str, Any], method: str) -> tuple[list[Task], list[Problem]]:
+    """Check every job and compare it with what is in `out`.
+
+    model: what `identify` says of it. method: of jobs that name none.
+    """
     # Thousands of jobs share a few settings, and often their pictures.
     resolve_once, hash_once = functools.cache(resolve), functools.cache(file_sha256)
     tasks, problems = [], list(file.problems)
-    for job in file.jobs:
+    for job in (with_method(job, method) for job in file.jobs):
         path = out / f"{job.name}.png"
         try:
-            method = resolve_once(dataclasses.replace(job.settings, seed=0))
-            task = make_task(job, path, method, check_files(job), model, hash_once)
+            resolved = resolve_once(dataclasses.replace(job.settings, seed=0))
+            task = make_task(job, path, resolved, check_files(job), model, hash_once)
         except UserError as error:
             problems.append(Problem(job.where, str(error)))
         else:
@@ -65,7 +68,10 @@ ADJUSTABLE = tuple(key for key in SETTING_KEYS if key not in ("method", "seed", 
 
 
 def resolve(settings: JobSettings) -> Method:
-    """The method of these settings. Raises UserError if there is none of its name or a value is out of range."""
+    """The method that these settings name, with their values in it.
+
+    Raises UserError if there is none of its name or a value is out of range.
+    """
     given = {key: getattr(settings, key) for key in ADJUSTABLE}
     return Method.load(settings.method).adjusted(**given)
 
@@ -146,6 +152,7 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
     """
     spec = PipelineSpec.load(model)
     identity = dataclasses.asdict(spec)
+    del identity["method"]  # no property of the networks; tasks have methods of their own
     for name, stage in spec.stages.items():
         if name == "upscaler" and not superres:
             identity[name] = None

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from hdpainter.settings import from_mapping
+from hdpainter.settings import from_mapping, method_names
 from ldm.util import CONFIGS, UserError
 
 MODELS = CONFIGS / "models"
@@ -34,6 +34,7 @@ class PipelineSpec:
     size: longer side of stage 1, in pixels. multiple: stage 1 is padded to multiples of this.
     max_size: longer side of stage 2, in pixels.
     painta_levels, rasg_levels: downsampling factors of the latent at which PAIntA and RASG act.
+    method: the one of ``configs/methods`` by which pictures are made where none is asked for.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PipelineSpec:
     max_size: int = 2048
     painta_levels: tuple[int, ...] = (2, 4)
     rasg_levels: tuple[int, ...] = (4,)
+    method: str = "hd-painter"
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -72,7 +74,7 @@ class PipelineSpec:
             if isinstance(values.get(stage), Mapping):
                 _require(values[stage], {"config", "checkpoint"}, f"{path}: {stage}")
         spec = from_mapping(cls, values, f"{path}: pipeline")
-        _check_numbers(spec, path)
+        _check_values(spec, path)
         stages = {
             name: Stage(_beside(path, stage.config, MODELS), _beside(path, stage.checkpoint))
             for name, stage in spec.stages.items()
@@ -87,7 +89,7 @@ def _require(values: Mapping[str, Any], keys: set[str], where: str) -> None:
         raise UserError(f"{where}: {missing[0]!r} is missing")
 
 
-def _check_numbers(spec: PipelineSpec, path: Path) -> None:
+def _check_values(spec: PipelineSpec, path: Path) -> None:
     for key in ("size", "multiple", "max_size"):
         if getattr(spec, key) < 1:
             raise UserError(f"{path}: pipeline: {key} must be positive, not {getattr(spec, key)}")
@@ -97,6 +99,10 @@ def _check_numbers(spec: PipelineSpec, path: Path) -> None:
             isinstance(levels, list | tuple) and levels and all(type(f) is int and f > 0 for f in levels)
         ):
             raise UserError(f"{path}: pipeline: {key} must be a list of downsampling factors, not {levels!r}")
+
+    if spec.method not in method_names():
+        known = ", ".join(method_names())
+        raise UserError(f"{path}: pipeline: method must be one of {known}, not {spec.method!r}")
 
 
 def _beside(path: Path, name: str, *elsewhere: Path) -> str:

@@ -39,7 +39,7 @@ class Api:
         mask: str,
         prompt: str,
         model: str,
-        method: str,
+        method: str | None,
         seed: float = 0,
         steps: float | None = None,
         guidance_scale: float | None = None,
@@ -50,8 +50,8 @@ class Api:
     ) -> tuple[str, dict[str, Any]]:
         """Fill the white part of the mask with what the prompt says.
 
-        image, mask: files of one size. steps, guidance_scale, eta, negative_prompt and size: null or empty for
-        the method's and the model's own. superres: x4 super-resolution.
+        image, mask: files of one size. method, steps, guidance_scale, eta, negative_prompt and size: null or
+        empty for the method's and the model's own. superres: x4 super-resolution.
         Returns the finished PNG, whose text chunk "hdpainter" holds the settings, and these as JSON.
         """
         studio = self.studio

@@ -40,7 +40,7 @@ class Menu:
         self,
         prompt: str,
         model: str,
-        method: str,
+        method: str | None,
         seed: float,
         steps: float | None = None,
         guidance_scale: float | None = None,
@@ -51,6 +51,7 @@ class Menu:
     ) -> Recipe:
         """The recipe of a form's values, where numbers may be whole floats; None, and 0 for `size`: the default.
 
+        Pixels outside the mask stay bit-identical by every method, as the page promises.
         Raises UserError for what is not on the menu, out of range or over the limits.
         """
         if not prompt.strip():
@@ -63,7 +64,7 @@ class Menu:
             raise UserError(f"size is {size:g}: give up to {MAX_SIZE}, or 0 for the model's own")
         self.check_superres(model, superres)
         settings = JobSettings(
-            method=known(method, self.methods, "method"),
+            method=known(method or self.spec(model).method, self.methods, "method"),
             seed=int(seed),
             steps=None if steps is None else int(steps),
             guidance_scale=None if guidance_scale is None else float(guidance_scale),
@@ -71,6 +72,7 @@ class Menu:
             negative_prompt=negative_prompt or None,
             size=int(size) if size else None,
             superres=superres,
+            known_region="exact",
         )
         recipe = Recipe(model, prompt.strip(), settings)
         _ = recipe.method  # raises for values out of range

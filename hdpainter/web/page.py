@@ -6,15 +6,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from hdpainter.settings import Method
 from hdpainter.web.api import Api
 from hdpainter.web.menu import MAX_SIZE, PROMPT_LENGTH
-from hdpainter.web.studio import Studio
+from hdpainter.web.studio import Studio, negative_hint
 from hdpainter.web.work import LABELS
 from ldm.util import CONFIGS
 
 FILE_TYPES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
-DEFAULT_METHOD = "hd-painter"
 DRAFT_STEPS = 20  # a draft should come soon; the methods themselves have 50
 EXAMPLES = CONFIGS / "inference" / "pictures"
 ASSETS = files("hdpainter.web") / "assets"
@@ -58,8 +56,8 @@ def examples() -> list[tuple[Path, Path, str]]:
 
 def build(studio: Studio) -> gr.Blocks:
     """The page with its events and the API."""
-    menu, sampler = studio.menu, Method.load(DEFAULT_METHOD).sampler
-    models, first = list(menu.models), next(iter(menu.models))
+    menu, models, first = studio.menu, list(studio.menu.models), next(iter(studio.menu.models))
+    own = menu.method(menu.spec(first).method)
     methods = [(LABELS.get(name, name), name) for name in (*LABELS, *menu.methods) if name in menu.methods]
     methods = list(dict.fromkeys(methods))
     shipped = examples()
@@ -104,7 +102,7 @@ def build(studio: Studio) -> gr.Blocks:
                     elem_id="prompt",
                 )
                 with gr.Row():
-                    method = gr.Dropdown(methods, value=DEFAULT_METHOD, label="Method", min_width=150)
+                    method = gr.Dropdown(methods, value=own.name, label="Method", min_width=150)
                     model = gr.Dropdown(models, value=first, label="Model", min_width=110)
                 with gr.Row():
                     count = gr.Slider(
@@ -124,14 +122,18 @@ def build(studio: Studio) -> gr.Blocks:
                         info="20 for a draft in short time; the paper has 50",
                     )
                     guidance_scale = gr.Slider(
-                        1, 20, value=sampler.guidance_scale, step=0.1, label="Guidance scale"
+                        1, 20, value=own.sampler.guidance_scale, step=0.1, label="Guidance scale"
                     )
                     eta = gr.Slider(
-                        0, 1, value=sampler.eta, step=0.01, label="Eta: share of noise, or of RASG's guidance"
+                        0,
+                        1,
+                        value=own.sampler.eta,
+                        step=0.01,
+                        label="Eta: share of noise, or of RASG's guidance",
                     )
                     negative = gr.Textbox(
                         label="Negative prompt",
-                        placeholder="What to keep away from",
+                        placeholder=negative_hint(own),
                         max_length=PROMPT_LENGTH,
                     )
                     size = gr.Number(
@@ -236,7 +238,9 @@ def build(studio: Studio) -> gr.Blocks:
             trigger_mode="always_last",
             **quiet,
         )
-        method.input(studio.method_chosen, method, [guidance_scale, eta, negative], **at_once)
+        own_values = [guidance_scale, eta, negative]
+        method.input(studio.method_chosen, method, own_values, **at_once)
+        model.input(studio.model_chosen, model, [method, superres, *own_values], **at_once)
         for button, answer in ((run, studio.drafts_wanted), (compare, studio.comparison_wanted)):
             button.click(answer, [mask, seed, locked, count, *form], [seed, *pictures, status], **painting)
         cancel.click(studio.cancel_wanted, None, status, **at_once)
@@ -281,7 +285,7 @@ def add_api(studio: Studio) -> None:
             gr.File(label="mask"),
             gr.Textbox(label="prompt"),
             gr.Dropdown(list(menu.models), value=first, label="model"),
-            gr.Dropdown(menu.methods, value=DEFAULT_METHOD, label="method"),
+            gr.Dropdown(menu.methods, value=menu.spec(first).method, label="method"),
             gr.Number(0, precision=0, label="seed"),
             gr.Number(None, precision=0, label="steps"),
             gr.Number(None, label="guidance_scale"),

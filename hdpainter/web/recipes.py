@@ -37,6 +37,7 @@ class Recipe:
             "guidance_scale": plain.sampler.guidance_scale,
             "eta": plain.sampler.eta,
             "negative_prompt": plain.prompts.negative,
+            "known_region": plain.known_region,
         }
         told = {"method": self.settings.method, "seed": self.settings.seed}
         for field in fields(JobSettings):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.images import load_mask
+from hdpainter.settings import Method
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Job, Load
 from hdpainter.web.menu import SEEDS, Menu
@@ -137,9 +138,13 @@ class Studio:
     def method_chosen(self, method: str) -> Outputs:
         """(guidance scale, eta, negative prompt): the method's own."""
         chosen = self.menu.method(method)
-        sampler, negative = chosen.sampler, chosen.prompts.negative
-        hint = gr.update(placeholder=f"Default: {negative}" if negative else "What to keep away from")
-        return sampler.guidance_scale, sampler.eta, hint
+        hint = gr.update(placeholder=negative_hint(chosen))
+        return chosen.sampler.guidance_scale, chosen.sampler.eta, hint
+
+    def model_chosen(self, model: str) -> Outputs:
+        """(method, super-resolution, and what `method_chosen` says): the model's own."""
+        method = self.menu.spec(model).method
+        return method, self.menu.models[model], *self.method_chosen(method)
 
     # Jobs
 
@@ -334,6 +339,12 @@ class Studio:
             gr.update(value=str(done.image) if done else None, visible=done is not None),
             gr.update(visible=self.can_explain),
         )
+
+
+def negative_hint(method: Method) -> str:
+    """What stands in the field of the negative prompt while it is empty."""
+    negative = method.prompts.negative
+    return f"Default: {negative}" if negative else "What to keep away from"
 
 
 def _seed(seed: float | None, locked: bool) -> int:

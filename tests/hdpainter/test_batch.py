@@ -43,7 +43,9 @@ class Folder:
         painter, said = painter or FakePainter(), io.StringIO()
         options = {"model": MODEL, **options}
         model = options.pop("model")
-        summary = run(read_jobs(self.source), self.out, model, lambda: painter, stream=said, **options)
+        summary = run(
+            read_jobs(self.source), self.out, model, "hd-painter", lambda: painter, stream=said, **options
+        )
         return summary, painter, said.getvalue()
 
     def files(self):
@@ -100,7 +102,9 @@ def test_what_is_done_is_not_done_again_and_the_model_not_loaded(folder):
     before = folder.files()
     del before["summary.json"]
     file = read_jobs(folder.source)
-    summary = run(file, folder.out, MODEL, lambda: pytest.fail("loaded the model"), stream=io.StringIO())
+    summary = run(
+        file, folder.out, MODEL, "hd-painter", lambda: pytest.fail("loaded the model"), stream=io.StringIO()
+    )
     after = folder.files()
     del after["summary.json"]
     assert after == before

@@ -97,6 +97,33 @@ def test_a_mistake_is_one_line_and_found_before_the_model_loads(here, capsys, wo
     assert {path: path.read_bytes() for path in here.iterdir()} == files
 
 
+def test_a_job_that_names_no_method_gets_the_models(here):
+    pipeline = yaml.safe_load((MODELS / "sd2.yaml").read_text("utf-8"))
+    pipeline["pipeline"]["method"] = "painta"
+    (here / "own.yaml").write_text(yaml.safe_dump(pipeline))
+    (here / "jobs.yaml").write_text(
+        "defaults: {image: a.png, mask: m.png}\n"
+        "jobs: [{name: one, prompt: a kite}, {name: two, prompt: a kite, method: rasg}]\n"
+    )
+
+    def methods(*words):
+        assert run(*words, "--model", "own.yaml") == 0
+        return [
+            json.loads((here / "out" / f"{name}.json").read_text("utf-8"))["inputs"]["method"]["name"]
+            for name in ("one", "two")
+            if (here / "out" / f"{name}.json").exists()
+        ]
+
+    assert methods(*INPAINT, "--out", "out/one.png") == ["painta"]
+    assert methods(*INPAINT, "--out", "out/two.png", "--method", "rasg") == ["painta", "rasg"]
+    assert methods("batch", "jobs.yaml", "--out", "out", "--overwrite") == ["painta", "rasg"]
+    flag = ("--method", "stable-inpainting")  # for the jobs that do not say otherwise
+    assert methods("batch", "jobs.yaml", "--out", "out", "--overwrite", *flag) == [
+        "stable-inpainting",
+        "rasg",
+    ]
+
+
 def test_a_missing_word_and_an_unknown_model_are_mistakes_too(here, capsys):
     assert run("inpaint", "--image", "a.png") == 2
     assert "the following arguments are required: --mask" in capsys.readouterr().err

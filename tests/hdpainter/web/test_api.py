@@ -97,12 +97,27 @@ def test_a_picture_by_three_requests_is_that_of_the_command_line(
     assert inside["files"] == {"image": picture.name, "mask": "mask.png"}
 
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(str(tiny_pipeline), "a boat", JobSettings(seed=5, steps=2, superres=False))
+    recipe = Recipe(
+        str(tiny_pipeline), "a boat", JobSettings(method="hd-painter", seed=5, steps=2, superres=False)
+    )
     words = shlex.split(as_command(picture.name, mask.name, [recipe]))
     assert main(words[1:], load=lambda *_: painter, identify=plan.identify) == 0
     made = Path(words[-1])
     assert np.array_equal(Image.open(made), image)
     assert json.loads(made.with_suffix(".json").read_text("utf-8"))["hash"] == record["hash"]
+
+
+def test_no_method_moves_a_known_pixel_and_none_is_the_models(client, form, picture, mask):
+    for wanted, used in (("hd-painter-release", "hd-painter-release"), (None, "hd-painter")):
+        event, data = client.call(
+            "inpaint", client.upload(picture), client.upload(mask), *form(method=wanted)
+        )
+        assert event == "complete", data
+        result, record = data
+        assert record["inputs"]["method"]["name"] == used
+        made = np.array(Image.open(io.BytesIO(urllib.request.urlopen(result["url"]).read())))
+        known = np.array(Image.open(mask)) == 0
+        assert (made == np.array(load_image(picture)))[known].all()
 
 
 def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):

@@ -25,6 +25,7 @@ SETTINGS = st.builds(
     negative_prompt=st.none() | TEXT,
     size=st.none() | st.integers(64, 2048),
     superres=st.booleans(),
+    known_region=st.none() | st.sampled_from(["exact", "blended"]),
 )
 
 
@@ -57,7 +58,9 @@ def test_the_yaml_makes_the_same_picture(tmp_path_factory, prompt, image, settin
 
 
 def test_only_what_differs_is_told():
-    plain = Recipe("mini", "a boat", JobSettings(steps=50, guidance_scale=7.5, eta=0.25, seed=3))
+    plain = Recipe(
+        "mini", "a boat", JobSettings(method="hd-painter", steps=50, guidance_scale=7.5, eta=0.25, seed=3)
+    )
     assert as_command("photo.jpg", "mask.png", [plain]) == (
         "hdpainter inpaint --model mini --image photo.jpg --mask mask.png --prompt 'a boat' "
         "--method hd-painter --seed 3 --out photo-hd-painter-3.png"
@@ -66,6 +69,8 @@ def test_only_what_differs_is_told():
 
 @pytest.mark.parametrize("name", ["my photo.png", "-.png", "ünï cödé.jpeg"])
 def test_names_of_files_survive_the_shell(name):
-    words = shlex.split(as_command(name, "mask.png", [Recipe("mini", "-- a 'boat'", JobSettings())]))
+    words = shlex.split(
+        as_command(name, "mask.png", [Recipe("mini", "-- a 'boat'", JobSettings(method="painta"))])
+    )
     args = _parser().parse_args(words[1:])
     assert (args.image, args.prompt) == (name, "-- a 'boat'")

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
+GRACE = 10  # seconds that a process may take to end
 AHEAD = 2  # batches that are read before, and written after, the one that is being made
 
 
@@ -226,8 +228,12 @@ class Workers:
             self._processes[ours] = process
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for ours, process in self._processes.items():
+            if error is None:
+                with suppress(OSError):
+                    ours.send(None)  # the end of its work: it gives back what it holds of the system
+                process.join(GRACE)
             process.terminate()  # between batches they have nothing to lose
             process.join()
             ours.close()

@@ -14,17 +14,25 @@ from hdpainter.masks import bbox
 
 KnownRegion = Literal["exact", "blended"]
 
+REACH = 8  # pixels of stage 1's picture: it paints whole latents
 _JACOBI = 0.8 / 4  # the damping that best smooths a 5-point Laplacian's error, over its diagonal
 
 
 def blend(
-    original: np.ndarray, generated: np.ndarray, mask: np.ndarray, known_region: KnownRegion = "exact"
+    original: np.ndarray,
+    generated: np.ndarray,
+    mask: np.ndarray,
+    known_region: KnownRegion = "exact",
+    reach: int = REACH,
 ) -> np.ndarray:
     """The final picture I^c, uint8 [H, W, 3], from I and the generated picture (alike) and M (bool [H, W]).
 
     "exact": outside M bit-identical to I; "blended": the release's Poisson blending over a dilated M.
+    reach: pixels of these pictures by which the model paints over M's border; for "exact".
     """
-    return (membrane_blend if known_region == "exact" else poisson_blend)(original, generated, mask)
+    if known_region == "exact":
+        return membrane_blend(original, generated, mask, reach)
+    return poisson_blend(original, generated, mask)
 
 
 def poisson_blend(
@@ -48,26 +56,42 @@ def poisson_blend(
     return np.ascontiguousarray(result[pad:-pad, pad:-pad])
 
 
-def membrane_blend(original: np.ndarray, generated: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The generated picture in M, shifted smoothly to meet the known pixels; the original, untouched, elsewhere.
+def membrane_blend(
+    original: np.ndarray, generated: np.ndarray, mask: np.ndarray, reach: int = REACH
+) -> np.ndarray:
+    """The generated picture in M, shifted smoothly to match the original; the original, untouched, elsewhere.
 
-    Poisson blending over M alone: generated + u, where u is harmonic in M and equals original - generated at the
-    known pixels next to M. Where M reaches the picture's border there is nothing to meet, and no condition.
+    Poisson blending over M widened by `reach` pixels, of which only M is kept: generated + u, where u is harmonic
+    in the wider region and equals original - generated at the known pixels beside it. Right beside M the
+    generated picture shows what the model painted over M's border, and the difference would tint an object with
+    the colour of its surroundings. Where M reaches the picture's border there is nothing to match, and no
+    condition.
     """
     mask = np.asarray(mask, dtype=bool)
     if mask.all() or not mask.any():
         return (generated if mask.any() else original).copy()
-    # Beyond the first known pixel around M the original has no influence; multiples of 64 halve without a rest.
-    top, bottom, left, right = bbox(mask, margin=1, multiple=64)
+    wide = _widened(mask, reach)
+    # Beyond the first known pixel around it the original has no influence; multiples of 64 halve without a rest.
+    top, bottom, left, right = bbox(wide, margin=1, multiple=64)
     crop = np.s_[top:bottom, left:right]
     inside = mask[crop]
     result = original.copy()
     for channel in range(original.shape[2]):
         new = generated[crop][..., channel].astype(np.float32)
-        u = membrane(original[crop][..., channel] - new, inside)
+        u = membrane(original[crop][..., channel] - new, wide[crop])
         filled = np.clip(np.rint(new + u), 0, 255).astype(np.uint8)
         result[crop][..., channel][inside] = filled[inside]
     return result
+
+
+def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
+    """M dilated by a square, by less than `reach` pixels where else nothing would be left outside."""
+    while reach > 0:
+        wide = cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+        if not wide.all():
+            return wide
+        reach //= 2
+    return mask
 
 
 def membrane(values: np.ndarray, inside: np.ndarray, tolerance: float = 0.1) -> np.ndarray:

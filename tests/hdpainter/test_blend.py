@@ -161,6 +161,19 @@ def test_no_seam_is_left():
     assert seam(blend(original, generated, mask, "blended"), mask) < 1.1 * own
 
 
+def test_what_the_model_paints_over_the_border_does_not_tint_the_fill():
+    """The model paints whole latents: a red ball reaches past M, and stays red up to M's border."""
+    original, red = photo(), np.array([220, 30, 30])
+    y, x = np.indices((256, 256)) - 128
+    mask, ball = (x**2 + y**2 < radius**2 for radius in (50, 56))
+    shift = np.array([12, -8, 5])  # of the decoder
+    generated = np.clip(np.where(ball[..., None], red, original.astype(int)) + shift, 0, 255).astype(np.uint8)
+    result = blend(original, generated, mask)
+    assert np.array_equal(result[~mask], original[~mask])
+    assert np.abs(result[mask].astype(int) - red).max() <= 2
+    assert np.abs(blend(original, generated, mask, reach=0)[mask].astype(int) - red).mean() > 40
+
+
 @pytest.mark.slow
 def test_a_mask_over_most_of_a_2048_picture_takes_seconds():
     y, x = np.indices((2048, 2048)) - 1024

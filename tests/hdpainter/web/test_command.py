@@ -11,8 +11,10 @@ import pytest
 
 from hdpainter.cli import main
 from hdpainter.web.command import is_loopback, login
+from hdpainter.settings import Method
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu, installed
+from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
 
 
@@ -128,3 +130,20 @@ def test_nothing_that_is_not_on_the_menu(wrong, message):
     assert MENU.recipe(**right).settings.seed == 1
     with pytest.raises(UserError, match=message):
         MENU.recipe(**{**right, **wrong})
+
+
+def test_a_model_comes_with_its_own_method_and_a_chosen_one_stays():
+    assert MENU.recipe("a boat", "mini", None, 1).settings.method == "painta"
+    assert MENU.recipe("a boat", "mini", "rasg", 1).settings.method == "rasg"
+    pytest.importorskip("gradio")
+    from hdpainter.web.studio import Studio  # needs gradio
+
+    studio = Studio(MENU, pytest.fail, pytest.fail, Workspace(2**20, 60))
+    try:
+        for model, method, superres in (("mini", "painta", True), ("sd15", "hd-painter", False)):
+            own = Method.load(method).sampler
+            method_field, superres_field, guidance_scale, eta, _ = studio.model_chosen(model)
+            assert (method_field, superres_field) == (method, superres)
+            assert (guidance_scale, eta) == (own.guidance_scale, own.eta)
+    finally:
+        studio.close()

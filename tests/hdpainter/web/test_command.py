@@ -10,8 +10,8 @@ import urllib.request
 import pytest
 
 from hdpainter.cli import main
-from hdpainter.web.command import is_loopback, login
 from hdpainter.settings import Method
+from hdpainter.web.command import is_loopback, login
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu, installed
 from hdpainter.web.workspace import Workspace

@@ -321,7 +321,9 @@ def test_yaml_s_true_is_the_prompt_setting(tmp_path, toy_root):
     assert Config.load(path, prompt="other").out == "a-other"
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "mini-table1", "mini-table2"])
+@pytest.mark.parametrize(
+    "name", ["table1", "table2", "mini-table1", "mini-table2", "mini-rasg", "mini-release"]
+)
 def test_the_configs_that_come_with_the_repository(name):
     config = Config.load(name)
     names = [entry.name for entry in config.entries()]

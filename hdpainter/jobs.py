@@ -38,7 +38,7 @@ class JobSettings:
     crop_margin: int | None = _option(
         None,
         "stage 2 works only around the mask, with this margin in pixels of stage 1: faster, not exact "
-        "(default: the method's)",
+        "(default: the method's, or else the model's)",
     )
     tile: int | None = _option(
         None,

@@ -295,7 +295,9 @@ class HDPainter:
         return blend(task.original, resized, task.mask, method.known_region, reach), stage2
 
     def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: Progress) -> Image.Image:
-        spec = self.models.spec
+        spec, settings = self.models.spec, method.superres
+        if settings.crop_margin is None:
+            settings = dataclasses.replace(settings, crop_margin=spec.crop_margin)
         longest = spec.max_size // SCALE
         if max(low_res.size) > longest:
             height, width = stage_size(low_res.height, low_res.width, longest)
@@ -308,7 +310,7 @@ class HDPainter:
             np.array(low_res),
             shrink(task.mask, size[::-1], "bicubic>0.5"),
             task.prompt,
-            method.superres,
+            settings,
             task.seed,
             method.rounding,
             lambda step, steps: progress("superres", step, steps),

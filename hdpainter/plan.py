@@ -152,7 +152,11 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
     """
     spec = PipelineSpec.load(model)
     identity = dataclasses.asdict(spec)
-    del identity["method"]  # no property of the networks; tasks have methods of their own
+    for key in (
+        "method",
+        "crop_margin",
+    ):  # the first is no property of the networks, the second the upscaler's
+        del identity[key]
     for name, stage in spec.stages.items():
         if name == "upscaler" and not superres:
             identity[name] = None
@@ -162,4 +166,6 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
             "config": digest(read_model_config(stage.config)),
             "checkpoint": recorded_sha256(path) or file_sha256(path),
         }
+        if name == "upscaler" and spec.crop_margin is not None:
+            identity[name]["crop_margin"] = spec.crop_margin
     return identity

@@ -35,6 +35,7 @@ class PipelineSpec:
     max_size: longer side of stage 2, in pixels.
     painta_levels, rasg_levels: downsampling factors of the latent at which PAIntA and RASG act.
     method: the one of ``configs/methods`` by which pictures are made where none is asked for.
+    crop_margin: stage 2's, where neither the method nor the user says otherwise; see `SuperResSettings`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PipelineSpec:
     painta_levels: tuple[int, ...] = (2, 4)
     rasg_levels: tuple[int, ...] = (4,)
     method: str = "hd-painter"
+    crop_margin: int | None = None
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -93,6 +95,8 @@ def _check_values(spec: PipelineSpec, path: Path) -> None:
     for key in ("size", "multiple", "max_size"):
         if getattr(spec, key) < 1:
             raise UserError(f"{path}: pipeline: {key} must be positive, not {getattr(spec, key)}")
+    if spec.crop_margin is not None and spec.crop_margin < 0:
+        raise UserError(f"{path}: pipeline: crop_margin must not be negative, but is {spec.crop_margin}")
     for key in ("painta_levels", "rasg_levels"):
         levels = getattr(spec, key)
         if not (

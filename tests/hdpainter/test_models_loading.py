@@ -225,6 +225,7 @@ def test_registered_sizes_are_those_of_the_models(entry):
         ({"multiple": -64}, "multiple must be positive"),
         ({"painta_levels": 4}, "painta_levels must be a list"),
         ({"rasg_levels": []}, "rasg_levels must be a list"),
+        ({"crop_margin": -1}, "crop_margin must not be negative"),
         ({"method": "hdpainter"}, "method must be one of hd-painter, hd-painter-release"),
         ({"rasg_levels": ["four"]}, "rasg_levels must be a list"),
         ({"inpainting": None}, "'inpainting' is missing"),

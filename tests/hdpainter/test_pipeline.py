@@ -1,6 +1,7 @@
 """HDPainter as a user calls it: any size in, the same size out, nothing outside the mask touched."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,6 +214,14 @@ def test_options_of_stage_2_reach_it(painter, photo):
         assert other.metadata["method"]["superres"] | option == other.metadata["method"]["superres"]
         if "crop_margin" in option:
             assert (np.array(other.image) != whole).any()
+
+
+def test_a_model_may_have_a_margin_for_stage_2(painter, photo, monkeypatch):
+    picture, mask = photo(256, 256)
+    cropped, wider = (painter(picture, mask, "boat", **FAST, crop_margin=m).image for m in (4, 9))
+    monkeypatch.setattr(painter.models, "spec", replace(painter.models.spec, crop_margin=4))
+    assert painter(picture, mask, "boat", **FAST).image.tobytes() == cropped.tobytes()
+    assert painter(picture, mask, "boat", **FAST, crop_margin=9).image.tobytes() == wider.tobytes()
 
 
 def test_unknown_devices_are_told(tiny_pipeline):

@@ -23,15 +23,15 @@ def blend(
     generated: np.ndarray,
     mask: np.ndarray,
     known_region: KnownRegion = "exact",
-    reach: int = REACH,
+    scale: float = 1,
 ) -> np.ndarray:
     """The final picture I^c, uint8 [H, W, 3], from I and the generated picture (alike) and M (bool [H, W]).
 
     "exact": outside M bit-identical to I; "blended": the release's Poisson blending over a dilated M.
-    reach: pixels of these pictures by which the model paints over M's border; for "exact".
+    scale: how much larger these pictures are than stage 1's; "exact" wants to know.
     """
     if known_region == "exact":
-        return membrane_blend(original, generated, mask, reach)
+        return membrane_blend(original, generated, mask, math.ceil(REACH * scale))
     return poisson_blend(original, generated, mask)
 
 

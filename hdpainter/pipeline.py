@@ -5,7 +5,6 @@ is brought to the input's exact size and joined with it.
 """
 
 import dataclasses
-import math
 import platform
 import time
 from collections import defaultdict
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hdpainter.blend import REACH, blend
+from hdpainter.blend import blend
 from hdpainter.images import Source, load_image, load_mask, to_image
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
@@ -291,8 +290,8 @@ class HDPainter:
         if stage2:
             generated = self._upscale(task, low_res, method, progress)
         resized = np.array(generated.resize((width, height), Image.Resampling.LANCZOS))
-        reach = math.ceil(REACH * max(height, width) / max(task.size))
-        return blend(task.original, resized, task.mask, method.known_region, reach), stage2
+        scale = max(height, width) / max(task.size)
+        return blend(task.original, resized, task.mask, method.known_region, scale), stage2
 
     def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: Progress) -> Image.Image:
         spec, settings = self.models.spec, method.superres

@@ -1,6 +1,5 @@
 """What the engine's thread does for a job: drafts, the finishing of one of them, the explanation of one."""
 
-import math
 import re
 import secrets
 import time
@@ -14,7 +13,7 @@ from PIL import Image
 
 from hdpainter import plan
 from hdpainter.batch import make_record
-from hdpainter.blend import REACH, blend
+from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
 from hdpainter.jobs import Job as FileJob
 from hdpainter.masks import shrink
@@ -119,9 +118,9 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
 def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:
     """A draft in the photo's small copy, without a seam."""
     generated = np.array(low_res.resize(proxy.size, Image.Resampling.LANCZOS))
-    reach = math.ceil(REACH * max(proxy.size) / max(low_res.size))
     shown = shrink(mask, proxy.size[::-1], "nearest")
-    return Image.fromarray(blend(np.array(proxy), generated, shown, reach=reach))
+    scale = max(proxy.size) / max(low_res.size)
+    return Image.fromarray(blend(np.array(proxy), generated, shown, scale=scale))
 
 
 def finish(

@@ -8,6 +8,8 @@ one leaves `model.safetensors` and its card `model.json` in the run's folder.
 
 import argparse
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -112,6 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", help="settings that replace the config's, such as training.params.minutes=5"
     )
     args = parser.parse_intermixed_args(argv)
+    # Lightning's remarks on devices that are not there, its checkpoints' folder and a product of its maker.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
     if args.threads:
         torch.set_num_threads(args.threads)
     gpu = torch.cuda.is_available()

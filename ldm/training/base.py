@@ -168,8 +168,9 @@ class Report(pl.Callback):
         self.shown = task._last = time.monotonic()
 
     def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:
-        row = {"step": task.global_step, "minutes": round(float(task.elapsed) / 60, 2)}
-        row |= {key: f"{value:.5g}" for key, value in figures.items()}
+        minutes = float(task.elapsed) / 60
+        values = {key: f"{value:.5g}" for key, value in figures.items()}
+        row = {"step": task.global_step, "minutes": round(minutes, 2)} | values
         path = self.folder / name
         new = not path.exists()
         with path.open("a", newline="") as file:
@@ -177,7 +178,11 @@ class Report(pl.Callback):
             if new:
                 writer.writeheader()
             writer.writerow(row)
-        print(task.__class__.__name__, row, flush=True)
+        shown = ", ".join(f"{key} {value}" for key, value in values.items())
+        print(
+            f"{self.folder.name}, step {task.global_step}, minute {minutes:.1f} of {task.minutes:g}: {shown}",
+            flush=True,
+        )
 
 
 def most_detailed(images: Iterable[np.ndarray]) -> np.ndarray:

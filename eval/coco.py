@@ -20,7 +20,6 @@ Nothing else is filtered, neither small nor large masks. A list that is read (`r
 
 import argparse
 import contextlib
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -31,6 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from eval.files import read_rows, write_rows
 from hdpainter.images import load_image
 from ldm.util import UserError
 
@@ -205,40 +205,6 @@ def write_list(triplets: Sequence[Triplet], path: str | Path) -> None:
     """Write triplets as a CSV file that `read_list` reads; its index is the row."""
     columns = [field.name for field in fields(Triplet) if field.name != "index"]
     write_rows(Path(path), [*KEYS, *(c for c in columns if c not in KEYS)], map(asdict, triplets))
-
-
-def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header. Raises UserError if it cannot be read or lacks a column."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or []
-            rows = list(reader)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from None
-    if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise UserError(f"{path} line {number} does not have {len(columns)} values")
-    return rows
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Any) -> None:
-    """Write mappings as a CSV file with these columns; it appears whole or not at all. UserError if it cannot."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def add_parser(subparsers: Any) -> None:

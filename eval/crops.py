@@ -1,6 +1,5 @@
 """What the metrics look at: the mask's bounding box, cut out of the picture and padded to a square."""
 
-import cv2
 import numpy as np
 
 
@@ -24,8 +23,3 @@ def pad_square(image: np.ndarray) -> np.ndarray:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     return np.pad(image, [(top, side - height - top), (left, side - width - left), (0, 0)])
-
-
-def square_crop(image: np.ndarray, mask: np.ndarray, side: int = 224) -> np.ndarray:
-    """The release's input to CLIP: the crop, padded to a square and resized to `side` pixels (cv2, cubic)."""
-    return cv2.resize(pad_square(crop(image, mask)), (side, side), interpolation=cv2.INTER_CUBIC)

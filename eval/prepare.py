@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eval.coco import Coco, Triplet, read_list, sample, write_rows
+from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config, Entry
+from eval.files import write_rows
 from eval.runs import INPUTS, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.download import file_sha256

@@ -14,6 +14,7 @@ from typing import Any
 
 from eval import tables
 from eval.charts import Bar, bar_chart
+from eval.files import write_text
 from eval.gallery import Failures, Gallery
 from eval.grids import Grid, grids, interval, number, title_of
 from eval.published import TABLES
@@ -47,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--max-mb must be positive, not {args.max_mb:g}")
     summary, published = tables.load(args)
     out = args.out or args.folder / "report.html"
-    tables.make_folder(out.parent)
-    print(tables.write_text(out, page(summary, published, args.max_mb)))
+    print(write_text(out, page(summary, published, args.max_mb)))
     return 0
 
 

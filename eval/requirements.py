@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.coco import Coco, Triplet, read_list, read_rows, sample
+from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config
+from eval.files import read_rows
 from eval.metrics import make_metric, read_metrics
 from hdpainter.inpaint import FACTOR
 from hdpainter.models.registry import PipelineSpec, read_model_config

@@ -5,7 +5,8 @@
     RUN/inputs/000000.png             image at evaluation size; 000000-mask.png: its mask, black and white
     RUN/METHOD/000000.png             result at evaluation size
     RUN/METHOD/manifest.jsonl         one line for each finished result: index, seed, seconds, sha256, settings
-    RUN/METHOD/scores/METRIC.csv      one row for each scored result: index and the metric's columns
+    RUN/METHOD/scores/METRIC.csv      one row for each scored result: index, the metric's columns, and the digest
+                                      (SHA-256) of the picture that was scored
 
 Evaluation size: image and mask resized (bicubic) to `size` pixels on the longer side; every pixel of the resized
 mask that is not zero counts, as in the authors' release. The same mask is filled, cropped and scored.
@@ -15,7 +16,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +25,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.coco import read_rows, write_rows
+from eval.files import read_rows
 from hdpainter.images import load_image
+from hdpainter.models.download import file_sha256
 from ldm.util import UserError
 
 RUN_FILE, TRIPLETS_FILE, INPUTS, MANIFEST = "run.json", "triplets.csv", "inputs", "manifest.jsonl"
+DIGEST = "digest"  # column of a score file
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,13 @@ class Run:
         return np.array(load_image(path)) if path.is_file() else None
 
     def manifest(self, method: str) -> dict[int, dict[str, Any]]:
-        """The lines of a method's manifest by index. A line that a kill cut short does not count."""
+        """The lines of a method's manifest by index. Neither a line that a kill cut short counts, nor one of
+        other settings than the method's."""
         path = self.folder(method) / MANIFEST
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        return {row["index"]: row for row in map(_parse, lines) if row is not None}
+        ours = self.info["methods"].get(method, {}).get("hash")
+        rows = [row for row in map(_parse, lines) if row is not None]
+        return {row["index"]: row for row in rows if ours is None or row.get("settings", ours) == ours}
 
     def done(self, method: str) -> list[int]:
         """Indices of the finished results, ascending: listed in the manifest, and the picture is there."""
@@ -151,30 +157,52 @@ class Run:
     def scores(self, method: str, metric: str) -> dict[str, np.ndarray] | None:
         """The columns of a metric, each [n] with the value of sample i at i; None if it was not computed.
 
-        Numbers are float64, nan where a sample has no score; a column with any other text is an object array of
-        str, "" where a sample has none. Raises UserError for a damaged file.
+        Scores of results that are gone, or were made again since, do not count. Numbers are float64, nan where a
+        sample has no score; a column with any other text is an object array of str, "" where a sample has none.
+        Raises UserError for a damaged file.
         """
         path = self.score_path(method, metric)
         if not path.is_file():
             return None
         rows = read_rows(path, ["index"])
-        columns = [name for name in (rows[0] if rows else {}) if name != "index"]
+        columns = [name for name in (rows[0] if rows else {}) if name not in ("index", DIGEST)]
         try:
             places = [int(row["index"]) for row in rows]
             if places and not 0 <= min(places) <= max(places) < len(self.triplets):
                 raise ValueError("an index is out of range")
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete it and score again") from None
-        return {name: _column([row[name] for row in rows], places, len(self.triplets)) for name in columns}
+        made, written = self.manifest(method), path.stat().st_mtime_ns
+        valid = [
+            (i, row)
+            for i, row in zip(places, rows, strict=True)
+            if i in made and still_holds(row, digest_of(made[i]), self.result_path(method, i), written)
+        ]
+        places = [i for i, _ in valid]
+        return {
+            name: _column([row[name] for _, row in valid], places, len(self.triplets)) for name in columns
+        }
 
-    def write_scores(self, method: str, metric: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a metric's rows, each with `index` and the same columns; None is an empty value.
 
-        The file is replaced as a whole. Raises UserError where it cannot be written.
-        """
-        rows = sorted(rows, key=lambda row: row["index"])
-        columns = list(rows[0]) if rows else ["index"]
-        write_rows(self.score_path(method, metric), ["index", *(c for c in columns if c != "index")], rows)
+def digest_of(row: Mapping[str, Any]) -> str:
+    """The SHA-256 of a result by its row of the manifest; empty where that has none."""
+    return str(row.get("sha256") or "")
+
+
+def still_holds(row: Mapping[str, Any], digest: str, picture: Path, written: int) -> bool:
+    """Whether a row of scores is of what is there now: of the same digest, and of a picture that is not newer.
+
+    written: when the scores were, in ns. A row without a digest is of an older version. A picture that is newer
+    and yet the same, by its contents, is a copy.
+    """
+    stored = row.get(DIGEST)
+    if stored and digest and stored != digest:
+        return False
+    try:
+        newer = picture.stat().st_mtime_ns > written
+        return not newer or (bool(stored) and file_sha256(picture) == stored)
+    except OSError:
+        return False
 
 
 def write_picture(path: Path, pixels: np.ndarray, scratch: Path) -> str:

@@ -5,7 +5,8 @@
     python -m eval score --metric clip --download        fetches the metric's weights
 
 Scores lie in METRIC.csv, and what made them in METRIC.json beside it: the metric's label and settings, what was
-left out. Started again, it scores results that are new or were made again, or all if the settings are others.
+left out. Started again, it scores results that are new or were made again, or all if the settings are others; in
+plain folders also those whose prompt, mask or original is another.
 Rows are saved every few seconds, files are replaced as a whole, and one process at a time writes a metric's file.
 """
 
@@ -14,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,12 +23,13 @@ from typing import Any, TextIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.coco import read_rows, write_rows
+from eval.files import read_rows, write_rows, write_text
 from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
-from eval.runs import Run
+from eval.runs import DIGEST, Run, digest_of, still_holds
 from hdpainter.images import load_image, load_mask
+from hdpainter.models.download import file_sha256
 from hdpainter.progress import Progress
-from hdpainter.results import make_folder
+from hdpainter.results import digest, make_folder
 from ldm.util import UserError
 
 SAVE_SECONDS = 5.0
@@ -39,12 +41,14 @@ Pictures = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Item:
-    """A result to score. key: (column, value) that names its row. load: (result, mask, original) from disk."""
+    """A result to score. key: (column, value) that names its row. load: (result, mask, original) from disk.
+    digest: of all that is scored and may change; empty where that is not known."""
 
     key: tuple[str, int | str]
     path: Path
     prompt: str
     load: Callable[[], Pictures]
+    digest: str = ""
 
 
 def of_run(run: Run, method: str) -> list[Item]:
@@ -55,8 +59,15 @@ def of_run(run: Run, method: str) -> list[Item]:
         assert picture is not None, f"result {index} of {method} went away"
         return _checked(run.result_path(method, index), picture, run.mask(index), run.image(index))
 
+    made = run.manifest(method)
     return [
-        Item(("index", i), run.result_path(method, i), run.triplets[i].prompt, lambda i=i: load(i))
+        Item(
+            ("index", i),
+            run.result_path(method, i),
+            run.triplets[i].prompt,
+            lambda i=i: load(i),
+            digest_of(made[i]),
+        )
         for i in run.done(method)
     ]
 
@@ -67,9 +78,15 @@ def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> lis
     prompts: a CSV file with the columns image (a file's name in `images`) and prompt. Originals and masks have
     the same names but for the suffix.
     """
-    items = []
-    for row in read_rows(prompts, ["image", "prompt"]):
+    items, seen = [], set()
+    for number, row in enumerate(read_rows(prompts, ["image", "prompt"]), start=2):
         path = images / row["image"]
+        if row["image"] in seen:
+            raise UserError(
+                f"{prompts} line {number} names {row['image']} again: a picture has one prompt; score others "
+                "with a list and an --out of their own"
+            )
+        seen.add(row["image"])
         if not path.is_file():
             raise UserError(f"{prompts} names {row['image']}, which is not in {images}")
         original, mask = _beside(originals, path.stem), _beside(masks, path.stem)
@@ -79,7 +96,8 @@ def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> lis
             filled = load_mask(mask, before.size) > 127
             return _checked(path, np.array(load_image(path)), filled, np.array(before))
 
-        items.append(Item(("image", row["image"]), path, row["prompt"], load))
+        content = digest([row["prompt"], *map(file_sha256, (path, original, mask))])
+        items.append(Item(("image", row["image"]), path, row["prompt"], load, content))
     if not items:
         raise UserError(f"{prompts} has no rows")
     return items
@@ -110,43 +128,43 @@ def score(
     *,
     batch_size: int = 16,
     name: str = "",
+    progress: Progress | None = None,
     stream: TextIO | None = None,
 ) -> list[dict[str, Any]]:
     """Score `items`, keep the rows in the CSV file `path`, and return them in the order of `items`.
 
     Rows that are there already and still hold are not made again; their values are text. The next pictures are
-    read while the metric works. name: of the items, for the progress on `stream`.
+    read while the metric works. name: of the items, for the progress: `progress`, or one of its own on `stream`.
 
     Raises UserError for a prompt that the metric cannot judge, and when another process writes at `path`.
     """
     metric.check([item.prompt for item in items])
-    record = {
-        "metric": metric.name,
-        "label": metric.label,
-        "columns": list(metric.columns),
-        "settings": metric.settings,
-        "notes": metric.notes,
-    }
+    record = _record(metric)
     with _locked(path):
         rows = _kept(items, path, record)
         todo = [item for item in items if item.key[1] not in rows]
 
         def save() -> None:
             done = [rows[item.key[1]] for item in items if item.key[1] in rows]
-            write_rows(path, [items[0].key[0], *metric.columns], done)
+            write_rows(path, [items[0].key[0], *metric.columns, DIGEST], done)
 
-        save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
-        _write_record(path.with_suffix(".json"), record)
+        def begin() -> None:
+            save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
+            write_text(path.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
         if not todo:
+            begin()
             return [rows[item.key[1]] for item in items]
         unsaved, saved = 0, time.monotonic()
-        with Progress(len(todo), stream) as progress:
+        with nullcontext(progress) if progress else Progress(len(todo), stream) as progress:
             progress.start(name)
             try:
                 for batch, values in _evaluated(todo, metric, batch_size):
+                    if batch[0] is todo[0]:
+                        begin()  # not before: a judge that cannot be loaded must not cost the scores of another
                     for i, item in enumerate(batch):
                         row = {column: values[column][i] for column in metric.columns}
-                        rows[item.key[1]] = dict([item.key]) | row
+                        rows[item.key[1]] = dict([item.key]) | row | {DIGEST: item.digest}
                     unsaved += len(batch)
                     if time.monotonic() - saved > SAVE_SECONDS or batch[-1] is todo[-1]:
                         save()
@@ -156,6 +174,17 @@ def score(
                 if unsaved:  # stopped by Ctrl-C or by a picture that cannot be read
                     save()
         return [rows[item.key[1]] for item in items]
+
+
+def _record(metric: Metric) -> dict[str, Any]:
+    """What made a metric's scores."""
+    return {
+        "metric": metric.name,
+        "label": metric.label,
+        "columns": list(metric.columns),
+        "settings": metric.settings,
+        "notes": metric.notes,
+    }
 
 
 def _evaluated(
@@ -173,7 +202,7 @@ def _evaluated(
 
 
 def _kept(items: Sequence[Item], path: Path, record: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The rows of `path` that still hold: made with these settings, of pictures that are older than it."""
+    """The rows of `path` that still hold: made with these settings, of what the items are now."""
     try:
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         same = all(known[key] == json.loads(json.dumps(record[key])) for key in ("settings", "columns"))
@@ -184,10 +213,16 @@ def _kept(items: Sequence[Item], path: Path, record: Mapping[str, Any]) -> dict[
         return {}
     stored = {row[items[0].key[0]]: row for row in read_rows(path, [items[0].key[0]])}
     return {
-        item.key[1]: stored[str(item.key[1])]
+        item.key[1]: {**stored[name], DIGEST: item.digest}
         for item in items
-        if str(item.key[1]) in stored and item.path.stat().st_mtime_ns <= written
+        if (name := str(item.key[1])) in stored and _holds(item, stored[name], written)
     }
+
+
+def _holds(item: Item, row: Mapping[str, Any], written: int) -> bool:
+    if item.key[0] == "image":  # its digest was computed from the files as they are, and says all
+        return row.get(DIGEST) == item.digest
+    return still_holds(row, item.digest, item.path, written)
 
 
 @contextmanager
@@ -198,18 +233,10 @@ def _locked(path: Path) -> Iterator[None]:
         lock = FileLock(path.with_name(f".{path.stem}.lock")).acquire(blocking=False)
     except Timeout:
         raise UserError(f"another process is writing {path}; let it finish first") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     with lock:
         yield
-
-
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def means(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, tuple[float, int]]:
@@ -301,9 +328,15 @@ def run(args: argparse.Namespace) -> int:
     for metric in metrics:
         for items, _ in sources.values():
             metric.check([item.prompt for item in items])  # all of them before hours of scoring
-    for metric in metrics:
-        for name, (items, folder) in sources.items():
-            rows = score(items, metric, folder / f"{metric.name}.csv", batch_size=args.batch_size, name=name)
+    jobs = [
+        (name, metric, items, folder / f"{metric.name}.csv")
+        for metric in metrics
+        for name, (items, folder) in sources.items()
+    ]
+    total = sum(len(items) - len(_kept(items, path, _record(metric))) for _, metric, items, path in jobs)
+    with Progress(total) as progress:  # over all of them, so that the time left is that of all
+        for name, metric, items, path in jobs:
+            rows = score(items, metric, path, batch_size=args.batch_size, name=name, progress=progress)
             told = ", ".join(
                 f"{column} {value:.4g}" for column, (value, _) in means(rows, metric.columns).items()
             )

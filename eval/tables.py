@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.coco import write_rows
 from eval.config import Config
+from eval.files import write_rows, write_text
 from eval.grids import Grid, bin_name, grids
 from eval.published import TABLES, Published
 from eval.runs import Run
 from eval.stats import REPEATS
 from eval.summary import COLUMN, Summary, summarise
-from hdpainter.results import make_folder
 from ldm.util import UserError
 
 
@@ -89,7 +88,6 @@ def write_tables(summary: Summary, out: Path, published: str | None = None) -> l
     figures = TABLES[published] if published else None
     name, made = published or "table", grids(summary, figures)
     title = figures.title if figures else "Results"
-    make_folder(out)
     written = [
         write_text(out / f"{name}.md", markdown(title, provenance(summary), made)),
         write_text(out / f"{name}.tex", latex(made)),
@@ -97,18 +95,6 @@ def write_tables(summary: Summary, out: Path, published: str | None = None) -> l
         write_csv(out / f"{name}-samples.csv", sample_rows(summary)),
     ]
     return written + ([write_csv(out / f"{name}-quoted.csv", quoted_rows(figures))] if figures else [])
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file; it appears whole or not at all. Raises UserError if it cannot be written."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    return path
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -1,7 +1,7 @@
 """A small run with made-up pictures and scores, in the layout of a results folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.coco import write_rows
+from eval.files import write_rows
 from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample
 
 CATEGORIES = ("boat", "cat", "clock", "kite")
@@ -109,8 +109,16 @@ def _results(run: Run, name: str, metrics: Sequence[str], seed: int) -> None:
         "saturation": lambda i: {"saturation_shift": 9 * quality[i], "saturation_contrast": quality[i]},
     }
     for metric in metrics:
-        run.write_scores(name, metric, [{"index": i, **columns[metric](i)} for i in range(len(run.triplets))])
+        write_scores(
+            run, name, metric, [{"index": i, **columns[metric](i)} for i in range(len(run.triplets))]
+        )
         if metric in LABELS:
             run.score_path(name, metric).with_suffix(".json").write_text(
                 json.dumps({"metric": metric, "label": LABELS[metric], "settings": {}, "notes": []})
             )
+
+
+def write_scores(run: Run, method: str, metric: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a metric's rows, each with `index` and the same columns; None is an empty value."""
+    rows = sorted(rows, key=lambda row: row["index"])
+    write_rows(run.score_path(method, metric), list(rows[0]) if rows else ["index"], rows)

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from eval.crops import crop, pad_square, square_crop
 from eval.metrics import METRICS, make_metric, read_metrics
 from eval.metrics.clip import resize
 from eval.metrics.pickscore import CLIP_H
@@ -109,13 +108,6 @@ def test_shrinking_averages_or_not_as_asked():
     assert resize(stripes, 16, "area")[0, 0, 0] == 100
     small = pictures(1, 8, 8)[0]
     assert np.array_equal(resize(small, 16, "area"), resize(small, 16, "cubic"))
-
-
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
-def test_cubic_crops_are_the_releases(h, w, seed):
-    image, mask = pictures(1, 32, 32, seed)[0], rectangle(32, 32, 1, 1 + h, 2, 2 + w)
-    assert np.array_equal(resize(pad_square(crop(image, mask)), 224, "cubic"), square_crop(image, mask))
 
 
 def test_the_default_clip_score_is_the_releases(no_weights):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eval.runs import MANIFEST, Run, write_picture
 from ldm.util import UserError
-from tests.eval.fake_run import fake_run
+from tests.eval.fake_run import fake_run, write_scores
 
 EMPTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -28,7 +28,7 @@ numbers = st.floats(allow_nan=False, width=64) | st.none()
 @given(rows=st.dictionaries(st.integers(0, 5), st.tuples(numbers, texts | st.none()), max_size=6))
 def test_scores_come_back_aligned_with_the_samples(run, rows):
     written = [{"index": i, "value": number, "best": text} for i, (number, text) in rows.items()]
-    run.write_scores("painta", "something", written)
+    write_scores(run, "painta", "something", written)
     scores = run.scores("painta", "something")
     if not rows:
         assert scores == {}

@@ -10,11 +10,12 @@ from filelock import FileLock
 from PIL import Image
 
 from eval.__main__ import main
-from eval.coco import read_rows, write_rows
+from eval.files import read_rows, write_rows
 from eval.metrics import Metric
 from eval.runs import Run
 from eval.score import of_folders, of_run, score
 from hdpainter.images import load_image
+from hdpainter.models.download import file_sha256
 from ldm.util import UserError
 
 from .fake_run import fake_run
@@ -53,6 +54,12 @@ def scored(run, metric, **options):
     return score(of_run(run, "painta"), metric, path, batch_size=4, stream=io.StringIO(), **options)
 
 
+def age(path, seconds=10):
+    """Make a file older."""
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
 def test_every_finished_result_gets_a_row(run):
     rows = scored(run, Brightness())
     expected = [run.result("painta", i).mean() for i in range(10)]
@@ -70,10 +77,10 @@ def test_nothing_is_scored_twice_unless_it_changed(run):
     assert scored(run, again)[3]["index"] == "3"
     assert again.asked == []
 
-    path = run.result_path("painta", 7)  # made again, otherwise
-    Image.fromarray(255 - run.result("painta", 7)).save(path)
-    written = run.score_path("painta", "brightness").stat().st_mtime
-    os.utime(path, (written + 5, written + 5))
+    for path in run.folder("painta").rglob("*.*"):
+        age(path)
+    Image.fromarray(255 - run.result("painta", 7)).save(run.result_path("painta", 7))  # made again, otherwise
+    assert np.isnan(run.scores("painta", "brightness")["mean"][7])
     scored(run, again)
     assert again.asked == [run.triplets[7].prompt]
     np.testing.assert_allclose(run.scores("painta", "brightness")["mean"][7], run.result("painta", 7).mean())
@@ -81,6 +88,27 @@ def test_nothing_is_scored_twice_unless_it_changed(run):
     other = Brightness({"model": "larger"})
     scored(run, other)
     assert len(other.asked) == 10
+
+
+def test_copies_are_not_scored_again(run):
+    """Copying makes files new; with the pictures' digests in the manifest and the scores they are known."""
+    rows = [
+        {**row, "sha256": file_sha256(run.result_path("painta", i))}
+        for i, row in sorted(run.manifest("painta").items())
+    ]
+    (run.folder("painta") / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    scored(run, Brightness())
+    age(run.score_path("painta", "brightness"))
+    for i in range(10):
+        run.result_path("painta", i).touch()
+    assert np.isfinite(run.scores("painta", "brightness")["mean"]).all()
+    metric = Brightness()
+    scored(run, metric)
+    assert metric.asked == []
+    age(run.score_path("painta", "brightness"))
+    Image.fromarray(255 - run.result("painta", 3)).save(run.result_path("painta", 3))
+    scored(run, metric)
+    assert metric.asked == [run.triplets[3].prompt]
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"settings": {}, "columns": ["mean"]}'])
@@ -92,12 +120,24 @@ def test_scores_without_a_sound_record_are_made_again(run, damage):
     assert len(metric.asked) == 10
 
 
+def test_a_judge_that_cannot_work_costs_no_scores(run):
+    scored(run, Brightness())
+    with pytest.raises(RuntimeError):
+        scored(run, Brightness({"model": "mistaken"}, fail_after=0))
+    metric = Brightness()
+    scored(run, metric)
+    assert metric.asked == []
+
+
 def test_a_full_disk_is_one_line(run, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(UserError, match=r"brightness\.json cannot be written: No space left"):
+        scored(run, Brightness())
+    monkeypatch.setattr(FileLock, "acquire", full)
+    with pytest.raises(UserError, match=r"brightness\.csv cannot be written: No space left"):
         scored(run, Brightness())
 
 
@@ -213,6 +253,30 @@ def test_plain_folders_score_like_a_run(run, folders, tmp_path, capsys):
     assert [row["image"] for row in rows] == [f"r{i}.png" for i in range(10)]
     found = [float(row["seam"]) if row["seam"] else np.nan for row in rows]
     np.testing.assert_allclose(found, run.scores("painta", "seam")["seam"])
+
+
+def test_plain_folders_are_scored_again_where_anything_is_another(folders, capsys):
+    def asked():
+        items = of_folders(*folders.values())
+        metric = Brightness()
+        score(items, metric, folders["images"] / "scores" / "brightness.csv", stream=io.StringIO())
+        return len(metric.asked)
+
+    assert (asked(), asked()) == (10, 0)
+    rows = read_rows(folders["prompts"], ["image", "prompt"])
+    write_rows(folders["prompts"], ["image", "prompt"], [rows[0] | {"prompt": "a zebra"}, *rows[1:]])
+    assert (asked(), asked()) == (1, 0)
+    mask = np.array(load_image(folders["masks"] / "r3.png"))
+    Image.fromarray(255 - mask).save(folders["masks"] / "r3.png")
+    original = np.array(load_image(folders["originals"] / "r5.webp"))
+    Image.fromarray(255 - original).save(folders["originals"] / "r5.webp", lossless=True)
+    for path in (folders["masks"] / "r3.png", folders["originals"] / "r5.webp"):
+        age(path)
+    assert (asked(), asked()) == (2, 0)
+
+    write_rows(folders["prompts"], ["image", "prompt"], [*rows, rows[0] | {"prompt": "a zebra"}])
+    assert main(["score", *words(folders), "--metric", "seam", "--device", "cpu"]) == 2
+    assert "line 12 names r0.png again" in capsys.readouterr().err
 
 
 def test_plain_folders_must_belong_together(folders, capsys):

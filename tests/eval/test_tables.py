@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from eval.runs import Run
 from eval.summary import summarise
 from eval.tables import latex, write_tables
 from ldm.util import UserError
-from tests.eval.fake_run import METHODS, fake_run
+from tests.eval.fake_run import METHODS, fake_run, write_scores
 
 REPEATS = 200
 
@@ -65,8 +66,8 @@ def test_preference_is_that_of_ours_over_the_row(run, summary):
 def test_psnr_is_averaged_as_squared_error_so_that_equal_pictures_count(tmp_path):
     run = fake_run(tmp_path / "run", 4, metrics=())
     values = ["inf", 40.0, "inf", 40.0]
-    run.write_scores("painta", "fidelity", [{"index": i, "psnr": v} for i, v in enumerate(values)])
-    run.write_scores("hd-painter", "fidelity", [{"index": i, "psnr": "inf"} for i in range(4)])
+    write_scores(run, "painta", "fidelity", [{"index": i, "psnr": v} for i, v in enumerate(values)])
+    write_scores(run, "hd-painter", "fidelity", [{"index": i, "psnr": "inf"} for i in range(4)])
     summary = summarise(run, repeats=REPEATS)
     assert summary.means["painta", "psnr"].value == pytest.approx(40 + 10 * np.log10(2))
     assert summary.means["painta", "psnr"].low <= summary.means["painta", "psnr"].high
@@ -155,11 +156,26 @@ def test_a_method_without_a_score_that_others_have_has_a_dash(tmp_path):
 def test_fewer_scores_than_results_are_counted(tmp_path):
     run = fake_run(tmp_path / "run", 8)
     clip = run.scores("painta", "clip")["clip"]
-    run.write_scores("painta", "clip", [{"index": i, "clip": clip[i]} for i in (0, 2, 5)])
+    write_scores(run, "painta", "clip", [{"index": i, "clip": clip[i]} for i in (0, 2, 5)])
     summary = summarise(run, repeats=REPEATS)
     assert summary.means["painta", "clip"].value == pytest.approx(clip[[0, 2, 5]].mean())
     assert summary.differences["painta", "clip"].n == 3
     assert cell(grids(summary)[0], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 3)")
+
+
+def test_scores_of_results_that_are_gone_or_made_again_do_not_count(tmp_path):
+    run = fake_run(tmp_path / "run", 8)
+    run.result_path("painta", 1).unlink()
+    scores = run.score_path("painta", "clip")
+    made = run.result_path("painta", 2).stat().st_mtime
+    for i in range(8):
+        if i != 1:
+            os.utime(run.result_path("painta", i), (made - 9, made - 9))
+    os.utime(scores, (made - 5, made - 5))
+    run.result_path("painta", 2).touch()
+    summary = summarise(run, repeats=REPEATS)
+    assert (summary.row("painta").done, summary.means["painta", "clip"].n) == (7, 6)
+    assert cell(grids(summary)[0], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 6)")
 
 
 def seeds(n=3):

@@ -1,5 +1,6 @@
 """Toy scenes drawn once into a memory-mapped file, with what is known about them."""
 
+import hashlib
 import json
 import multiprocessing
 from dataclasses import dataclass
@@ -8,11 +9,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
 from ldm.util import UserError
 
 from .objects import CATEGORIES
 from .toycoco import describe_scene
+
+_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
+DRAWING = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:8]
+"""Stands for the code that draws, so that pictures of an older one are not taken for today's."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +67,31 @@ def _draw(block: range, split: str, size: int, path: Path) -> list[dict]:
     return records
 
 
+def _draw_all(split: str, count: int, size: int, path: Path, workers: int) -> list[dict]:
+    np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3)).flush()
+    blocks = [range(i, min(i + 64, count)) for i in range(0, count, 64)]
+    draw = partial(_draw, split=split, size=size, path=path)
+    if workers == 1:
+        return [record for block in blocks for record in draw(block)]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        return [record for records in pool.imap(draw, blocks) for record in records]
+
+
 def scene_cache(folder: Path, split: str, count: int, size: int, workers: int = 1) -> SceneCache:
-    """Scenes 0 .. count-1 of a split at `size` pixels, from `folder` or drawn into it by `workers` processes."""
+    """Scenes 0 .. count-1 of a split at `size` pixels, from `folder` or drawn into it by `workers` processes.
+
+    Trainings that start together share a folder: one of them draws, the others wait for it.
+    """
     if count < 1:
         raise UserError(f"a cache of {count} scenes was asked for; set count to 1 or more")
-    folder = Path(folder) / f"{split}-{count}-{size}"
+    folder = Path(folder) / f"{split}-{count}-{size}-{DRAWING}"
     pictures, records_file = folder / "images.npy", folder / "records.json"
     if not records_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, size, size, 3)).flush()
-        blocks = [range(i, min(i + 64, count)) for i in range(0, count, 64)]
-        draw = partial(_draw, split=split, size=size, path=pictures)
-        if workers > 1:
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                records = [r for rs in pool.imap(draw, blocks) for r in rs]
-        else:
-            records = [r for block in blocks for r in draw(block)]
-        complete = folder / "records.json.part"
-        complete.write_text(json.dumps(records))
-        complete.rename(records_file)  # its existence says that the cache is complete
+        with FileLock(folder / "lock"):
+            if not records_file.exists():  # nobody has drawn them meanwhile
+                records = _draw_all(split, count, size, pictures, workers)
+                complete = folder / "records.json.part"
+                complete.write_text(json.dumps(records))
+                complete.rename(records_file)  # its existence says that the cache is complete
     return SceneCache(np.load(pictures, mmap_mode="r"), json.loads(records_file.read_text()))

@@ -42,11 +42,12 @@ def random_mask(rng: np.random.Generator, size: int, full: float = 0.15) -> np.n
     mask = np.zeros((size, size), np.uint8)
     if rng.random() < full:
         return ~mask.astype(bool)
-    kind = rng.random()
-    if kind < 0.6:
-        for _ in range(int(rng.integers(1, 6))):
-            _stroke(rng, mask)
-    if kind >= 0.4:
-        for _ in range(int(rng.integers(1, 3 if kind < 0.6 else 4))):
-            _box(rng, mask)
+    while not mask.any():  # a box or an ellipse may lie beside the picture
+        kind = rng.random()
+        if kind < 0.6:
+            for _ in range(int(rng.integers(1, 6))):
+                _stroke(rng, mask)
+        if kind >= 0.4:
+            for _ in range(int(rng.integers(1, 3 if kind < 0.6 else 4))):
+                _box(rng, mask)
     return mask.astype(bool)

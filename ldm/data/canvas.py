@@ -7,9 +7,12 @@ up to resolution. x grows to the right and y downwards; the picture is the squar
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+
+from ldm.util import UserError
 
 Colour = tuple[int, int, int]
 SUBPIXEL_BITS = 4  # OpenCV's fixed-point polygon coordinates
@@ -173,3 +176,12 @@ def silhouette(shapes: Iterable[Shape], size: int) -> np.ndarray:
     for points in solid:
         cv2.fillPoly(canvas, [points], 255, cv2.LINE_8, SUBPIXEL_BITS)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) >= 128
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write RGB uint8 [H, W, 3] as a PNG. Raises UserError if the file cannot be written."""
+    content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

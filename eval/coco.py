@@ -113,7 +113,7 @@ class Coco:
 
     def mask(self, triplet: Triplet) -> np.ndarray:
         """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there are no points."""
-        points = _points(self._coco.anns[triplet.annotation_id])
+        points = self._points(self._coco.anns[triplet.annotation_id])
         if len(points) == 0:
             raise UserError(f"annotation {triplet.annotation_id} in {self.file} has no polygon points")
         width, height = self.size(triplet.image_id)
@@ -123,10 +123,22 @@ class Coco:
 
     def usable(self, annotation: Mapping[str, Any]) -> bool:
         """Whether an annotation with polygons passes the filters of the module."""
-        points = _points(annotation)
+        if annotation.get("iscrowd"):
+            return False
+        points = self._points(annotation)
         if len(points) < 3 or cv2.contourArea(cv2.convexHull(points)) == 0:
             return False
         return len(self._absent(annotation["image_id"])) > 0
+
+    def _points(self, annotation: Mapping[str, Any]) -> np.ndarray:
+        """All polygon points of an annotation, int32 [N, 2] (x, y), truncated."""
+        polygons = annotation["segmentation"]
+        if not all(isinstance(p, list) and len(p) % 2 == 0 and all(map(_is_coordinate, p)) for p in polygons):
+            raise UserError(
+                f"{self.file}: the segmentation of annotation {annotation['id']} is no list of polygons "
+                "[x, y, x, y, ...]: mend it or take the annotation out"
+            )
+        return np.reshape([value for p in polygons for value in p], (-1, 2)).astype(np.int32)
 
     def image_path(self, triplet: Triplet) -> Path:
         """Where the picture lies: in the folder named like the annotation file, or else in ``images``."""
@@ -160,6 +172,8 @@ def sample(coco: Coco, n: int, seed: int = 0) -> list[Triplet]:
     The same dataset and seed give the same list, and its beginning is the list for a smaller `n`. Raises
     UserError if there are fewer than `n`.
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give a whole number from 0 up")
     candidates = [
         (image_idx, segment_idx)
         for image_idx, image_id in enumerate(coco.image_ids)
@@ -258,10 +272,14 @@ def _read_annotations(file: Path) -> Any:
     try:
         from pycocotools.coco import COCO
     except ImportError:
-        raise UserError("pycocotools is not installed: pip install 'hdpainter-ldm[eval]'") from None
+        raise UserError("pycocotools is not installed: pip install -r requirements.txt") from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its timings there
             coco = COCO(str(file))
+        for image in coco.imgs.values():
+            size = [image["width"], image["height"]]
+            if not all(type(side) is int and side > 0 for side in size):
+                raise TypeError(f"image {image['id']} has the size {size}")
         for annotation in coco.anns.values():
             _ = coco.cats[annotation["category_id"]]["name"], coco.imgs[annotation["image_id"]]["file_name"]
             if not isinstance(annotation["segmentation"], list | dict):
@@ -276,7 +294,5 @@ def _read_annotations(file: Path) -> Any:
     return coco
 
 
-def _points(annotation: Mapping[str, Any]) -> np.ndarray:
-    """All polygon points of an annotation, int32 [N, 2] (x, y), truncated."""
-    flat = [value for polygon in annotation["segmentation"] for value in polygon]
-    return np.reshape(flat, (-1, 2)).astype(np.int32)
+def _is_coordinate(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e6  # neither NaN nor infinite

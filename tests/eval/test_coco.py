@@ -177,6 +177,31 @@ def test_lists_that_are_none_or_do_not_match(toy, tmp_path, text, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "polygons", [[[1, 2, 3]], ["abc"], [1, 2], [None], [[None, 1]], [[1e9, 1]], [["1", 2]]]
+)
+def test_a_segmentation_that_is_no_polygons_is_one_line(toy_root, tmp_path, polygons):
+    def change(content):
+        content["annotations"][0]["segmentation"] = polygons
+
+    coco = edited(toy_root, tmp_path / "coco", change)
+    with pytest.raises(
+        UserError, match=r"instances_val2017\.json: the segmentation of annotation \d+ is no list"
+    ):
+        sample(coco, 1)
+
+
+def test_crowds_are_not_drawn_even_as_polygons(toy_root, tmp_path):
+    def change(content):
+        for annotation in content["annotations"][1:]:
+            annotation["iscrowd"] = 1
+
+    with pytest.raises(UserError, match="has 1 usable triplets"):
+        sample(edited(toy_root, tmp_path / "coco", change), 2)
+    with pytest.raises(UserError, match="seed is -1: "):
+        sample(Coco(toy_root), 1, -1)
+
+
 def test_a_list_that_is_not_there(toy, tmp_path):
     with pytest.raises(UserError, match=r"none\.csv cannot be read: No such file"):
         read_list(toy, tmp_path / "none.csv")
@@ -193,6 +218,8 @@ def test_a_list_that_is_not_there(toy, tmp_path):
         lambda text: text.replace('"category_id"', '"kind"'),
         lambda text: text.replace('"categories"', '"labels"'),
         lambda text: text.replace('"segmentation"', '"outline"'),
+        lambda text: text.replace('"width"', '"breadth"'),
+        lambda text: text.replace('"height": 64', '"height": "64"'),
         lambda text: "\x00\x01",
     ],
 )

@@ -12,6 +12,7 @@ Rows are saved every few seconds, files are replaced as a whole, and one process
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -349,7 +350,8 @@ def _metrics(args: argparse.Namespace, results: Run | None) -> list[Metric]:
     from hdpainter.pipeline import usable_device  # takes seconds, so only once it is needed
 
     device = usable_device(args.device)
-    source = args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG
-    configured = read_metrics(source)
+    configured = read_metrics(args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG)
     names = args.metric or list(configured)
-    return [make_metric(name, configured.get(name), device, args.download) for name in names]
+    place = [shlex.quote(str(results.path))] if results else []
+    source = " ".join([*place, *(["--config", shlex.quote(args.config)] if args.config else [])])
+    return [make_metric(name, configured.get(name), device, args.download, source) for name in names]

@@ -1,5 +1,7 @@
 """The judges: every metric by name, built from a config."""
 
+import dataclasses
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,10 @@ from typing import Any
 import torch
 
 from eval.metrics.base import Metric, Value
-from eval.metrics.weights import find_config
+from eval.metrics.weights import MissingWeights, find_config
 from hdpainter.models.registry import read_yaml
-from ldm.util import UserError, instantiate_from_config
+from hdpainter.settings import from_mapping
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config
 
 __all__ = ["METRICS", "Metric", "Value", "make_metric", "read_metrics"]
 
@@ -30,22 +33,40 @@ def make_metric(
     params: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     download: bool = False,
+    source: str | None = None,
 ) -> Metric:
     """The metric `name` with the parameters of its class.
 
-    download: fetch weights that are missing. Raises UserError for unknown names and parameters, and for missing
-    weights.
+    download: fetch weights that are missing. source: arguments of `python -m eval score` that give these
+    parameters, such as "--config metrics-mini": for the message that says how to fetch them.
+    Raises UserError for unknown names and parameters, for parameters of another type, and for missing weights.
     """
     if name not in METRICS:
         raise UserError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
     extra = {"device": device} | ({"download": download} if name in _WITH_WEIGHTS else {})
-    return instantiate_from_config({"target": METRICS[name], "params": dict(params or {})}, **extra)
+    config = {"target": METRICS[name], "params": _typed(name, params or {})}
+    try:
+        return instantiate_from_config(config, **extra)
+    except MissingWeights as error:
+        words = ["python -m eval score", *([source] if source else []), f"--metric {name} --download"]
+        how = "download=True fetches them" if source is None else f"get them with: {' '.join(words)}"
+        raise UserError(f"{error}; {how}") from None
 
 
-def read_metrics(source: str | Path | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _typed(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, those that the class of the metric knows being of the types that it says."""
+    hints = typing.get_type_hints(get_obj_from_str(METRICS[name]).__init__)
+    known = {key: value for key, value in params.items() if key in hints}
+    fields = dataclasses.make_dataclass("Parameters", [(key, hints[key]) for key in known])
+    return {**params, **vars(from_mapping(fields, known, f"metrics: {name}"))}
+
+
+def read_metrics(
+    source: str | Path | Mapping[str, Any], within: tuple[Path, ...] = ()
+) -> dict[str, dict[str, Any]]:
     """Parameters by metric: a mapping, or a YAML file (also of ``configs/eval``) whose `metrics` is one.
 
-    Raises UserError if it is not.
+    within: files that refer to it. Raises UserError if it is not.
     """
     where = "metrics"
     if not isinstance(source, Mapping):
@@ -54,7 +75,9 @@ def read_metrics(source: str | Path | Mapping[str, Any]) -> dict[str, dict[str, 
         path = find_config(known, "the config of the metrics")
         where, source = f"{path}: metrics", read_yaml(path).get("metrics")
         if isinstance(source, str):  # it refers to another file
-            return read_metrics(source)
+            if path.resolve() in within:
+                raise UserError(f"{where} is {source!r}, which leads back to this file: give the parameters")
+            return read_metrics(source, (*within, path.resolve()))
     if not isinstance(source, Mapping) or not source:
         raise UserError(f"{where} must map names of metrics to their parameters")
     for name, params in source.items():

@@ -18,7 +18,14 @@ from torch import nn
 
 from eval.crops import crop
 from eval.metrics.base import Metric, Value
-from eval.metrics.weights import find_config, find_weights, identity, load_strictly, read_weights
+from eval.metrics.weights import (
+    HOW_TO_INSTALL,
+    find_config,
+    find_weights,
+    identity,
+    load_strictly,
+    read_weights,
+)
 from ldm.training.mmcv_lite import enable_mmdet
 from ldm.util import UserError
 
@@ -60,8 +67,7 @@ class Accuracy(Metric):
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise UserError(
-                f"the metric 'accuracy' needs {_NEEDED[missing[0]]}, which is not installed; "
-                "get it with: pip install -e '.[eval]'"
+                f"the metric 'accuracy' needs {_NEEDED[missing[0]]}, which is not installed; {HOW_TO_INSTALL}"
             )
         self.config_path = _find_config(config)
         urls = [] if weights else [_public_weights(self.config_path)]

@@ -14,14 +14,22 @@ from hdpainter.models.registry import checkpoint_folders
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError
 
+HOW_TO_INSTALL = (
+    "get it as scripts/setup.sh does: pip install -r requirements.txt && pip install --no-deps -r "
+    "requirements-mmdet.txt"
+)  # not the extra [eval], whose own lists ask for the other OpenCV
 _HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/(.+)")
+
+
+class MissingWeights(UserError):
+    """Weights are not there that could be downloaded."""
 
 
 def find_weights(file: str | Path, urls: Sequence[str], metric: str, fetch: bool = False) -> Path:
     """The path of the weights `file`: itself, in a folder of checkpoints, or in the Hugging Face cache.
 
     urls: where the file comes from. fetch: download it to the first folder of checkpoints if it is missing.
-    Raises UserError that names the file, its source and the command that gets it.
+    Raises UserError that names the file: MissingWeights, with its source, where it could be downloaded.
     """
     for place in (Path(file), *(folder / file for folder in checkpoint_folders())):
         if place.is_file():
@@ -40,9 +48,8 @@ def find_weights(file: str | Path, urls: Sequence[str], metric: str, fetch: bool
         target = checkpoint_folders()[0] / file
         mirrors = os.environ.get("HDPAINTER_MIRRORS", "").split()
         return download([*(m.replace("{file}", target.name) for m in mirrors), *urls], target)
-    raise UserError(
-        f"the weights {file} of the metric {metric!r} are not in {folders}; they come from {urls[0]}; "
-        f"get them with: python -m eval score --metric {metric} --download"
+    raise MissingWeights(
+        f"the weights {file} of the metric {metric!r} are not in {folders}; they come from {urls[0]}"
     )
 
 

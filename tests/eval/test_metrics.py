@@ -360,11 +360,14 @@ def test_every_metric_of_the_configs_has_a_class_that_takes_its_parameters(no_we
 )
 def test_missing_weights_are_one_line_with_file_source_and_command(no_weights, metric, params, file, source):
     with pytest.raises(UserError) as caught:
-        make_metric(metric, params)
+        make_metric(metric, params, source="--config mine")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (file, source, str(no_weights), f"python -m eval score --metric {metric} --download"):
+    command = f"python -m eval score --config mine --metric {metric} --download"
+    for part in (file, source, str(no_weights), command):
         assert part in message
+    with pytest.raises(UserError, match="download=True fetches them"):
+        make_metric(metric, params)
 
 
 def test_weights_are_downloaded_only_when_asked(no_weights, monkeypatch):
@@ -395,6 +398,14 @@ def test_weights_are_downloaded_only_when_asked(no_weights, monkeypatch):
         ("clips", {}, "no metric 'clips'; there are clip"),
         ("seam", {"near": 2}, "no parameter 'near'"),
         ("clip", {"model": "ViT-B-17"}, "open_clip has no model 'ViT-B-17'"),
+        ("clip", {"model": 3}, "metrics: clip: model must be text, not 3"),
+        (
+            "clip",
+            {"resample": "nearest"},
+            "metrics: clip: resample must be one of cubic, area, not 'nearest'",
+        ),
+        ("accuracy", {"threshold": "high"}, "metrics: accuracy: threshold must be a number, not 'high'"),
+        ("seam", {"label": 3}, "metrics: seam: label must be text, not 3"),
         ("clip", {"model": "roberta-ViT-B-32", "weights": "laion2b_s12b_b32k"}, "tokenizer from a hub"),
         ("clip", {"weights": "nowhere.safetensors"}, r"nowhere\.safetensors .* are not there"),
         ("clip", {"model": "none.json"}, r"none\.json is neither a file nor within"),
@@ -420,6 +431,9 @@ def test_a_config_without_metrics_is_refused(tmp_path: Path, text, complaint):
     path = tmp_path / "m.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=complaint):
+        read_metrics(path)
+    path.write_text(f"metrics: {path}")
+    with pytest.raises(UserError, match="leads back to this file"):
         read_metrics(path)
     path.write_text("metrics: metrics-mini")
     assert read_metrics(path) == read_metrics("metrics-mini")

@@ -164,7 +164,7 @@ def test_the_miniature_sees_what_it_was_trained_on(tmp_path):
 def test_mistakes_are_named(tmp_path, monkeypatch, reference):
     monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        make_metric("accuracy")
+        make_metric("accuracy", source="")
     for part in (
         "mmdet/rtmdet_tiny_8xb32-300e_coco_20220902_112414-78e30dcc.pth",
         "https://download.openmmlab.com/mmdetection/v3.0/rtmdet/",

@@ -309,7 +309,8 @@ def test_plain_folders_must_belong_together(folders, capsys):
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--images", "x"], "give either"),
         (["--config", "nowhere"], "nowhere.yaml is neither"),
-        (["--metric", "clip"], "python -m eval score --metric clip --download"),
+        (["--metric", "clip"], "/run --metric clip --download"),
+        (["--metric", "clip", "--config", "metrics"], "/run --config metrics --metric clip --download"),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, extra, complaint):

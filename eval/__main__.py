@@ -25,13 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. argv: the words after the program's name."""
 
     def command(words: list[str]) -> int | None:
-        args = _parser(words).parse_args(words)
+        args = parser_of(words).parse_args(words)
         return args.run(args)
 
     return finish("eval", argv, command, interrupted="interrupted; start again to go on")
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command in `words`, or of all commands."""
     parser = Parser(
         prog="python -m eval",
         description="The benchmark: draw samples, make results, score them, print tables and a report.",

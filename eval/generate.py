@@ -17,8 +17,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from eval import selection
 from eval.config import Config, Entry
-from eval.models import ModelCache
+from eval.models import ModelCache, computing_dtype
 from eval.prepare import dataset, draw, open_run, write_inputs
 from eval.runs import MANIFEST, Run
 from eval.worker import Batch, Report, Worker, Workers, disk_error
@@ -83,11 +84,11 @@ def _generate(
     entries = config.entries()
     coco = dataset(config.benchmark, out, say)
     triplets = draw(coco, config.benchmark)
-    chosen = {entry.name: entry for entry in _chosen(entries, methods) if not entry.why_not}
+    chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
     listed = [entry for entry in entries if entry.name in chosen or entry.why_not]
     run = open_run(config, coco, triplets, listed, out, scratch, say)
     samples = triplets[:limit]
-    write_inputs(run, coco, samples, scratch)
+    write_inputs(run, coco, samples, scratch, say)
     sizes = {t.index: stage_size(*reversed(coco.size(t.image_id)), run.size) for t in samples}
 
     summary, todo = Summary(run), {}
@@ -97,6 +98,8 @@ def _generate(
         left = {index: size for index, size in sizes.items() if index not in done}
         if left:
             todo[name] = _batches(entry, left, config.batch_size)
+    if networks := [name for name in todo if chosen[name].how.has_network]:
+        _refuse_other_dtypes(run, networks, {computing_dtype(device, config.dtype) for device in devices})
     display = _Display(todo, {name: chosen[name].how.cost() for name in todo}, stream)
 
     def report(report: Report) -> None:
@@ -118,13 +121,19 @@ def _generate(
     return summary
 
 
-def _chosen(entries: Sequence[Entry], names: Sequence[str] | None) -> list[Entry]:
-    if names is None:
-        return list(entries)
-    known = {name for entry in entries for name in (entry.name, entry.base)}
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"the config has no method {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    return [entry for entry in entries if entry.name in names or entry.base in names]
+def _refuse_other_dtypes(run: Run, methods: Sequence[str], dtypes: set[str]) -> None:
+    """Raise UserError unless every method's results are, and will be, computed in one and the same dtype."""
+    if len(dtypes) > 1:
+        raise UserError(
+            f"the devices would compute in {' and '.join(sorted(dtypes))}, which results of one method must not "
+            "mix: give a --dtype"
+        )
+    for name in methods:
+        if other := run.dtypes(name) - dtypes:
+            raise UserError(
+                f"{run.path} has results of {name} in {min(other)}, and now it would be {min(dtypes)}: give "
+                f"--dtype {min(other)}, give another --out, or delete {run.folder(name)}"
+            )
 
 
 def _batches(entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int) -> deque[Batch]:
@@ -219,34 +228,11 @@ def add_parser(subparsers: Any) -> None:
         description="Make the results of all methods of a config; start it again to go on after a stop.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/eval")
-    parser.add_argument("--coco", help="folder of the dataset (default: the config's)")
-    parser.add_argument("--prompt", choices=("true", "other"), help="label to paint (default: the config's)")
-    parser.add_argument("--out", help="folder for the results (default: the config's)")
-    parser.add_argument(
-        "--devices", type=_words, help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: this one)"
-    )
-    parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
-    parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
-    parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
-    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+    selection.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make what the command line asks for; 1 if some results failed."""
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit must be at least 1, not {args.limit}")
-    config = Config.load(
-        args.config,
-        out=args.out,
-        coco=args.coco,
-        prompt=args.prompt,
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-    )
-    summary = generate(config, devices=args.devices or [None], limit=args.limit, methods=args.methods)
+    config = selection.config_of(args)
+    summary = generate(config, devices=args.devices, limit=args.limit, methods=args.methods)
     return int(bool(summary.failures))

@@ -57,6 +57,7 @@ class Kind:
 
     model: str | None = None
 
+    has_network: ClassVar[bool] = False  # so that the results depend on the dtype
     steps_of_network: ClassVar[float] = 0.02  # about how long a picture takes, in UNet evaluations
 
     def identity(self) -> dict[str, Any]:
@@ -101,6 +102,7 @@ class Pipeline(Kind):
     painta_levels: list | None = None
     rasg_levels: list | None = None
     override: dict = field(default_factory=dict)
+    has_network: ClassVar[bool] = True
 
     def resolved(self) -> Method:
         """The method with its values replaced. Raises UserError for what it does not have."""
@@ -183,6 +185,7 @@ class BLD(Kind):
     background: Literal["leaving", "entering", "before"] = "leaving"
     start: Literal["noise", "source"] = "noise"
     known_region: Literal["exact", "blended", "decoded"] = "exact"
+    has_network: ClassVar[bool] = True
 
     def settings(self) -> BLDSettings:
         names = [f.name for f in dataclasses.fields(BLDSettings)]
@@ -249,7 +252,7 @@ class Folder(Kind):
             raise UserError(f"{self.path} is not a folder of results")
         try:
             self.pattern.format(**dataclasses.asdict(Sample(0, 0, 0, 0, 0, "", "", "", 0.0)))
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise UserError(
                 f"pattern {self.pattern!r} does not fit the columns of a sample: {error!r}"
             ) from None
@@ -282,6 +285,7 @@ class Reconstruction(Kind):
     """The original through the model's autoencoder within the mask: the best that the latent space allows."""
 
     known_region: Literal["exact", "blended", "decoded"] = "exact"
+    has_network: ClassVar[bool] = True
     steps_of_network: ClassVar[float] = 2.0
 
     def identity(self) -> dict[str, Any]:

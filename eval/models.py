@@ -21,6 +21,7 @@ from hdpainter.models.registry import (
 from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
 from hdpainter.plan import identify
 from hdpainter.results import digest
+from ldm.checkpoint import DTypes
 from ldm.util import UserError
 
 
@@ -57,6 +58,16 @@ class ModelCache:
                 self._models = PipelineModels(spec, self.device, self.dtype)
             self._name = name
         return self._models
+
+
+def computing_dtype(device: str | None, dtype: str | None) -> str:
+    """In what stage 1 computes on a device, as manifests name it: "bfloat16"."""
+    return dtype_name(dtype_policy(dtype, usable_device(device)))
+
+
+def dtype_name(policy: DTypes) -> str:
+    """The name of stage 1's dtype."""
+    return str(policy[""]).removeprefix("torch.")
 
 
 @functools.cache

@@ -1,28 +1,34 @@
 """Making a results folder: the dataset, the list of samples, their inputs at evaluation size, run.json."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
 from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config, Entry
 from eval.files import write_rows
-from eval.runs import INPUTS, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
+from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.download import file_sha256
-from hdpainter.results import differences, digest, locked, write_json
+from hdpainter.results import differences, digest, make_folder, write_json
 from ldm.data import toycoco
 from ldm.util import UserError
 
 Say = Callable[[str], None]
 
+SAY_SECONDS = 10.0
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -33,10 +39,27 @@ def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
     cache = Path(benchmark.cache) if benchmark.cache else out / "dataset"
     root = cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}"
     if not root.exists():
-        say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
-        with locked(cache):
-            toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
+        with _waiting_for(cache, say):
+            if not root.exists():  # nobody drew it meanwhile
+                say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
+                toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
     return Coco(root, benchmark.split)
+
+
+@contextmanager
+def _waiting_for(folder: Path, say: Say) -> Iterator[None]:
+    """Hold a folder of datasets, when the others are done with it."""
+    make_folder(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another process that is writing to {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def draw(coco: Coco, benchmark: Benchmark) -> list[Triplet]:
@@ -58,7 +81,7 @@ def open_run(
     """The results folder `out`, made or continued, with run.json as the config has it.
 
     Methods that the folder has and the config does not stay. Raises UserError if the folder is of another
-    benchmark, or has results of a method with other settings.
+    benchmark, has results of a method with other settings, or has inputs or results of which nothing is known.
     """
     benchmark = {
         "coco": coco.root.name,
@@ -82,6 +105,7 @@ def open_run(
         _refuse_others(old, facts, described)
         described = {**old.info["methods"], **described}
     else:
+        _refuse_unknown(out)
         _write_samples(out / TRIPLETS_FILE, coco, triplets, config.benchmark, say)
     order = [entry.name for entry in config.entries()] + list(described)
     info = {
@@ -96,7 +120,7 @@ def open_run(
     return Run.open(out)
 
 
-def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Path) -> None:
+def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Path, say: Say) -> None:
     """Write the image and the mask of each triplet at evaluation size, where they are not there yet.
 
     Raises UserError if images are missing, before any is written, or damaged.
@@ -113,7 +137,16 @@ def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Pat
         write_picture(run.image_path(triplet.index), np.array(small), scratch)
         write_picture(run.mask_path(triplet.index), np.where(mask, np.uint8(255), np.uint8(0)), scratch)
 
-    _in_threads(write, todo, "inputs")
+    _in_threads(write, todo, "inputs", say)
+
+
+def _refuse_unknown(out: Path) -> None:
+    found = next(chain(out.glob(f"{INPUTS}/*.png"), out.glob(f"*/{MANIFEST}")), None)
+    if found is not None:
+        raise UserError(
+            f"{out} has {found.relative_to(out)} but no {RUN_FILE}, which says what it was made with: give "
+            f"another --out, or delete {found.parent}"
+        )
 
 
 def _refuse_others(old: Run, facts: Mapping[str, Any], described: Mapping[str, Any]) -> None:
@@ -139,7 +172,7 @@ def _write_samples(
     other = benchmark.prompt == "other"
     if bad := [triplet for triplet in triplets if other and not triplet.other]:
         raise UserError(f"sample {bad[0].index} has no other label: its image has things of all categories")
-    shares = _in_threads(lambda t: float(_mask(coco, t, benchmark.size).mean()), triplets, "masks")
+    shares = _in_threads(lambda t: float(_mask(coco, t, benchmark.size).mean()), triplets, "masks", say)
     columns = [field.name for field in fields(Sample)]
     rows = [
         {**asdict(t), "prompt": t.other if other else t.category, "mask_share": share}
@@ -156,11 +189,21 @@ def _mask(coco: Coco, triplet: Triplet, size: int) -> np.ndarray:
     return shrink(mask, stage_size(*mask.shape, size), "bicubic>0")
 
 
-def _in_threads(work: Callable[[Triplet], Any], triplets: Sequence[Triplet], label: str) -> list[Any]:
-    """The results of `work` in order; with a bar on a terminal."""
+def _in_threads(
+    work: Callable[[Triplet], Any], triplets: Sequence[Triplet], label: str, say: Say
+) -> list[Any]:
+    """The results of `work` in order; with a bar on a terminal, and elsewhere a line now and then."""
+    results, started, said = [], time.monotonic(), time.monotonic()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            return list(tqdm(pool.map(work, triplets), label, len(triplets), leave=False, disable=None))
+            for result in tqdm(pool.map(work, triplets), label, len(triplets), leave=False, disable=None):
+                results.append(result)
+                now = time.monotonic()
+                if not sys.stderr.isatty() and now - said > SAY_SECONDS:
+                    left = (now - started) / len(results) * (len(triplets) - len(results))
+                    say(f"[{len(results)}/{len(triplets)}] {label} ({tqdm.format_interval(left)} left)")
+                    said = now
+            return results
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -4,9 +4,10 @@ takes."""
 import argparse
 import importlib.util
 import math
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from eval import selection
 from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config
 from eval.files import read_rows
 from eval.metrics import make_metric, read_metrics
+from eval.metrics.weights import HOW_TO_INSTALL
 from hdpainter.inpaint import FACTOR
 from hdpainter.models.registry import PipelineSpec, read_model_config
 from hdpainter.pipeline import dtype_policy, usable_device
@@ -52,34 +55,28 @@ def add_parser(subparsers: Any) -> None:
         description="Lists all that is missing with how to get it (exit code 2), and about what the run takes.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/eval")
-    parser.add_argument("--limit", type=int, help="only so many samples, as for generate")
-    for flag in ("coco", "prompt", "out", "dtype"):
-        parser.add_argument(f"--{flag}", help="as for generate")
-    parser.add_argument("--batch-size", type=int, help="as for generate")
-    parser.add_argument("--devices", default="", help="as for generate")
+    selection.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the estimate, and what is missing."""
-    replaced = {key: getattr(args, key) for key in ("coco", "prompt", "out", "dtype", "batch_size")}
-    config = Config.load(args.config, **replaced)
-    devices = [name.strip() or None for name in args.devices.split(",")]
-    seconds = seconds_per_evaluation(config, devices[0])
-    for line in estimate(config, needed(config, args.limit), seconds, len(devices)):
+    config = selection.config_of(args)
+    need = needed(config, args.limit, args.methods)
+    seconds = seconds_per_evaluation(config, args.devices[0])
+    for line in estimate(config, need, seconds, len(args.devices)):
         print(line, flush=True)
-    lacking = missing(config)
+    lacking = missing(config, args.methods, f"--config {shlex.quote(args.config)}")
     print("all that it needs is there" if not lacking else f"{len(lacking)} missing:")
     for each in lacking:
         print(f"- {each}")
     return 2 if lacking else 0
 
 
-def missing(config: Config) -> list[str]:
+def missing(config: Config, methods: Sequence[str] | None = None, source: str | None = None) -> list[str]:
     """Everything that the config needs and that is not there, each with how to get it. Empty if all is
-    there."""
+    there. methods: only these runs. source: of the metrics' parameters, see `make_metric`."""
     checks: list[Callable[[], Any]] = [lambda: _samples(config.benchmark)]
-    for entry in config.entries():
+    for entry in selection.chosen(config.entries(), methods):
         if not entry.why_not:
             checks.append(entry.how.identity)
     try:
@@ -88,7 +85,7 @@ def missing(config: Config) -> list[str]:
         return [str(error)]
     for name, params in metrics.items():
         checks.append(lambda name=name: _packages(name))
-        checks.append(lambda name=name, params=params: make_metric(name, params))
+        checks.append(lambda name=name, params=params: make_metric(name, params, source=source))
     found = [message for check in checks if (message := _complaint(check))]
     return list(dict.fromkeys(found))
 
@@ -105,7 +102,7 @@ def _packages(metric: str) -> None:
     absent = [name for name in PACKAGES.get(metric, ()) if importlib.util.find_spec(name) is None]
     if absent:
         raise UserError(
-            f"the metric {metric!r} needs the package {', '.join(absent)}: pip install -e '.[eval]'"
+            f"the metric {metric!r} needs {', '.join(absent)}, which is not installed; {HOW_TO_INSTALL}"
         )
 
 
@@ -138,10 +135,11 @@ def _how_to_get(root: Path) -> str:
     )
 
 
-def needed(config: Config, limit: int | None = None) -> Need:
-    """What the run makes, counting what is there already too. limit: only so many samples."""
+def needed(config: Config, limit: int | None = None, methods: Sequence[str] | None = None) -> Need:
+    """What the run makes, counting what is there already too. limit: only so many samples. methods: only these
+    runs."""
     benchmark = config.benchmark
-    entries = [entry for entry in config.entries() if not entry.why_not]
+    entries = [entry for entry in selection.chosen(config.entries(), methods) if not entry.why_not]
     listed = read_rows(Path(benchmark.list), ["image_idx", "segment_idx"]) if benchmark.list else ()
     samples = min(benchmark.samples or len(listed), limit or math.inf)
     pictures = samples * (1 + len(entries)) + (benchmark.images or 0)

@@ -145,6 +145,11 @@ class Run:
         """Indices of the finished results, ascending: listed in the manifest, and the picture is there."""
         return sorted(i for i in self.manifest(method) if self.result_path(method, i).is_file())
 
+    def dtypes(self, method: str) -> set[str]:
+        """In what a method's finished results were computed, such as {"bfloat16"}; older results do not say."""
+        rows = self.manifest(method)
+        return {str(rows[index]["dtype"]) for index in self.done(method) if rows[index].get("dtype")}
+
     @cached_property
     def mask_shares(self) -> np.ndarray:
         """mask_share of every sample, float [n]."""

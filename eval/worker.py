@@ -23,7 +23,7 @@ import torch
 
 from eval.config import Entry, seed_of
 from eval.methods import Input, Made, Paint
-from eval.models import ModelCache
+from eval.models import ModelCache, dtype_name
 from eval.runs import Run, write_picture
 from hdpainter.console import one_line
 from hdpainter.memory import release_memory
@@ -137,6 +137,8 @@ class Worker:
         report: Callable[[Report], None],
     ) -> None:
         settings = self.run.method(batch.method)["hash"]
+        network = self.entries[batch.method].how.has_network
+        dtype = {"dtype": dtype_name(self.models.dtype)} if network else {}
         rows = [
             {
                 "index": one.sample.index,
@@ -147,7 +149,7 @@ class Worker:
                 ),
                 "settings": settings,
                 "device": str(self.models.device),
-                "dtype": str(self.models.dtype[""]).removeprefix("torch."),
+                **dtype,
                 **result.note,
             }
             for one, result in made

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # From nothing to a table of the paper and a report: check, generate, score, table, report. reproduce_table1.sh and
-# reproduce_table2.sh call it with the table's name. Started again, it goes on where it stopped.
+# reproduce_table2.sh call it with the table's name. Started again, it goes on where it stopped. Exit code 1: some
+# results failed, and the table is of the others.
 #
 #   reproduce_table1.sh --mini     the miniatures that ship, on toy COCO, offline; true and other labels as prompts
 #   reproduce_table1.sh            MSCOCO 2017 and the public checkpoints; true labels, as the paper
 #   --prompt true|other            only this kind of prompts
 #   --out DIR                      results go to DIR-true, DIR-other (default: outputs/mini or outputs/mscoco)
 #
-# All other arguments go to `python -m eval generate`, such as --coco DIR, --devices cuda:0,cuda:1, --limit 16.
+# All other arguments go to `python -m eval check` and `generate`, such as --coco DIR, --devices cuda:0,cuda:1,
+# --limit 16, --methods painta hd-painter.
 set -euo pipefail
 usage() { sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
 table=$1
@@ -33,12 +35,20 @@ done
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 config=${mini:+mini-}$table
+failed=0
 for prompt in ${prompts:-${mini:+other} true}; do
   run=${out:-outputs/${mini:-mscoco}}-$prompt
   what=(--config "$config" --prompt "$prompt" --out "$run" ${rest[@]+"${rest[@]}"})
   python -m eval check "${what[@]}"
-  python -m eval generate "${what[@]}"
+  code=0
+  python -m eval generate "${what[@]}" || code=$?
+  case $code in
+    0) ;;
+    1) failed=1; echo "Some results failed; going on with the others. Start again to try them again." >&2 ;;
+    *) exit "$code" ;;
+  esac
   python -m eval score "$run"
   python -m eval table "$run" --config "$config"
   python -m eval report "$run" --config "$config" --out "$run/$table.html"
 done
+exit "$failed"

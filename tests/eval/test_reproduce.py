@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.__main__ import main
+from eval.__main__ import main, parser_of
 from eval.config import Config
 from eval.requirements import (
     BYTES_A_PIXEL,
@@ -68,7 +68,7 @@ def test_missing_images_are_counted(write_config, toy_root, tmp_path):
 def test_a_package_that_a_metric_needs(write_config, monkeypatch):
     monkeypatch.setitem(PACKAGES, "fidelity", ("no_such_package",))
     (message,) = missing(Config.load(write_config({"mean": {"kind": "mean"}}, metrics=JUDGES)))
-    assert "no_such_package" in message and "pip install" in message
+    assert "no_such_package" in message and "pip install --no-deps -r requirements-mmdet.txt" in message
 
 
 def test_estimate_follows_from_samples_steps_and_time(write_config, tiny_pipeline, tmp_path):
@@ -114,6 +114,30 @@ def test_check_lists_and_fails_or_agrees(write_config, tiny_pipeline, capsys):
     assert "all that it needs is there" in text and "time: about" in text and "disk: up to" in text
     assert main(["check", "--config", str(path), "--coco", "nowhere", "--devices", "cpu"]) == 2
     assert "1 missing:" in (text := capsys.readouterr().out) and "nowhere" in text
+    assert main(["check", "--config", str(path), "--limit", "0"]) == 2
+    assert "--limit must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_check_counts_only_the_methods_that_are_asked_for(write_config, tiny_pipeline):
+    methods = {"painta": {}, "theirs": {"kind": "folder", "path": "/absent"}}
+    config = Config.load(write_config(methods, model=str(tiny_pipeline), metrics=JUDGES))
+    assert missing(config, ["painta"]) == [] and len(missing(config)) == 1
+    assert set(needed(config, methods=["painta"]).evaluations) == {"painta"}
+
+
+def test_the_hint_fetches_the_weights_that_the_config_needs(write_config, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    metrics = {"clip": {"model": "ViT-L-14", "weights": "laion2b_s32b_b82k"}}
+    path = str(write_config({"mean": {"kind": "mean"}}, metrics=metrics))
+    assert main(["check", "--config", path, "--devices", "cpu"]) == 2
+    hint = re.search(r"get them with: python -m eval (score .*)", capsys.readouterr().out)[1]
+    fetched = []
+    monkeypatch.setattr(
+        "eval.metrics.weights.download", lambda urls, target: fetched.append(target) or target
+    )
+    assert main([*hint.split(), "--device", "cpu"]) == 0
+    assert fetched == [tmp_path / "open_clip" / "ViT-L-14-laion2b_s32b_b82k.safetensors"]
 
 
 def test_from_samples_to_the_report(write_config, tiny_pipeline, tmp_path):
@@ -141,22 +165,23 @@ def test_from_samples_to_the_report(write_config, tiny_pipeline, tmp_path):
 @pytest.fixture
 def called(tmp_path):
     """called(script, *arguments) -> (exit code, the commands that the script would run). A stand-in for Python
-    records them; it fails at the command in $FAIL."""
+    records them; it fails at the command in $FAIL with $CODE. The real parser takes what was recorded."""
     bin, log = tmp_path / "bin", tmp_path / "log"
     bin.mkdir()
     python = bin / "python"
     python.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$@" >> {log}\n[ "$3" = "$FAIL" ] && exit 2\nexit 0\n'
+        f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$@" >> {log}\n[ "$3" = "$FAIL" ] && exit $CODE\nexit 0\n'
     )
     python.chmod(0o755)
 
-    def call(script, *arguments, fail=""):
+    def call(script, *arguments, fail="", code=2):
         log.unlink(missing_ok=True)
         environment = {
             **os.environ,
             "VIRTUAL_ENV": str(tmp_path),
             "PATH": f"{bin}:{os.environ['PATH']}",
             "FAIL": fail,
+            "CODE": str(code),
         }
         done = subprocess.run(
             ["bash", str(SCRIPTS / script), *arguments],
@@ -165,7 +190,10 @@ def called(tmp_path):
             capture_output=True,
             text=True,
         )
-        return done.returncode, log.read_text().splitlines() if log.is_file() else []
+        commands = log.read_text().splitlines() if log.is_file() else []
+        for words in (command.split()[2:] for command in commands):
+            parser_of(words).parse_args(words)
+        return done.returncode, commands
 
     return call
 
@@ -196,6 +224,20 @@ def test_full_script_uses_true_labels_and_the_given_folders(called, tmp_path):
 def test_script_stops_at_the_first_failure(called, step, count):
     code, commands = called("reproduce_table1.sh", "--mini", fail=step)
     assert code == 2 and len(commands) == count
+
+
+def test_script_goes_on_where_results_failed_and_says_so_in_the_end(called):
+    code, commands = called("reproduce_table2.sh", "--mini", "--prompt", "true", fail="generate", code=1)
+    assert code == 1 and len(commands) == 5
+    assert called("reproduce_table2.sh", "--mini")[0] == 0
+
+
+def test_script_can_be_told_some_methods(called):
+    code, commands = called(
+        "reproduce_table2.sh", "--mini", "--prompt", "true", "--methods", "painta", "rasg", "--limit", "3"
+    )
+    assert code == 0
+    assert all(command.endswith("--methods painta rasg --limit 3") for command in commands[:2])
 
 
 def test_script_says_how_it_is_used(called):

@@ -32,6 +32,7 @@ from ldm.util import CONFIGS, UserError
 FOR_TABLES = ("metrics", "published", "ours", "baseline")
 NAME = re.compile(r"\w[\w.,=+ -]*")
 RESERVED = ("inputs", "dataset", "tables")
+LEVELS = ("painta_levels", "rasg_levels")  # a value of these is a list itself
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Benchmark:
             raise UserError(
                 "benchmark.images is how many pictures toy COCO has: give it there, and only there"
             )
+        if self.seed < 0:
+            raise UserError(f"benchmark.seed is {self.seed}: give a whole number from 0 up")
         if self.size < 8:
             raise UserError(f"benchmark.size is {self.size}: give the longer side in pixels")
 
@@ -77,6 +80,10 @@ class Seeds:
 
     base: int = 1
     per_sample: bool = True
+
+    def __post_init__(self):
+        if self.base < 0:
+            raise UserError(f"seeds.base is {self.base}: give a whole number from 0 up")
 
 
 def seed_of(base: int, per_sample: bool, index: int) -> int:
@@ -116,12 +123,13 @@ class Config:
         if path.suffix not in (".yaml", ".yml"):
             path = CONFIGS / "eval" / f"{name_or_path}.yaml"
         values = read_yaml(path)
-        benchmark = values.get("benchmark")
-        if isinstance(benchmark, dict):
-            if benchmark.get("prompt") is True:  # YAML reads the word so
-                benchmark["prompt"] = "true"
-            if isinstance(benchmark.get("list"), str) and (path.parent / benchmark["list"]).is_file():
-                benchmark["list"] = str(path.parent / benchmark["list"])
+        benchmark = values.setdefault("benchmark", {})
+        if not isinstance(benchmark, dict):
+            raise UserError(f"{path}: benchmark must be a mapping, not {benchmark!r}")
+        if benchmark.get("prompt") is True:  # YAML reads the word so
+            benchmark["prompt"] = "true"
+        if isinstance(benchmark.get("list"), str) and (path.parent / benchmark["list"]).is_file():
+            benchmark["list"] = str(path.parent / benchmark["list"])
         for key, value in replaced.items():
             if value is not None:
                 (benchmark if key in ("coco", "prompt") else values)[key] = value
@@ -181,9 +189,13 @@ def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entr
     model: the config's. Raises UserError that names the entry for unknown keys and values.
     """
     where = f"methods: {name}"
+    if not isinstance(name, str):
+        raise UserError(f"{where}: a name must be text: put it in quotes")
     if not isinstance(values or {}, Mapping):
         raise UserError(f"{where} must be a mapping of settings, not {values!r}")
     values = dict(values or {})
+    if empty := [key for key, value in values.items() if value == [] and key not in LEVELS]:
+        raise UserError(f"{where}: {empty[0]} is an empty list, which is no run at all: give values")
     axes = {key: value for key, value in values.items() if _is_grid(key, value)}
     entries = []
     for point in itertools.product(*axes.values()):
@@ -199,13 +211,17 @@ def _entry(
     own: str, base: str, varied: Mapping[str, Any], values: dict[str, Any], model: str, where: str
 ) -> Entry:
     kind = values.pop("kind", "pipeline")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
     common = {key: values.pop(key, None) for key in ("label", "seed", "why_not")}
-    if common["seed"] is not None and type(common["seed"]) is not int:
-        raise UserError(f"{where}: seed must be a whole number, not {common['seed']!r}")
+    seed = common["seed"]
+    if seed is not None and (type(seed) is not int or seed < 0):
+        raise UserError(f"{where}: seed must be a whole number from 0 up, not {seed!r}")
+    for key in ("label", "why_not"):
+        if not isinstance(common[key], str | None):
+            raise UserError(f"{where}: {key} must be text, not {common[key]!r}: put it in quotes")
     if kind == "pipeline":
-        override = {key: values.pop(key) for key in list(values) if "." in key}
+        override = {key: values.pop(key) for key in list(values) if "." in str(key)}
         values = {"method": base, "override": override, **values}
     how = from_mapping(KINDS[kind], {"model": model, **values}, where)
     label = common["label"] or how.label(base)
@@ -215,8 +231,7 @@ def _entry(
 
 def _is_grid(key: str, value: Any) -> bool:
     """Whether a value is a list of values; levels are lists themselves."""
-    whole = key in ("painta_levels", "rasg_levels")
-    return isinstance(value, list) and (not whole or any(isinstance(one, list) for one in value))
+    return isinstance(value, list) and (key not in LEVELS or any(isinstance(one, list) for one in value))
 
 
 def _word(value: Any) -> str:

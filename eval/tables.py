@@ -64,7 +64,7 @@ def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
         config = Config.load(args.config)
         given, methods = config.for_tables, [entry.name for entry in config.entries()]
     name = args.published or given.get("published")
-    if name is not None and name not in TABLES:
+    if name is not None and (not isinstance(name, str) or name not in TABLES):
         raise UserError(f"the config has published: {name!r}; there is {' and '.join(sorted(TABLES))}")
     ours, baseline = args.ours or given.get("ours"), args.baseline or given.get("baseline")
     return summarise(opened, methods, ours=ours, baseline=baseline, repeats=args.repeats), name

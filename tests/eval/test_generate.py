@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -71,6 +74,26 @@ def test_toy_coco_is_drawn_where_it_is_not_there_and_used_again(write_config, tm
     (tmp_path / "again").mkdir()
     config.write_text(config.read_text().replace("/run", "/other-run"))
     assert "drawing" not in made(config)[1] and root.is_dir()
+
+
+def test_toy_coco_that_another_process_draws_is_waited_for(write_config, tmp_path, toy_root, monkeypatch):
+    cache = tmp_path / "cache"
+    benchmark = {"coco": "toy", "images": 8, "samples": 2, "cache": str(cache)}
+    config = write_config({"mean": {"kind": "mean"}}, benchmark=benchmark)
+    monkeypatch.setattr("ldm.data.toycoco.export", lambda *_: pytest.fail("drawn twice"))
+    cache.mkdir()
+    held = threading.Event()
+
+    def draw():
+        with FileLock(cache / ".lock"):
+            held.set()
+            time.sleep(0.5)
+            shutil.copytree(toy_root, cache / "toycoco-val-8-64")
+
+    threading.Thread(target=draw).start()
+    held.wait()
+    run, said = made(config)
+    assert "waiting for another process" in said and run.done("mean") == [0, 1]
 
 
 def test_missing_images_are_found_before_anything_is_made(toy_root, tmp_path, write_config):
@@ -277,7 +300,21 @@ def test_seeds(base, other, index, another):
         ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
         ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
         ({"painta": {"painta.scale": 2}}, {}, "painta: unknown key 'scale'"),
-        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number, not 'x'"),
+        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number from 0 up, not 'x'"),
+        ({"painta": {"seed": -1}}, {}, "methods: painta: seed must be a whole number from 0 up, not -1"),
+        ({"painta": {"seed": []}}, {}, "methods: painta: seed is an empty list"),
+        ({"painta": {1: 2}}, {}, "methods: painta: unknown key 1"),
+        ({1: {"kind": "mean"}}, {}, "methods: 1: a name must be text"),
+        ({"a": {"kind": "mean", "label": 3}}, {}, "methods: a: label must be text, not 3"),
+        ({"a": {"kind": "mean", "why_not": True}}, {}, "methods: a: why_not must be text, not True"),
+        ({"a": {"kind": {"x": 1}}}, {}, "methods: a: kind {'x': 1} is not one of"),
+        (
+            {"a": {"kind": "folder", "path": "/", "pattern": "{index.foo}"}},
+            {},
+            "pattern '{index.foo}' does not fit",
+        ),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"seed": -1}}, "benchmark.seed is -1"),
+        ({"a": {"kind": "mean"}}, {"seeds": {"base": -1}}, "seeds.base is -1"),
         ({"painta": 3}, {}, "methods: painta must be a mapping of settings, not 3"),
         ({"../a": {"kind": "mean"}}, {}, "'../a' cannot be the name of a folder"),
         ({"inputs": {"kind": "mean"}}, {}, "'inputs' cannot be the name of a folder"),
@@ -311,6 +348,15 @@ def test_bad_configs_are_one_line(write_config, methods, values, message):
     with pytest.raises(UserError) as error:
         made(write_config(methods, **values))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("benchmark", ["", "benchmark: toy\n", "benchmark: null\n"])
+def test_a_config_without_a_benchmark_is_refused_with_coco_given_too(tmp_path, benchmark):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"out: a\n{benchmark}methods: {{mean: {{kind: mean}}}}\n")
+    for coco in (None, "here"):
+        with pytest.raises(UserError, match=r"c\.yaml: .*benchmark"):
+            Config.load(path, coco=coco)
 
 
 def test_yaml_s_true_is_the_prompt_setting(tmp_path, toy_root):
@@ -362,6 +408,42 @@ def test_results_of_a_method_with_other_settings_are_refused(write_config):
     for path in run.folder("telea").iterdir():
         path.unlink()
     assert "6 made" in made(write_config({"telea": {"kind": "telea", "radius": 5.0}}))[1]
+
+
+def test_a_folder_without_its_description_is_refused(write_config):
+    config = write_config({"mean": {"kind": "mean"}})
+    run, _ = made(config, limit=2)
+    (run.path / "run.json").unlink()
+    for folder in ("inputs", "mean"):
+        with pytest.raises(UserError, match=rf"has {folder}/.* but no run\.json"):
+            made(config)
+        shutil.rmtree(run.folder(folder))
+    assert "6 made" in made(config)[1]
+
+
+def test_results_of_other_settings_do_not_count(write_config):
+    config = write_config({"mean": {"kind": "mean"}})
+    run, _ = made(config)
+    path = run.folder("mean") / "manifest.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), "settings": "others"}) + "\n", *rest]))
+    assert run.done("mean") == [1, 2, 3, 4, 5]
+    assert "1 made, 5 made before" in made(config)[1]
+
+
+def test_one_method_is_of_one_dtype(write_config, tiny_pipeline):
+    config = write_config({**BASE, "mean": {"kind": "mean"}}, model=str(tiny_pipeline))
+    run, _ = made(config, limit=1)
+    assert (run.dtypes("stable-inpainting"), run.dtypes("mean")) == ({"float32"}, set())
+    other = write_config({**BASE, "mean": {"kind": "mean"}}, model=str(tiny_pipeline), dtype="bfloat16")
+    with pytest.raises(
+        UserError, match=r"stable-inpainting in float32, and now it would be bfloat16: give --dt"
+    ):
+        made(other)
+    assert "2 made, 1 made before" in made(other, methods=["mean"], limit=3)[1]
+    path = run.folder("stable-inpainting") / "manifest.jsonl"
+    path.write_text(path.read_text().replace('"dtype"', '"of old"'))  # older results do not say
+    assert "1 made, 1 made before" in made(other, methods=["stable-inpainting"], limit=2)[1]
 
 
 def test_methods_can_be_added_and_those_of_before_stay(write_config):

@@ -138,6 +138,13 @@ def test_random_noise_levels_cover_the_range_and_no_more():
     assert sorted(set(level.tolist())) == [0, 1, 2, 3, 4]
 
 
+def test_noise_augmentation_keeps_its_tables_in_half_precision():
+    model = ImageConcatWithNoiseAugmentation(X4_SCHEDULE, max_noise_level=350)
+    tables = {name: table.clone() for name, table in model.state_dict().items()}
+    for name, table in model.half().state_dict().items():
+        assert table.dtype == torch.float32 and torch.equal(table, tables[name]), name
+
+
 def test_low_scale_model_without_a_schedule_has_no_tables():
-    assert not AbstractLowScaleModel().state_dict()
+    assert not AbstractLowScaleModel().half().state_dict()
     assert len(AbstractLowScaleModel(X4_SCHEDULE).state_dict()) == 8

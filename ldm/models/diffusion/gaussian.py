@@ -86,7 +86,7 @@ class GaussianDiffusion(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         module = super()._apply(fn, recurse)
-        if self.betas.dtype != torch.float32:
+        if hasattr(self, "schedule") and self.betas.dtype != torch.float32:
             device = self.betas.device
             self.register_schedule(self.schedule)
             for name in self.schedule.tables():

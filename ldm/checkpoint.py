@@ -61,8 +61,8 @@ def load_into(
     """Give `model`, as `build` returns it, the weights of the file at `path`, in place.
 
     Tensors that need neither another `dtype` nor another `device` stay memory-mapped: the file must not be
-    overwritten in place while the model lives (replacing it is safe). Buffers that are computed from the
-    config keep their values and their float32, whatever the file's precision.
+    overwritten in place while the model lives (replacing it is safe). The noise schedule's tables, which are
+    computed from the config, keep their values and their float32, whatever the file's precision.
 
     Raises UserError, before anything is read beyond names and shapes, when the file is damaged or does not
     belong to the config `config_name`.
@@ -73,6 +73,9 @@ def load_into(
         raise UserError(f"{path} does not fit {config_name}: {problem}")
     state, fixed = model.state_dict(), _computed_buffers(model)
     wanted = {name: dtype_for(dtype, name, weights[name]) for name in state if name not in fixed}
+    # What training found out, such as the scale_factor of scale_by_std, is the file's.
+    found = [name for name in state if name in fixed and name in weights and not SCHEDULE.fullmatch(name)]
+    wanted |= {name: fixed[name].dtype for name in found}
     cast = [name for name, kind in wanted.items() if weights[name].dtype != kind or device.type != "cpu"]
     weights |= _cast(path, weights, cast, wanted, device)
     model.load_state_dict(state | {name: weights[name] for name in wanted}, assign=True)
@@ -221,7 +224,8 @@ def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
             "download or copy it again"
         ) from None
     content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    entries = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name: it is not a model's checkpoint")
     return tensors

@@ -164,6 +164,16 @@ def test_known_extras_are_tolerated_and_tables_may_be_missing(weights, tmp_path)
     assert schedule and torch.equal(model.betas, build(CONFIG).betas)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_scale_factor_found_in_training_is_the_files(tmp_path, dtype):
+    config = tiny.config(scale_by_std=True)
+    path = tmp_path / "scaled.safetensors"
+    save_file(rule_w_of(config) | {"scale_factor": torch.tensor(0.123)}, path)
+    model = build(config)
+    load_into(model, path, "tiny.yaml", dtype=dtype)
+    assert model.scale_factor.dtype == torch.float32 and model.scale_factor.item() == pytest.approx(0.123)
+
+
 # --- files of another model ---
 
 
@@ -274,7 +284,17 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert str(tmp_path) in message(read_state_dict, tmp_path)
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(2)], {"state_dict": {"epoch": 3}}, 5, torch.zeros(2)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(2)],
+        {"state_dict": {"epoch": 3}},
+        {"state_dict": [torch.zeros(2)]},
+        {3: torch.zeros(2)},
+        5,
+        torch.zeros(2),
+    ],
+)
 def test_a_pickle_without_named_tensors_is_refused(tmp_path, content):
     path = tmp_path / "model.ckpt"
     torch.save(content, path)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 if TYPE_CHECKING:
     from torch import nn  # the configs and their checks do without torch, which takes seconds to import
@@ -18,6 +20,27 @@ CONFIGS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
 
 class UserError(ValueError):
     """A mistake that the user can mend. The message is one line: what is wrong, where, and the fix."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError naming the file if there is none."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping, not {type(content).__name__}")
+    return content
+
+
+def read_model_config(path: str | Path) -> dict[str, Any]:
+    """The `model` (target and params) of an SD2-style YAML config. Raises UserError if there is none."""
+    model = read_yaml(path).get("model")
+    if not isinstance(model, dict) or "target" not in model:
+        raise UserError(f"{path} is not a model's config: it has no 'model' with a 'target'")
+    return model
 
 
 def exists(value: Any) -> bool:
@@ -68,9 +91,13 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
         config = OmegaConf.to_container(config, resolve=True)
     if not isinstance(config, Mapping) or "target" not in config:
         raise UserError(f"a config needs a 'target' (and 'params'), got {config!r}")
-    target = config["target"]
+    target, params = config["target"], config.get("params") or {}
+    if not isinstance(target, str):
+        raise UserError(f"target {target!r} is not of the form package.module.Name")
+    if not isinstance(params, Mapping):
+        raise UserError(f"{target}: params must be a mapping of names to values, not {params!r}")
     factory = get_obj_from_str(target)
-    params = {**(config.get("params") or {}), **extra}
+    params = {**params, **extra}
     _check_params(target, factory, params)
     return factory(**params)
 

@@ -4,7 +4,16 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from ldm.util import UserError, count_params, default, exists, get_obj_from_str, instantiate_from_config
+from ldm.util import (
+    UserError,
+    count_params,
+    default,
+    exists,
+    get_obj_from_str,
+    instantiate_from_config,
+    read_model_config,
+    read_yaml,
+)
 
 
 class Base:
@@ -59,6 +68,8 @@ def test_yaml_values_arrive_as_plain_python():
             "Derived has no parameter 'hight'; it takes name, width",
         ),
         (f"{HERE}.Derived", {"width": 1}, "Derived needs the parameter 'name'"),
+        (3, {}, "target 3 is not of the form"),
+        (f"{HERE}.Base", [1], r"Base: params must be a mapping of names to values, not \[1\]"),
         (f"{HERE}.Base", None, "Base needs the parameter 'width'"),
     ],
 )
@@ -66,6 +77,26 @@ def test_mistakes_in_a_config_are_named(target, params, message):
     with pytest.raises(UserError, match=message) as error:
         instantiate_from_config({"target": target, "params": params} if target else {"params": params})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        ("a: [1", "is not valid YAML"),
+        ("a: ${nowhere}", "is not valid YAML.*nowhere"),
+        ("[1, 2]", "must hold a mapping"),
+        ("a: 1", "has no 'model'"),
+        ("model: {params: {}}", "has no 'model' with a 'target'"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(content, problem, tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"model.yaml .*{problem}") as error:
+        read_model_config(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):
+        read_yaml(tmp_path / "none.yaml")
 
 
 def test_an_error_inside_an_imported_module_is_not_hidden(tmp_path, monkeypatch):

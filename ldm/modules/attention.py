@@ -49,7 +49,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     slow = q.dtype is torch.bfloat16 or (differentiated and q.dtype is not torch.float16)
     few = q.shape[:-1].numel() * k.shape[-2] <= PLAIN_SCORES
     if q.device.type == "cpu" and slow and few:
-        return ((q * scale) @ k.mT).softmax(-1) @ v  # computed in fp32 in any dtype, rounded once
+        return ((q * scale) @ k.mT).softmax(
+            -1
+        ) @ v  # bfloat16: logits and probabilities are rounded, which SDPA does not
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 

@@ -46,7 +46,8 @@ def describe(name: str, card: dict, size: int) -> str:
         f"\n## {name}.safetensors\n",
         f"{ABOUT.get(name, name)}. {extent}.\n",
         f"- trained for {effort}, seed {card['seed']}, torch {card['torch']}",
-        f"- data: {scenes} training scenes; config `configs/train/{name}.yaml`",
+        f"- data: {scenes} training scenes; the settings it was trained with are in `{name}.json` beside it"
+        f" (`configs/train/{name}.yaml` may have changed since)",
     ]
     for part, facts in parts.items():
         if part:

@@ -86,15 +86,17 @@ def _cell(mean: Mean | None, column: Column, expected: int) -> str:
     return number(mean.value, column.digits) + interval(mean, column.digits) + short
 
 
-def _difference_cell(difference: Difference | None, column: Column) -> str:
+def _difference_cell(difference: Difference | None, column: Column, expected: int) -> str:
     if difference is None:
         return NOTHING
     sign = "+" if difference.value > 0 else ""
+    short = f" (n = {difference.n})" if difference.n != expected else ""
     return (
         sign
         + number(difference.value, column.digits)
         + interval(difference, column.digits)
         + p_text(difference.p)
+        + short
     )
 
 
@@ -147,7 +149,7 @@ def _compared(summary: Summary) -> Grid | None:
         return (
             row.label,
             *(
-                _difference_cell(summary.differences.get(key) or summary.preferred.get(key), column)
+                _difference_cell(summary.differences.get(key) or summary.preferred.get(key), column, row.done)
                 for key, column in zip(pair, columns, strict=True)
             ),
         )
@@ -216,6 +218,8 @@ def _measured_notes(summary: Summary) -> tuple[str, ...]:
         "Means with 95% percentile intervals of a bootstrap over images, with all triplets of an image together.",
         *_made_with(summary, PAPER_COLUMNS),
     ]
+    if summary.common is not None:
+        notes.append(f"Only the {summary.common} triplets count that all rows have a result of.")
     if summary.columns(("acc_release",)):
         notes.append(
             "acc hands BGR to the detector, which expects it; acc_release hands it RGB, as the release does, and "
@@ -229,6 +233,11 @@ def _measured_notes(summary: Summary) -> tuple[str, ...]:
     if any(len(row.members) > 1 for row in summary.rows):
         notes.append(
             "Several seeds are averaged for each triplet; p is then the bootstrap's for accuracy too."
+        )
+    if any(mean.n < summary.row(name).done for (name, _), mean in summary.means.items()):
+        notes.append(
+            "(n = ...) in a cell: so many of the row's results have this score; score computes the "
+            "others, which are missing or of pictures made again since."
         )
     if missing := _unscored(summary):
         notes.append(f"{missing}; python -m eval score computes them.")

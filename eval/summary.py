@@ -6,17 +6,23 @@ numbers.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from eval.runs import Run
 from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
+from hdpainter.results import digest
 from ldm.util import UserError
 
 BOUNDS = ("original", "reconstruction", "mean", "telea")  # kinds that are no competitors
 PREFERENCES = ("pickscore", "minipick")  # where logits may be; the first that is there
+
+
+def group_of(kind: Any) -> Literal["method", "bound"]:
+    """Whether rows of a kind are competitors."""
+    return "bound" if kind in BOUNDS else "method"
 
 
 def _same(value: np.ndarray) -> np.ndarray:
@@ -66,7 +72,7 @@ COLUMNS = (
     Column("win_rate", "pickscore", "PickScore, ours over it, wins", "↓", 1, "%", None, _percent),
     Column("psnr", "fidelity", "PSNR outside", "↑", 1, "dB", None, _to_squared_error, _to_psnr),
     Column("lpips", "fidelity", "LPIPS outside", "↓", 4),
-    Column("max_difference", "fidelity", "largest change outside", "↓", 1),
+    Column("max_difference", "fidelity", "largest change outside, mean", "↓", 1),
     Column("seam", "seam", "seam", "", 3),
     Column("seam_original", "seam", "seam before", "", 3, "", None),
     Column("saturation_shift", "saturation", "saturation shift", "", 1),
@@ -98,8 +104,8 @@ class Judge:
 class Row:
     """A method, or several runs of one that differ in the seed only, averaged for each triplet.
 
-    values: [N] for each column that was scored, NaN where a triplet has no score. done: triplets with a
-    result. missing: why there is no result at all.
+    values: [N] for each column that was scored, in the scale that is averaged (of PSNR the squared error), NaN
+    where a triplet has no score. done: triplets with a result. missing: why there is no result at all.
     """
 
     name: str
@@ -116,7 +122,8 @@ class Summary:
     """All numbers of a run. `means` has a key (row, column), `differences` (row, column) against the
     baseline, `preferred` the same for whether ours is preferred to the row at all (against 50%), `by_bin` and
     `by_category` (row, column, bin or category). `judges` has a key for each metric. preferences: the metric
-    that has the logits. An absent key is a number that there is not.
+    that has the logits. common: how many samples count, where it is only those that all rows have. An absent
+    key is a number that there is not.
     """
 
     run: Run
@@ -131,6 +138,7 @@ class Summary:
     preferred: Mapping[tuple[str, str], Difference]
     by_bin: Mapping[tuple[str, str, int], Mean]
     by_category: Mapping[tuple[str, str, str], Mean]
+    common: int | None = None
 
     @property
     def measured(self) -> list[Row]:
@@ -154,6 +162,8 @@ def summarise(
     run: Run,
     methods: Sequence[str] | None = None,
     *,
+    absent: Sequence[Row] = (),
+    common: bool = False,
     ours: str | None = None,
     baseline: str | None = None,
     repeats: int = REPEATS,
@@ -161,9 +171,10 @@ def summarise(
 ) -> Summary:
     """Read the scores of `run` and compute every mean, interval and test.
 
-    methods: the names of those to show, all by default. ours, baseline: rows that the others are compared
-    with; by default the first whose name begins with "hd-painter" and "stable-inpainting". repeats, seed: of
-    the bootstrap.
+    methods: the names of those to show, all by default. absent: rows of methods that the run does not know, with
+    their reason. common: only samples that all rows have results of. ours, baseline: rows that the others are
+    compared with; by default the first whose name begins with "hd-painter" and "stable-inpainting". repeats,
+    seed: of the bootstrap.
 
     Raises UserError if the run has no triplets or no such row.
     """
@@ -171,9 +182,10 @@ def summarise(
         raise UserError(f"{run.path} has no triplets, so there is nothing to put in a table")
     names = run.methods if methods is None else list(methods)
     preferences = next((m for m in PREFERENCES if any(run.score_path(n, m).is_file() for n in names)), None)
-    rows = _rows(run, names)
+    rows = [*_rows(run, names), *absent]
     ours, baseline = _choose(rows, ours, "hd-painter"), _choose(rows, baseline, "stable-inpainting")
     rows = _with_preferences(run, rows, ours, preferences)
+    rows, shared = _of_common(run, rows) if common else (rows, None)
     bins = mask_bins(run.mask_shares)
     categories = np.array([triplet.prompt for triplet in run.triplets])  # what a method was asked for
     by_name = {row.name: row for row in rows}
@@ -181,7 +193,6 @@ def summarise(
     for row in rows:
         for key, values in row.values.items():
             column = COLUMN[key]
-            values = column.inward(values)
             whole[row.name, key] = values
             for index in np.unique(bins):
                 binned[row.name, key, int(index)] = np.where(bins == index, values, np.nan)
@@ -189,7 +200,7 @@ def summarise(
                 for category in np.unique(categories):
                     by_prompt[row.name, key, str(category)] = np.where(categories == category, values, np.nan)
             if column.test and baseline and row.name != baseline and key in by_name[baseline].values:
-                paired[row.name, key] = values - column.inward(by_name[baseline].values[key])
+                paired[row.name, key] = values - by_name[baseline].values[key]
             if key in ("probability", "win_rate") and row.name != ours:
                 halves[row.name, key] = values - 50
     bootstrap = ClusterBootstrap([triplet.image_id for triplet in run.triplets], repeats, seed)
@@ -207,6 +218,7 @@ def summarise(
         preferred=_solve(bootstrap.differences, halves),
         by_bin=_solve(bootstrap.means, binned),
         by_category=_solve(bootstrap.means, by_prompt),
+        common=shared,
     )
 
 
@@ -226,7 +238,7 @@ def _back(column: Column, mean: Mean) -> Mean:
 def _mcnemar(rows: Mapping[str, Row], baseline: str, key: tuple[str, str], value: Difference) -> Difference:
     """`value` with McNemar's p where the column asks for it and is 0 or 1 (not an average over seeds)."""
     name, column = key
-    pair = [rows[name].values[column], rows[baseline].values[column]]
+    pair = [rows[row].values[column] / 100 for row in (name, baseline)]  # from per cent
     if COLUMN[column].test != "mcnemar" or any(not np.isin(v[~np.isnan(v)], (0, 1)).all() for v in pair):
         return value
     p, test = mcnemar(*pair)
@@ -244,30 +256,49 @@ def _choose(rows: list[Row], name: str | None, default: str) -> str | None:
 
 
 def _rows(run: Run, names: Sequence[str]) -> list[Row]:
-    """The methods in the run's order; those that differ in the seed only become one."""
-    groups: dict[str, list[str]] = {}
+    """The methods in the run's order; those that differ in the seed only become one.
+
+    A seed counts once: where the config's own is 1, the runs `telea` and `telea,seed=1` are the same. Of these it
+    is the one with more results.
+    """
+    groups: dict[tuple[str, str], dict[Any, str]] = {}
     for name in names:
-        groups.setdefault(_without_seed(run, name), []).append(name)
-    return [_row(run, name, tuple(members)) for name, members in groups.items()]
+        info = run.method(name)
+        settings = info.get("settings") or {}
+        seed = settings.get("seed", (info.get("varied") or {}).get("seed"))
+        others = digest({key: value for key, value in settings.items() if key != "seed"})
+        members = groups.setdefault((_without_seed(run, name), others), {})
+        if seed not in members or len(run.done(name)) > len(run.done(members[seed])):
+            members[seed] = name
+    rows: list[Row] = []
+    for (shared, _), members in groups.items():
+        taken = shared in [row.name for row in rows]  # by a method of this name with other settings
+        names_of = tuple(members.values())
+        rows.append(_row(run, names_of[0] if taken else shared, names_of))
+    return rows
 
 
 def _without_seed(run: Run, name: str) -> str:
     """The name that a method and its runs with other seeds share: "hd-painter,eta=0.1" for both seeds."""
-    info = run.method(name)
-    varied = info.get("varied") or {}
-    if "seed" not in varied:
-        return name
+    varied = run.method(name).get("varied") or {}
     return ",".join(
-        [str(info["base"]), *(f"{key}={value}" for key, value in varied.items() if key != "seed")]
+        part for part in name.split(",") if "seed" not in varied or part != f"seed={varied['seed']}"
     )
 
 
-def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
-    info = run.method(members[0])
+def _label(run: Run, members: tuple[str, ...]) -> str:
+    """What tables call the runs of a method with these seeds."""
     label = run.label(members[0])
-    if len(members) > 1:
-        label = f"{label.replace(', seed ' + str(info['varied']['seed']), '')} ({len(members)} seeds)"
-    group = "bound" if info.get("kind") in BOUNDS else "method"
+    if len(members) == 1:
+        return label
+    varied = run.method(members[0]).get("varied") or {}
+    own = label.replace(f", seed {varied['seed']}", "") if "seed" in varied else label
+    return f"{own} ({len(members)} seeds)"
+
+
+def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
+    info, label = run.method(members[0]), _label(run, members)
+    group = group_of(info.get("kind"))
     done = set.intersection(*(set(run.done(member)) for member in members))
     if not done:
         reason = info.get("why_not") or "no results yet; python -m eval generate makes them"
@@ -278,8 +309,23 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
             continue  # a comparison of two rows
         found = [_column(run, member, column.metric, column.key) for member in members]
         if all(each is not None for each in found):
-            values[column.key] = np.mean(found, axis=0)
+            values[column.key] = np.mean([column.inward(each) for each in found], axis=0)
     return Row(name, label, group, members, len(done), values)
+
+
+def _of_common(run: Run, rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """The rows with what they say of the samples that all of them have results of, and how many these are."""
+    members = [member for row in rows if row.missing is None for member in row.members]
+    common = set(range(len(run.triplets))).intersection(*map(run.done, members))
+    if members and not common:
+        raise UserError(f"{run.path} has no sample that all methods have a result of: leave out --common")
+    there = np.isin(np.arange(len(run.triplets)), list(common))
+
+    def cut(row: Row) -> Row:
+        values = {key: np.where(there, column, np.nan) for key, column in row.values.items()}
+        return replace(row, values=values, done=len(common) if row.missing is None else 0)
+
+    return [cut(row) for row in rows], len(common)
 
 
 def _column(run: Run, method: str, metric: str, key: str) -> np.ndarray | None:
@@ -306,8 +352,9 @@ def _with_preferences(run: Run, rows: list[Row], ours: str | None, metric: str |
     result = []
     for row in rows:
         pairs = [preference(a, b) for a in own for b in logits(row)] if row.name != ours else []
-        extra = dict(zip(("probability", "win_rate"), np.mean(pairs, axis=0), strict=True)) if pairs else {}
-        result.append(Row(**{**vars(row), "values": {**row.values, **extra}}))
+        mean = 100 * np.mean(pairs, axis=0) if pairs else ()
+        extra = dict(zip(("probability", "win_rate"), mean, strict=False))
+        result.append(replace(row, values={**row.values, **extra}))
     return result
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.config import Config
+from eval.config import Config, Entry
 from eval.files import write_rows, write_text
 from eval.grids import Grid, bin_name, grids
+from eval.methods import KINDS
 from eval.published import TABLES, Published
 from eval.runs import Run
 from eval.stats import REPEATS
-from eval.summary import COLUMN, Summary, summarise
+from eval.summary import COLUMN, Row, Summary, group_of, summarise
 from ldm.util import UserError
 
 
@@ -49,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="method that differences are from (default: as the run's config says, or stable-inpainting)",
     )
     parser.add_argument(
+        "--common", action="store_true", help="count only the samples that all methods have results of"
+    )
+    parser.add_argument(
         "--repeats", type=int, default=REPEATS, help=f"bootstrap draws (default: {REPEATS:,})"
     )
 
@@ -58,16 +62,37 @@ def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
     None."""
     if args.repeats < 100:
         raise UserError(f"--repeats {args.repeats} is too few for an interval; give at least 100")
-    opened, methods = Run.open(args.folder), None
+    opened, methods, absent = Run.open(args.folder), None, []
     given: Mapping[str, Any] = opened.info
     if args.config:
         config = Config.load(args.config)
-        given, methods = config.for_tables, [entry.name for entry in config.entries()]
+        entries, given = config.entries(), config.for_tables
+        methods = [entry.name for entry in entries if entry.name in opened.methods]
+        absent = [_absent(entry, args.config) for entry in entries if entry.name not in methods]
+        if not methods:
+            raise UserError(
+                f"{opened.path} has no method of {args.config}; it has {', '.join(opened.methods)}"
+            )
     name = args.published or given.get("published")
     if name is not None and (not isinstance(name, str) or name not in TABLES):
         raise UserError(f"the config has published: {name!r}; there is {' and '.join(sorted(TABLES))}")
     ours, baseline = args.ours or given.get("ours"), args.baseline or given.get("baseline")
-    return summarise(opened, methods, ours=ours, baseline=baseline, repeats=args.repeats), name
+    summary = summarise(
+        opened,
+        methods,
+        absent=absent,
+        common=args.common,
+        ours=ours,
+        baseline=baseline,
+        repeats=args.repeats,
+    )
+    return summary, name
+
+
+def _absent(entry: Entry, config: str) -> Row:
+    """The row of a method that the run does not know yet."""
+    reason = entry.why_not or f"not made yet; python -m eval generate --config {config} makes it"
+    return Row(entry.name, entry.label, group_of(entry.kind), (), 0, missing=reason)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,9 +137,23 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
         *((key, value) for key, value in benchmark.items() if not isinstance(value, dict | list)),
         ("model", about.get("model")),
         ("size", about.get("size")),
+        ("dtype", _dtypes(summary)),
         ("fingerprint", about.get("fingerprint")),
     ]
     return [(key, str(value)) for key, value in dict(pairs).items() if value is not None]
+
+
+def _dtypes(summary: Summary) -> str | None:
+    """In what the networks computed the results; by method where that is not one and the same."""
+    found: dict[str, list[str]] = {}
+    for row in summary.measured:
+        for member in row.members:
+            kind = KINDS.get(summary.run.method(member).get("kind"))
+            for dtype in sorted(summary.run.dtypes(member)) if kind and kind.has_network else ():
+                found.setdefault(dtype, []).append(row.label)
+    if len(found) < 2:
+        return next(iter(found), None)
+    return "; ".join(f"{dtype} ({', '.join(dict.fromkeys(labels))})" for dtype, labels in found.items())
 
 
 def markdown(title: str, about: Iterable[tuple[str, str]], tables: Sequence[Grid]) -> str:
@@ -182,7 +221,8 @@ def latex(tables: Sequence[Grid]) -> str:
             for row in section.rows:
                 span = width - len(row) + 1
                 last = _latex(row[-1]) if span == 1 else f"\\multicolumn{{{span}}}{{l}}{{{_latex(row[-1])}}}"
-                lines.append(" & ".join([*map(_latex, row[:-1]), last]) + r" \\")
+                start = "{}" if row[0][:1] in ("[", "*") else ""  # the \\ before would take these for its own
+                lines.append(start + " & ".join([*map(_latex, row[:-1]), last]) + r" \\")
         lines += [
             r"\bottomrule",
             r"\end{tabular}",

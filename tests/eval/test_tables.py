@@ -14,7 +14,7 @@ from eval.grids import grids
 from eval.published import TABLES
 from eval.runs import Run
 from eval.summary import summarise
-from eval.tables import latex, write_tables
+from eval.tables import latex, provenance, write_tables
 from ldm.util import UserError
 from tests.eval.fake_run import METHODS, fake_run, write_scores
 
@@ -160,7 +160,24 @@ def test_fewer_scores_than_results_are_counted(tmp_path):
     summary = summarise(run, repeats=REPEATS)
     assert summary.means["painta", "clip"].value == pytest.approx(clip[[0, 2, 5]].mean())
     assert summary.differences["painta", "clip"].n == 3
-    assert cell(grids(summary)[0], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 3)")
+    made = {grid.key: grid for grid in grids(summary)}
+    assert cell(made["measured"], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 3)")
+    assert cell(made["differences"], "only PAIntA", "CLIP (mini) ↑").endswith("(n = 3)")
+    assert "n =" not in cell(made["differences"], "HD-Painter", "CLIP (mini) ↑")
+
+
+def test_only_samples_that_all_rows_have(tmp_path):
+    run = fake_run(tmp_path / "run", 8)
+    for i in (1, 4):
+        run.result_path("painta", i).unlink()
+    summary = summarise(run, common=True, repeats=REPEATS)
+    there = [0, 2, 3, 5, 6, 7]
+    ours = run.scores("hd-painter", "clip")["clip"]
+    assert summary.means["hd-painter", "clip"].value == pytest.approx(ours[there].mean())
+    assert {mean.n for mean in summary.means.values()} == {6}
+    notes = " ".join(grids(summary)[0].notes)
+    assert "Only the 6 triplets count that all rows have a result of." in notes
+    assert main(["table", str(run.path), "--common", "--repeats", "100"]) == 0
 
 
 def test_scores_of_results_that_are_gone_or_made_again_do_not_count(tmp_path):
@@ -197,13 +214,44 @@ def test_seeds_are_averaged_for_each_sample(tmp_path):
     assert [row.name for row in summary.rows] == ["stable-inpainting", "hd-painter,eta=0.1"]
     row = summary.rows[1]
     each = [run.scores(name, "accuracy")["acc"] for name in run.methods[1:]]
-    np.testing.assert_allclose(row.values["acc"], np.mean(each, axis=0))
+    np.testing.assert_allclose(row.values["acc"], 100 * np.mean(each, axis=0))
     assert row.label == "HD-Painter, eta 0.1 (3 seeds)" and summary.ours == row.name
     assert summary.differences[row.name, "acc"].test == "bootstrap"  # an average is no yes or no
     ours = [run.scores(name, "minipick")["logit"] for name in run.methods[1:]]
     base = run.scores("stable-inpainting", "minipick")["logit"]
     wins = np.mean([logits > base for logits in ours])
     assert summary.means["stable-inpainting", "win_rate"].value == pytest.approx(100 * wins)
+
+
+def test_a_seed_counts_once_however_its_method_is_named(tmp_path):
+    """A method whose config got seeds later: its first run, with the config's own seed, is one of them."""
+
+    def entry(seed, varied, radius=3):
+        label = ", ".join(["Telea", *(f"seed {value}" for value in varied.values())])
+        settings = {"seed": seed, "per_sample": True, "radius": radius}
+        return {"kind": "telea", "base": "telea", "label": label, "varied": varied, "settings": settings}
+
+    methods = {
+        "telea": entry(1, {}),
+        "telea,seed=1": entry(1, {"seed": 1}),
+        "telea,seed=2": entry(2, {"seed": 2}),
+        "telea,seed=3": entry(3, {"seed": 3}, radius=5),
+    }
+    run = fake_run(tmp_path / "run", 4, methods=methods)
+    one, other = summarise(run, repeats=100).rows
+    assert (one.name, one.label, one.members) == ("telea", "Telea (2 seeds)", ("telea", "telea,seed=2"))
+    assert (other.name, other.members) == ("telea,seed=3", ("telea,seed=3",))
+    run.result_path("telea", 0).unlink()
+    assert summarise(run, repeats=100).rows[0].members == ("telea,seed=1", "telea,seed=2")
+    assert summarise(run, repeats=100).rows[0].label == "Telea (2 seeds)"
+
+
+def test_psnr_of_several_seeds_is_that_of_their_mean_squared_error(tmp_path):
+    run = fake_run(tmp_path / "run", 4, methods=seeds(2), metrics=())
+    for name, value in zip(run.methods[1:], ("inf", 40.0), strict=True):
+        write_scores(run, name, "fidelity", [{"index": i, "psnr": value} for i in range(4)])
+    found = summarise(run, repeats=REPEATS).means["hd-painter,eta=0.1", "psnr"]
+    assert found.value == pytest.approx(40 + 10 * np.log10(2))
 
 
 def test_other_settings_than_the_seed_stay_apart(tmp_path):
@@ -238,6 +286,23 @@ def test_odd_names_do_not_break_any_format(tmp_path):
     assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
     assert rows_of(tmp_path / "out" / "table.csv")[0]["label"] == ODD
     assert rows_of(tmp_path / "out" / "table-samples.csv")[0]["prompt"] == ODD
+
+
+@pytest.mark.parametrize("label", ["[2] ours", "*ours"])
+def test_labels_are_not_taken_for_arguments_of_a_line_s_end(tmp_path, label):
+    run = fake_run(tmp_path / "run", 4, methods={"x": {"label": label, "kind": "pipeline"}})
+    text = latex(grids(summarise(run, repeats=REPEATS)))
+    assert not re.search(r"\\\\\s*[\[*]", text) and label in text
+
+
+def test_the_tables_say_in_what_was_computed(tmp_path):
+    run = fake_run(tmp_path / "run", 4)
+    for name, dtype in (("painta", "bfloat16"), ("hd-painter", "float32"), ("original", "float16")):
+        path = run.folder(name) / "manifest.jsonl"
+        path.write_text(path.read_text().replace("}", f', "dtype": "{dtype}"}}'))
+    about = dict(provenance(summarise(run, repeats=REPEATS)))
+    assert about["dtype"] == "bfloat16 (only PAIntA); float32 (HD-Painter)"
+    assert dict(provenance(summarise(run, ["painta"], repeats=REPEATS)))["dtype"] == "bfloat16"
 
 
 def test_no_samples_is_a_clear_error(tmp_path):
@@ -295,14 +360,20 @@ def test_only_the_methods_of_a_config(run, tmp_path):
     assert {row["method"] for row in rows_of(tmp_path / "table2.csv")} == {"painta", "hd-painter"}
     assert {row["method"] for row in rows_of(tmp_path / "table2-samples.csv")} == {"painta", "hd-painter"}
     assert "Difference from only PAIntA" in (tmp_path / "table2.md").read_text()
-    config.write_text(config.read_text().replace("painta: {}", "rasg: {}"))
+    config.write_text(config.read_text().replace("hd-painter: {}", "rasg: {label: only RASG}"))
+    assert main(["table", str(run.path), *flags]) == 0
+    assert f"only RASG | not run: not made yet; python -m eval generate --config {config} makes it" in (
+        tmp_path / "table2.md"
+    ).read_text().replace("\\_", "_")
+    config.write_text(config.read_text().replace("painta: {}", "bld: {kind: bld}"))
     assert main(["table", str(run.path), *flags]) == 2
 
 
-def test_an_unknown_published_table_is_refused(tmp_path, capsys):
-    run = fake_run(tmp_path / "run", 6, published="table9")
+@pytest.mark.parametrize("name", ["table9", ["table1"]])
+def test_an_unknown_published_table_is_refused(tmp_path, capsys, name):
+    run = fake_run(tmp_path / "run", 6, published=name)
     assert main(["table", str(run.path)]) == 2
-    assert "table9" in capsys.readouterr().err
+    assert f"the config has published: {name!r}" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_old_table(run, tmp_path, monkeypatch, summary):

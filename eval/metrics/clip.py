@@ -1,4 +1,4 @@
-"""CLIP score: how well what is in the mask's box agrees with the prompt ."""
+"""CLIP score: how well what is in the mask's box agrees with the prompt."""
 
 import json
 from collections.abc import Sequence
@@ -26,8 +26,11 @@ class OpenClip:
     """A model of open_clip with its weights.
 
     model: a name that open_clip knows, or a JSON file in its format.
-    weights: a tag that open_clip knows for the model, such as "openai", or a file.
+    weights: a tag that open_clip knows for the model, such as "openai", or a file; one named like
+        ``...-openai.safetensors`` is taken for the tag's.
     prefix: of the names of the model's weights within the file.
+    quick_gelu: whether the weights were trained with the quick GELU, which the file does not say; by default as
+        open_clip says of the tag, or as the config does.
     metric: for whom it judges; for messages. download: fetch the weights if they are missing.
 
     Raises UserError for unknown models and missing weights.
@@ -38,6 +41,7 @@ class OpenClip:
         model: str,
         weights: str,
         prefix: str = "",
+        quick_gelu: bool | None = None,
         *,
         metric: str,
         device: str | torch.device = "cpu",
@@ -49,17 +53,44 @@ class OpenClip:
         tag = open_clip.get_pretrained_cfg(self.name, weights)
         file = f"open_clip/{self.name}-{weights}.safetensors" if tag else weights
         self.path = find_weights(file, _urls(tag), metric, download)
-        self.mean, self.std = tag.get("mean", OPENAI_DATASET_MEAN), tag.get("std", OPENAI_DATASET_STD)
-        # A config does not say so, but the weights of some tags were trained with the quick GELU.
-        self.quick_gelu = bool(tag.get("quick_gelu", self.config.get("quick_gelu", False)))
+        tag = tag or _tag_of(self.name, self.path)
+        self.mean = tuple(tag.get("mean", OPENAI_DATASET_MEAN))
+        self.std = tuple(tag.get("std", OPENAI_DATASET_STD))
+        self.quick_gelu = self._quick_gelu(quick_gelu, tag, metric)
         size = self.config["vision_cfg"]["image_size"]
         self.size: int = size[0] if isinstance(size, list | tuple) else size
         self._texts: dict[str, Tensor] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What determines the features."""
-        return {"model": self.name, "config": self.config, "weights": identity(self.path)}
+        """What determines the features. What goes without saying is left out."""
+        usual = {
+            "quick_gelu": bool(self.config.get("quick_gelu", False)),
+            "mean": OPENAI_DATASET_MEAN,
+            "std": OPENAI_DATASET_STD,
+        }
+        special = {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
+        return {"model": self.name, "config": self.config, "weights": identity(self.path), **special}
+
+    def _quick_gelu(self, given: bool | None, tag: dict[str, Any], metric: str) -> bool:
+        """Whether the network has the quick GELU. Raises UserError where that cannot be known.
+
+        A wrong one raises no error but gives wrong scores.
+        """
+        own = self.config.get("quick_gelu")
+        if given is False and own:
+            raise UserError(
+                f"metrics: {metric}: quick_gelu is false, but {self.name} has it: give another model"
+            )
+        if given is not None:
+            return given
+        known = [open_clip.get_pretrained_cfg(self.name, name) for name in _tags(self.name)]
+        if not tag and not own and any(each.get("quick_gelu") for each in known):
+            raise UserError(
+                f"metrics: {metric}: there are weights of {self.name} trained with the quick GELU and without, "
+                f"and {self.path.name} does not say which it is: give quick_gelu (OpenAI's own: true)"
+            )
+        return bool(tag.get("quick_gelu", own or False))
 
     @cached_property
     def network(self) -> nn.Module:
@@ -67,7 +98,7 @@ class OpenClip:
         if open_clip.get_model_config(self.name) == self.config:
             network = open_clip.create_model(self.name, force_quick_gelu=self.quick_gelu)
         else:
-            network = open_clip.CLIP(**self.config)
+            network = open_clip.CLIP(**{**self.config, "quick_gelu": self.quick_gelu})
         weights = read_weights(self.path, self.prefix)
         load_strictly(network, weights, self.path, f"open_clip's {self.name}")
         return network.to(self.device).eval().requires_grad_(False)
@@ -117,6 +148,18 @@ def _read_config(model: str) -> dict[str, Any]:
     return config
 
 
+def _tags(model: str) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(model)
+
+
+def _tag_of(model: str, file: Path) -> dict[str, Any]:
+    """What open_clip says of the weights whose tag ends the file's name, "ViT-B-16-openai"; empty for others."""
+    for name in _tags(model):
+        if file.stem.replace("_", "-").lower().endswith(f"-{name}".replace("_", "-").lower()):
+            return open_clip.get_pretrained_cfg(model, name)
+    return {}
+
+
 def _urls(tag: dict[str, Any]) -> list[str]:
     """Where open_clip's weights of a tag come from."""
     repository, _, file = tag.get("hf_hub", "").rpartition("/")
@@ -136,7 +179,8 @@ class ClipScore(Metric):
 
     The crop is the mask's bounding box, padded with black to a square and resized. The defaults are those of the
     authors' release: CLIP ViT-B/16 of OpenAI at 224 pixels, cubic interpolation without averaging.
-    resample: how crops get to the model's size, see `resize`. label: what a table prints.
+    model, weights, prefix, quick_gelu: see `OpenClip`. resample: how crops get to the model's size, see `resize`.
+    label: what a table prints.
     """
 
     name = "clip"
@@ -148,11 +192,14 @@ class ClipScore(Metric):
         weights: str = "openai",
         prefix: str = "",
         resample: Resample = "cubic",
+        quick_gelu: bool | None = None,
         label: str | None = None,
         device: str | torch.device = "cpu",
         download: bool = False,
     ):
-        self.clip = OpenClip(model, weights, prefix, metric=self.name, device=device, download=download)
+        self.clip = OpenClip(
+            model, weights, prefix, quick_gelu, metric=self.name, device=device, download=download
+        )
         self.resample = resample
         self.label = label or f"CLIP score ({self.clip.name})"
 

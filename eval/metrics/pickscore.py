@@ -106,6 +106,7 @@ class MiniPick(Metric):
     """`logit`: like PickScore's, with the mini CLIP and its own scale: the miniature's stand-in for PickScore.
 
     It has learned names of objects, not what people like. The picture is resized to the model's square.
+    model, weights, prefix, quick_gelu: see `OpenClip`.
     """
 
     name = "minipick"
@@ -116,11 +117,14 @@ class MiniPick(Metric):
         model: str,
         weights: str,
         prefix: str = "",
+        quick_gelu: bool | None = None,
         label: str = "mini CLIP preference",
         device: str | torch.device = "cpu",
         download: bool = False,
     ):
-        self.clip = OpenClip(model, weights, prefix, metric=self.name, device=device, download=download)
+        self.clip = OpenClip(
+            model, weights, prefix, quick_gelu, metric=self.name, device=device, download=download
+        )
         self.label = label
 
     @property

@@ -121,6 +121,33 @@ def test_the_default_clip_score_is_the_releases(no_weights):
     assert "ViT-B-16" in metric.label
 
 
+def test_weights_from_a_file_have_the_gelu_that_they_were_trained_with(tmp_path):
+    def clip(file, **params):
+        save_file({"x": torch.zeros(1)}, tmp_path / file)
+        return make_metric("clip", {"weights": str(tmp_path / file), **params})
+
+    theirs = clip("ViT-B-16-openai.safetensors")
+    assert theirs.clip.quick_gelu and theirs.settings["quick_gelu"] is True
+    assert not clip("vitb16-laion400m_e32.safetensors").clip.quick_gelu
+    with pytest.raises(
+        UserError, match=r"metrics: clip: .* mine\.safetensors does not say which it is: give"
+    ):
+        clip("mine.safetensors")
+    for quick in (True, False):
+        mine = clip("mine.safetensors", quick_gelu=quick)
+        assert mine.clip.quick_gelu is quick and mine.settings.get("quick_gelu", False) is quick
+    with pytest.raises(UserError, match="ViT-B-16-quickgelu has it: give another model"):
+        clip("mine.safetensors", model="ViT-B-16-quickgelu", quick_gelu=False)
+
+
+def test_the_quick_gelu_reaches_the_network_and_the_settings(clip_params):
+    plain, quick = (make_metric("clip", clip_params | extra) for extra in ({}, {"quick_gelu": True}))
+    assert "quick_gelu" not in plain.settings and "mean" not in plain.settings  # as in older score files
+    assert quick.settings == {**plain.settings, "quick_gelu": True}
+    cosines = [metric.clip.cosines(pictures(1, 32, 32), ["boat"]) for metric in (plain, quick)]
+    assert not torch.allclose(*cosines, atol=1e-4)
+
+
 def test_other_weights_than_the_models_are_refused(clip_params, tmp_path):
     state = read_state_dict(clip_params["weights"])
     bad = {k: v for k, v in state.items() if not k.endswith("ln_final.bias")}

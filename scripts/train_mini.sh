@@ -2,8 +2,13 @@
 # Trains the miniature models from nothing into checkpoints/mini/. Run it again to go on where it stopped.
 # On 2 CPU cores all stages take about 6 hours; on a GPU the configs' `gpu` settings apply, half an hour in all.
 #   scripts/train_mini.sh [stage ...]     default: all
-set -euo pipefail
-cd "$(dirname "$0")/.."
+# It takes an environment of its own when none is active; PYTHON names an interpreter that has all it needs instead.
+if [ -z "${PYTHON:-}" ]; then
+    source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+else
+    set -euo pipefail
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+fi
 
 # glibc would give every large buffer back to the system and fetch it anew: more than half of the time.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
@@ -31,18 +36,28 @@ train() {
     done
 }
 
+# The first stage in the background, the others meanwhile. Whatever ends this script stops the background stage too.
+background=
+# Until it is gone: a shell that is just starting a process may miss the signal.
+trap 'while [ -n "$background" ] && kill -- "-$background" 2>/dev/null; do sleep 0.2; done' EXIT
+train_beside() {
+    set -m # a process group of its own, so that it can be stopped with all that it started
+    train "$1" &
+    background=$!
+    set +m
+    train "${@:2}"
+    wait "$background"
+    background=
+}
+
 if [ $# -gt 0 ]; then
     train "$@"
 elif "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     train mini-autoencoder-f8 mini-clip mini-inpainting mini-autoencoder-f4 mini-upscaler mini-rtmdet
 else
     # One core for each line of stages, both for the last one: two processes of one model take 1.2 times as long a step.
-    train mini-autoencoder-f8 &
-    train mini-clip mini-autoencoder-f4
-    wait $!
-    train mini-upscaler &
-    train mini-rtmdet
-    wait $!
+    train_beside mini-autoencoder-f8 mini-clip mini-autoencoder-f4
+    train_beside mini-upscaler mini-rtmdet
     train mini-inpainting
 fi
 "$python" -m ldm.training.card checkpoints/mini

@@ -48,12 +48,18 @@ def test_they_are_small_and_each_has_a_card():
 
 
 def test_autoencoders_keep_pictures(mini):
-    models = {256: (mini.models.inpainting, 28), 1024: (mini.models.upscaler, 33)}
-    for size, (model, least) in models.items():
-        x = to_tensor(example(0, size)[0][None])
-        with torch.no_grad():
-            y = model.first_stage_model.decode(model.first_stage_model.encode(x).mode())
-        assert psnr(y, x) > least
+    """30 dB at least with f8 at 256 pixels (over 128 scenes it is 30.2) and 34 dB with f4 at 1024 (41.4)."""
+    for model, size, count, least in (
+        (mini.models.inpainting, 256, 64, 30),
+        (mini.models.upscaler, 1024, 2, 34),
+    ):
+        values = []
+        for i in range(count):
+            x = to_tensor(example(i, size)[0][None])
+            with torch.no_grad():
+                y = model.first_stage_model.decode(model.first_stage_model.encode(x).mode())
+            values.append(float(psnr(y, x)))
+        assert np.mean(values) >= least
 
 
 def test_the_detector_finds_what_is_there_and_not_what_is_not():

@@ -1,8 +1,8 @@
-"""Muon for weight matrices and AdamW for everything else, as one optimizer.
+"""Muon for weight matrices and Adam for everything else, as one optimizer.
 
 Muon [Jordan et al. 2024] replaces the momentum M of a weight matrix by the nearest semi-orthogonal matrix U V^T,
 found by five Newton-Schulz iterations: every direction then moves at the same speed. It trains these small
-networks several times faster than AdamW does. The queries' and keys' projections of attention are excepted:
+networks several times faster than Adam alone does. The queries' and keys' projections of attention are excepted:
 at Muon's step size their logits grow until the softmax looks at one token only.
 """
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+MOMENTUM = 0.95  # of Muon
+BETAS = (0.9, 0.98)  # of Adam
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -29,24 +31,15 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the groups with ``matrix=True``, AdamW on the others.
+class MuonAdam(torch.optim.Optimizer):
+    """Muon on the groups with ``matrix=True``, Adam on the others.
 
     Each group has its own `lr`. Convolution kernels count as matrices [out, in * height * width]. A matrix
     update is scaled by sqrt(max(1, m / n)), so that one learning rate suits all shapes.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict],
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.98),
-        weight_decay: float = 0.0,
-    ):
-        defaults = {
-            "lr": 1e-3, "matrix": False, "momentum": momentum, "betas": betas, "weight_decay": weight_decay
-        }  # fmt: skip
-        super().__init__(groups, defaults)
+    def __init__(self, groups: Iterable[dict]):
+        super().__init__(groups, {"lr": 1e-3, "matrix": False})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -57,8 +50,6 @@ class MuonAdamW(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if group["weight_decay"] and parameters:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             update = self._muon if group["matrix"] else self._adam
             update(parameters, group)
         return loss
@@ -75,8 +66,8 @@ class MuonAdamW(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 nesterov.append(state["momentum"])
             gradients = [p.grad for p in same]
-            torch._foreach_lerp_(nesterov, gradients, 1 - group["momentum"])
-            nesterov = torch._foreach_lerp(gradients, nesterov, group["momentum"])
+            torch._foreach_lerp_(nesterov, gradients, 1 - MOMENTUM)
+            nesterov = torch._foreach_lerp(gradients, nesterov, MOMENTUM)
             steps = orthogonalise(torch.stack([x.reshape(m, n) for x in nesterov]))
             steps = [s.view_as(p) for s, p in zip(steps, same, strict=True)]
             torch._foreach_add_(same, steps, alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
@@ -84,7 +75,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def _adam(self, parameters: list[nn.Parameter], group: dict) -> None:
         if not parameters:
             return
-        beta1, beta2 = group["betas"]
+        beta1, beta2 = BETAS
         for p in parameters:
             if not self.state[p]:
                 self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p))
@@ -103,7 +94,7 @@ class MuonAdamW(torch.optim.Optimizer):
 def split_parameters(
     modules: Iterable[nn.Module], matrix_lr: float, vector_lr: float, attention_lr: float
 ) -> list[dict]:
-    """Parameter groups for `MuonAdamW`: matrices; queries and keys; biases, norms and embeddings."""
+    """Parameter groups for `MuonAdam`: matrices; queries and keys; biases, norms and embeddings."""
     matrices, attention, vectors = [], [], []
     for module in modules:
         tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}

@@ -22,7 +22,7 @@ from ldm.data.cache import SceneCache, names, scene_cache
 from ldm.data.objects import CATEGORIES
 from ldm.data.palette import PALETTE
 
-from .base import Training
+from .base import Training, require_file, tile
 
 SUFFIXES = ("Full HD, 4K, high quality, high resolution", "high resolution professional photo")
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -33,6 +33,7 @@ WORDS = tuple(
 
 def build_clip(path: str) -> nn.Module:
     """The open_clip model that a JSON file in open_clip's format describes, untrained."""
+    require_file(path, "CLIP config")
     open_clip.add_model_config(path)
     return open_clip.create_model(Path(path).stem)
 
@@ -108,6 +109,12 @@ def normalise(images: np.ndarray) -> Tensor:
     return (x - mean[:, None, None]) / std[:, None, None]
 
 
+def denormalise(x: Tensor) -> np.ndarray:
+    """CLIP's input [B, 3, H, W] as RGB uint8 [B, H, W, 3]."""
+    mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
+    return ((x.movedim(1, -1) * std + mean) * 255).round().clamp(0, 255).byte().numpy()
+
+
 class ClipTraining(Training):
     """Trains the open_clip model of the JSON file `config`.
 
@@ -180,17 +187,20 @@ class ClipTraining(Training):
         if self.progress >= self.fold_at and not self.folded:
             self.network.load_state_dict(self.average.module.state_dict())
             self.fold()
-        if self.folded:
-            clip = self.network["clip"]
-            for part in (
-                clip.transformer,
-                clip.token_embedding,
-                clip.ln_final,
-                self.network["heads"]["words"],
-            ):
-                part.requires_grad_(False)
-            clip.positional_embedding.requires_grad = False
-            self.zero_grad()
+            self.freeze()
+
+    def on_train_start(self):
+        super().on_train_start()
+        if self.folded:  # in a run that was interrupted afterwards
+            self.freeze()
+
+    def freeze(self) -> None:
+        """End the training of the text transformer."""
+        clip = self.network["clip"]
+        for part in (clip.transformer, clip.token_embedding, clip.ln_final, self.network["heads"]["words"]):
+            part.requires_grad_(False)
+        clip.positional_embedding.requires_grad = False
+        self.zero_grad()
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -215,16 +225,13 @@ class ClipTraining(Training):
 
     def evaluate(self):
         """Zero-shot accuracy of held-out objects; fraction of texts whose words are all read off exactly."""
-        images, texts, tokens, categories = self.held_out
+        _, texts, tokens, categories = self.held_out
         model = self.average.module.eval()
         clip, tokens = model["clip"], tokens.to(self.device)
         penultimate = text_features(clip, tokens)[0]
         words = model["heads"]["words"](penultimate[torch.arange(len(tokens)), tokens.argmax(-1)]).cpu() > 0
         present = torch.tensor([[w in t for w in WORDS] for t in texts])
-        names = clip.encode_text(
-            self.tokenize([f"a {c.name}" for c in CATEGORIES]).to(self.device), normalize=True
-        )
-        best = (clip.encode_image(images.to(self.device), normalize=True) @ names.T).argmax(1).cpu()
+        best = self.classify(clip)
         single = categories.sum(1) == 1
         right = categories[torch.arange(len(best)), best][single].mean()
         return {
@@ -233,3 +240,22 @@ class ClipTraining(Training):
             "start_norm": float(penultimate[0, 0].norm()),
             "feature_norm": float(penultimate[:, 1:].norm(dim=-1).mean()),
         }
+
+    def classify(self, clip: nn.Module) -> Tensor:
+        """Indices into CATEGORIES [B]: whose name is the nearest to each held-out picture."""
+        names = self.tokenize([f"a {c.name}" for c in CATEGORIES]).to(self.device)
+        images = clip.encode_image(self.held_out[0].to(self.device), normalize=True)
+        return (images @ clip.encode_text(names, normalize=True).T).argmax(1).cpu()
+
+    def sheet(self):
+        """Held-out pictures with the nearest category's name under each, in red if it is not in the picture."""
+        images, _, _, categories = self.held_out
+        best = self.classify(self.average.module["clip"].eval())
+        shown = []
+        for image, label, present in list(zip(denormalise(images), best, categories, strict=True))[:32]:
+            picture = cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC)
+            picture = cv2.copyMakeBorder(picture, 0, 16, 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+            colour = (0, 0, 0) if present[label] else (200, 0, 0)
+            cv2.putText(picture, CATEGORIES[label].name, (4, 140), 0, 0.4, colour, 1, cv2.LINE_AA)
+            shown.append(picture)
+        return tile(np.stack(shown), 8)

@@ -21,18 +21,25 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
 from ldm.training.base import Report, Training
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError, instantiate_from_config, read_yaml
 
 
 def load_config(path: Path, overrides: Sequence[str], gpu: bool):
     """The YAML at `path`, with its `gpu` section merged in on a GPU, then `key=value` overrides."""
     if not path.is_file():
         raise UserError(f"there is no training config {path}; see configs/train/")
-    config = OmegaConf.load(path)
-    special = config.pop("gpu", None)
-    if gpu and special is not None:
-        config = OmegaConf.merge(config, special)
-    return OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+    content = read_yaml(path)
+    for section in ("training", "trainer", "gpu"):
+        if not isinstance(content.get(section, {}), dict):
+            raise UserError(f"{path}: {section} must be a mapping, not {content[section]!r}")
+    if "target" not in content.get("training", {}):
+        raise UserError(f"{path} is not a training config: it has no 'training' with a 'target'")
+    if not isinstance(content["training"].get("params", {}), dict):
+        raise UserError(f"{path}: training: params must be a mapping of names to values")
+    if malformed := [text for text in overrides if "=" not in text]:
+        raise UserError(f"setting {malformed[0]!r} is not of the form key=value")
+    special = content.pop("gpu", {})
+    return OmegaConf.merge(content, special if gpu else {}, OmegaConf.from_dotlist(list(overrides)))
 
 
 def run(config, run_dir: Path, gpu: bool) -> None:
@@ -40,7 +47,10 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml")
     settings = config.get("trainer", {})
-    pl.seed_everything(settings.get("seed", 0))
+    seed = settings.get("seed", 0)
+    pl.seed_everything(seed)
+    config = OmegaConf.merge({"training": {"params": {"seed": seed}}}, config)  # of what the batches show
+    parts = {name: part_card(Path(path)) for name, path in config.training.params.get("parts", {}).items()}
     processes = settings.get("processes", 1)
     training = instantiate_from_config(config.training)
     if processes > 1 and not training.parallel:
@@ -69,11 +79,12 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     trainer.fit(training, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)
     if trainer.is_global_zero:
-        export(training, report, config, run_dir)
+        export(training, report, config, parts, run_dir)
 
 
-def export(training: Training, report: Report, config, run_dir: Path) -> None:
-    """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once."""
+def export(training: Training, report: Report, config, parts: dict[str, dict], run_dir: Path) -> None:
+    """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once; `parts` are
+    the cards of the frozen parts."""
     weights = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in training.weights().items()
@@ -88,9 +99,7 @@ def export(training: Training, report: Report, config, run_dir: Path) -> None:
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "last_losses": report.losses,
         "held_out": report.figures,
-        "parts": {
-            name: part_card(Path(path)) for name, path in config.training.params.get("parts", {}).items()
-        },
+        "parts": parts,
     }
     save_file(weights, run_dir / "model.safetensors.part", metadata={"format": "pt"})
     (run_dir / "model.json.part").write_text(json.dumps(card, indent=1))
@@ -99,8 +108,16 @@ def export(training: Training, report: Report, config, run_dir: Path) -> None:
 
 
 def part_card(weights: Path) -> dict:
-    """What the card beside a part's weights says of its training."""
-    card = json.loads(weights.with_suffix(".json").read_text())
+    """What the card beside a part's weights says of its training. Raises UserError if there is none."""
+    path = weights.with_suffix(".json")
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path}, the card of a part that this training needs; train it first"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the card of a trained part: {error}") from None
     return {name: value for name, value in card.items() if name not in ("device", "torch", "parts")}
 
 

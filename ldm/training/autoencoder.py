@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ldm.checkpoint import read_state_dict
 from ldm.data.cache import SceneCache, scene_cache
+from ldm.util import read_model_config
 
-from .base import Training, model_part, most_detailed, psnr, tile, to_images, to_tensor
+from .base import Training, model_part, most_detailed, psnr, read_part, tile, to_images, to_tensor
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -92,10 +91,10 @@ class AutoencoderTraining(Training):
         with torch.no_grad():  # small posterior variances from the start
             model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
         if start is not None:
-            model.load_state_dict(read_state_dict(start))
+            read_part(model, "first_stage_model", start)
         head = nn.Conv2d(model.post_quant_conv.in_channels, 3, 1)
         super().__init__(nn.ModuleDict({"autoencoder": model, "colours": head}), **budget)
-        self.scale_factor = OmegaConf.load(config).model.params.scale_factor
+        self.scale_factor = read_model_config(config)["params"].get("scale_factor", 1.0)
         self.kl_weight = kl_weight
         drawn = scene_cache(cache, "train", scenes, size, self.workers)
         self.data = Crops(drawn, crop_sizes, crop_weights, pixels, candidates, seed)

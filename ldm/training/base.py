@@ -11,14 +11,15 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
-from ldm.util import UserError, instantiate_from_config
+from ldm.checkpoint import misfit, read_state_dict
+from ldm.data.canvas import write_picture
+from ldm.util import UserError, instantiate_from_config, read_model_config
 
-from .optim import MuonAdamW, split_parameters
+from .optim import MuonAdam, split_parameters
 
 WARM_UP = 0.02  # of the budget
 FINAL_RATE = 0.02  # of the peak learning rate
@@ -27,10 +28,32 @@ LONGEST_STEP = 30.0  # seconds that a step may count; a suspended process does n
 
 def model_part(path: str, part: str | None = None) -> nn.Module:
     """The model that a YAML file of configs/models/ describes, or the part under one of its `*_config` keys."""
+    require_file(path, "model config")
+    config = read_model_config(path)
+    if part is None:
+        return instantiate_from_config(config)
+    if part not in config.get("params", {}):
+        raise UserError(f"{path}: model: params has no {part!r}")
+    return instantiate_from_config(config["params"][part])
+
+
+def require_file(path: str, what: str) -> None:
+    """Raise UserError unless there is a file `path`; the configs' paths begin at the repository's root."""
     if not Path(path).is_file():
-        raise UserError(f"there is no model config {path}; run from the repository's root")
-    config = OmegaConf.load(path).model
-    return instantiate_from_config(config.params[part] if part else config)
+        raise UserError(f"there is no {what} {path}; run from the repository's root")
+
+
+def read_part(model: nn.Module, name: str, path: str | Path) -> dict[str, Tensor]:
+    """Give `model`, the part `name` of a latent diffusion model, the weights of a file, and return all of them.
+
+    Raises UserError if they are those of another part or of other widths.
+    """
+    state = read_state_dict(path)
+    in_place = {f"{name}.{key}": tensor for key, tensor in state.items()}  # as in a whole model's file
+    if problem := misfit(nn.ModuleDict({name: model}), in_place):
+        raise UserError(f"{path} does not fit the config's {name}: {problem}")
+    model.load_state_dict(state, strict=False)  # a CLIP's file also has its image tower
+    return state
 
 
 class Training(pl.LightningModule):
@@ -96,13 +119,14 @@ class Training(pl.LightningModule):
         return min(max(self.global_step / self.steps, float(self.elapsed) / 60 / self.minutes), 1.0)
 
     def configure_optimizers(self):
-        optimizer = MuonAdamW(split_parameters([self.network], *self.rates))
+        optimizer = MuonAdam(split_parameters([self.network], *self.rates))
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         return optimizer
 
     def on_train_start(self):
-        torch.manual_seed(torch.initial_seed() + self.global_rank)  # other noise in every process
+        # other noise in every process, and after a resume none that there was before
+        torch.manual_seed(hash((torch.initial_seed(), self.global_step, self.global_rank)) % 2**63)
 
     def training_step(self, batch, index):
         loss, logs = self.loss(batch)
@@ -163,8 +187,7 @@ class Report(pl.Callback):
                 self._row("evaluation.csv", task, self.figures)
             picture = task.sheet()
         if picture is not None:
-            name = str(self.folder / f"sheet-{task.global_step:06d}.png")
-            cv2.imwrite(name, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            write_picture(self.folder / f"sheet-{task.global_step:06d}.png", picture)
         self.shown = task._last = time.monotonic()
 
     def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from ldm.data.cache import SceneCache, scene_cache
 from ldm.data.objects import CATEGORIES
 
-from .base import Training, tile
+from .base import Training, require_file, tile
 from .mmcv_lite import enable_mmdet
 
 PADDING = 114  # grey level beside a picture, as in mmdet's pipelines
@@ -22,6 +22,7 @@ LEAST_VISIBLE = 0.3  # part of an object's box that a crop must hold for the obj
 
 def build_detector(path: str) -> torch.nn.Module:
     """The mmdet model of a config file, untrained."""
+    require_file(path, "detector config")
     enable_mmdet()
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.checkpoint import read_state_dict
 from ldm.data.cache import SceneCache, names, scene_cache
 from ldm.data.masks import random_mask
 from ldm.data.objects import CATEGORIES
@@ -18,7 +17,7 @@ from ldm.data.toycoco import describe_scene
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import UserError
 
-from .base import Training, model_part, most_detailed, psnr, tile, to_images, to_tensor
+from .base import Training, model_part, most_detailed, psnr, read_part, tile, to_images, to_tensor
 
 Batch = dict
 FROZEN = ("first_stage_model", "cond_stage_model")
@@ -75,9 +74,9 @@ class DiffusionTraining(Training):
         **budget,
     ):
         ldm = model_part(config)
-        loaded = {name: read_state_dict(file) for name, file in parts.items()}
-        for name, state in loaded.items():
-            getattr(ldm, name).load_state_dict(state, strict=False)
+        if unknown := sorted(set(parts) - set(FROZEN)):
+            raise UserError(f"parts: {unknown[0]!r} is not one of {', '.join(FROZEN)}")
+        loaded = {name: read_part(getattr(ldm, name), name, file) for name, file in parts.items()}
         super().__init__(ldm.model, **budget)
         self.ldm, self.parts = ldm, loaded
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
@@ -217,11 +216,14 @@ class InpaintingTraining(DiffusionTraining):
         self.text_to_image, self.single, self.full = text_to_image, single, full
         self.blanks: dict[int, Tensor] = {}
         scenes = [describe_scene("val", i) for i in range(held_out)]
-        self.probe_images = np.stack([scene.render(256) for scene in scenes])
-        self.probe_masks = np.stack([hull(scene.visible_masks(256)[-1]) for scene in scenes])
+        size = self.scenes.images.shape[1]
+        self.probe_images = np.stack([scene.render(size) for scene in scenes])
+        self.probe_masks = np.stack([hull(scene.visible_masks(size)[-1]) for scene in scenes])
         self.probe_captions = [scene.captions[0] for scene in scenes]
         own = [CATEGORIES.index(scene.objects[-1].category) for scene in scenes]
-        self.probe_labels = [[CATEGORIES[(i + shift) % 20].name for i in own] for shift in (0, 7)]
+        self.probe_labels = [
+            [CATEGORIES[(i + shift) % len(CATEGORIES)].name for i in own] for shift in (0, 7)
+        ]
 
     def weights(self):
         """Also the rest of the CLIP, for the CLIP score."""
@@ -230,7 +232,8 @@ class InpaintingTraining(DiffusionTraining):
 
     def timesteps(self, count):
         """High noise more often, in proportion to t: there the shapes are decided, which take long to learn."""
-        return (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
+        t = (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
+        return t.clamp_max(self.ldm.num_timesteps - 1)  # the product may be rounded up
 
     def crop(self, rng, size):
         """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
@@ -312,10 +315,11 @@ class InpaintingTraining(DiffusionTraining):
         with self.averaged() as ldm:
             z, cond = ldm.get_input(batch | {"txt": list(texts)}, "jpg")
             uncond = cond | {"c_crossattn": [ldm.get_unconditional_conditioning(len(z), "")]}
-            start = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
+            generator = torch.Generator().manual_seed(seed)
+            start = torch.randn(z.shape, generator=generator).to(z)
             samples, _ = DDIMSampler(ldm).sample(
                 steps, len(z), z.shape[1:], cond, eta=0.0, x_T=start, verbose=False,
-                unconditional_guidance_scale=scale, unconditional_conditioning=uncond,
+                unconditional_guidance_scale=scale, unconditional_conditioning=uncond, generator=generator,
             )  # fmt: skip
             return ldm.decode_first_stage(samples)
 
@@ -357,9 +361,9 @@ class UpscalerTraining(DiffusionTraining):
     def __init__(self, *args, held_out: int = 4, **kwargs):
         super().__init__(*args, **kwargs)
         scenes = [describe_scene("val", i) for i in range(held_out)]
-        size = max(self.crops)
-        drawings = [scene.render(1024) for scene in scenes]
-        self.probe_images = np.stack([d[384 : 384 + size, 384 : 384 + size] for d in drawings])
+        full, size = self.scenes.images.shape[1], max(self.crops)
+        middle = slice((full - size) // 2, (full + size) // 2)
+        self.probe_images = np.stack([scene.render(full)[middle, middle] for scene in scenes])
         self.probe_captions = [scene.captions[0] for scene in scenes]
 
     def conditions(self, images: np.ndarray) -> Batch:
@@ -387,12 +391,13 @@ class UpscalerTraining(DiffusionTraining):
         with self.averaged() as ldm:
             z, cond = ldm.get_input(batch | {"txt": list(texts)}, "jpg")
             levels = torch.full((len(z),), level, device=z.device)
-            torch.manual_seed(seed)
-            noised, levels = ldm.low_scale_model(batch["lr"].movedim(-1, 1).contiguous(), levels)
+            low = batch["lr"].movedim(-1, 1).contiguous()
+            noise = torch.randn(low.shape, generator=generator).to(low)
+            noised, levels = ldm.low_scale_model(low, levels, noise)
             cond |= {"c_concat": [noised], "c_adm": levels}
             start = torch.randn(z.shape, generator=generator).to(z)
             samples, _ = DDIMSampler(ldm).sample(
-                steps, len(z), z.shape[1:], cond, eta=0.0, x_T=start, verbose=False
+                steps, len(z), z.shape[1:], cond, eta=0.0, x_T=start, verbose=False, generator=generator
             )
             return ldm.decode_first_stage(samples)
 

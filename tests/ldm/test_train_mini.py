@@ -1,6 +1,7 @@
 """Training of the miniatures: the optimizer, resuming, and exports that are the models they claim to be."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from torch import nn
+from torch import distributed, nn
 
 from ldm.checkpoint import read_state_dict
 from ldm.train import load_config, main, run
 from ldm.training.autoencoder import AutoencoderTraining
-from ldm.training.base import model_part
+from ldm.training.base import Training, model_part
 from ldm.training.card import write as write_cards
 from ldm.training.clip import ClipTraining, text_features
 from ldm.training.diffusion import InpaintingTraining, UpscalerTraining, hull
-from ldm.training.optim import MuonAdamW, orthogonalise, split_parameters
+from ldm.training.optim import MuonAdam, orthogonalise, split_parameters
 from ldm.util import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -42,7 +43,7 @@ def test_orthogonalise_keeps_directions_and_evens_out_strengths(shape, seed):
 def test_optimizer_solves_a_linear_problem():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1))
-    optimizer = MuonAdamW(split_parameters([net], 0.02, 1e-2, 1e-2))
+    optimizer = MuonAdam(split_parameters([net], 0.02, 1e-2, 1e-2))
     x = torch.randn(16, 3, 4, 4)
     target = x.flip(1) + 0.5
     losses = []
@@ -187,17 +188,55 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
         assert torch.equal(a, b)
 
 
-def test_upscaler_learns_from_reduced_pictures(cache, parts):
+@pytest.fixture(scope="module")
+def upscaler(cache, parts):
     config = str(CONFIGS / "models/mini-upscaler.yaml")
     own = {"cond_stage_model": parts["cond_stage_model"]}
-    training = UpscalerTraining(
+    return UpscalerTraining(
         config, own, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1, workers=1, **BUDGET
     )
-    batch = next(training.batches())
+
+
+def test_upscaler_learns_from_reduced_pictures(upscaler):
+    batch = next(upscaler.batches())
     assert batch["lr"].shape == (2, 16, 16, 3)
     assert batch["jpg_latent"].shape == (2, 4, 16, 16)
-    loss, _ = training.loss(batch)
+    loss, _ = upscaler.loss(batch)
     assert torch.isfinite(loss)
+
+
+def test_a_report_draws_the_same_and_leaves_the_trainings_noise_alone(upscaler):
+    with torch.no_grad():
+        torch.manual_seed(1)
+        figures = upscaler.evaluate()
+        after = torch.rand(3)
+        torch.manual_seed(2)
+        assert upscaler.evaluate() == figures
+    assert not torch.equal(torch.rand(3), after)
+
+
+def test_parts_of_another_model_are_refused(cache, parts, tmp_path):
+    def message(**files):
+        config = str(CONFIGS / "models/mini-upscaler.yaml")
+        with pytest.raises(UserError) as error:
+            UpscalerTraining(config, files, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, **BUDGET)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    file = parts["cond_stage_model"]
+    text = message(first_stage_model=file)
+    assert file in text and "first_stage_model" in text and "missing" in text and "unexpected" in text
+    assert "of another shape" in message(first_stage_model=parts["first_stage_model"])  # f8 instead of f4
+    assert "'unet' is not one of first_stage_model" in message(unet=file)
+
+
+def test_timesteps_are_the_schedules(cache, parts, monkeypatch):
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    training = InpaintingTraining(
+        config, {}, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1, workers=1, **BUDGET
+    )
+    monkeypatch.setattr(torch, "rand", lambda count, device: torch.full((count,), 1 - 2.0**-24))
+    assert training.timesteps(2).tolist() == [999, 999]
 
 
 def test_a_hull_is_convex_and_covers_the_mask():
@@ -209,7 +248,15 @@ def test_a_hull_is_convex_and_covers_the_mask():
     assert not filled[5, 20]
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
+def test_a_run_goes_on_where_it_stopped(tmp_path, cache, monkeypatch):
+    starts = []
+
+    def on_train_start(self):
+        Training.on_train_start(self)
+        weights = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        starts.append((self.global_step, weights, torch.rand(3)))
+
+    monkeypatch.setattr(AutoencoderTraining, "on_train_start", on_train_start, raising=False)
     config = load_config(CONFIGS / "train/mini-autoencoder-f8.yaml", [], gpu=False)
     small = {
         "cache": str(cache),
@@ -226,8 +273,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
     run(config, tmp_path, gpu=False)
     first = json.loads((tmp_path / "model.json").read_text())
     assert first["steps"] == 2
+    stopped = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     config.training.params.steps = 5
     run(config, tmp_path, gpu=False)
+    (begun, _, noise), (resumed, weights, other_noise) = starts
+    assert (begun, resumed) == (0, 2)
+    assert stopped.keys() == weights.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in stopped.items())
+    assert not torch.equal(noise, other_noise)
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["steps"] == 5
     assert card["minutes"] >= first["minutes"]
@@ -235,6 +288,57 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache):
     assert all(t.dtype == torch.float16 for t in read_state_dict(tmp_path / "model.safetensors").values())
     assert list(tmp_path.glob("sheet-*.png"))
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_resumed_after_the_fold_leaves_the_text_tower_alone(tmp_path, cache):
+    small = {"cache": str(cache), "size": 64, "scenes": 4, "held_out": 2, "batch": 4, "workers": 1}
+    small |= {"config": str(CONFIGS / "models/mini-clip.json"), "fold_at": 0.3, "steps": 3}
+    config = load_config(CONFIGS / "train/mini-clip.yaml", [], gpu=False)
+    config = OmegaConf.merge(config, {"training": {"params": small}})
+    weights = []
+    for steps in (3, 5):
+        config.training.params.steps = steps
+        run(config, tmp_path, gpu=False)
+        weights.append(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"])
+    before, after = weights
+    assert before["folded"]
+    finished = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding")
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert "network.clip.visual.proj" in changed and "network.clip.text_projection" in changed
+    assert not {name for name in changed if name.removeprefix("network.clip.").startswith(finished)}
+    assert list(tmp_path.glob("sheet-*.png"))
+
+
+@pytest.mark.parametrize("override, seed", [([], 7), (["training.params.seed=3"], 3)])
+def test_the_trainers_seed_is_that_of_the_batches(tmp_path, cache, override, seed):
+    small = {"cache": cache, "size": 64, "scenes": 4, "held_out": 2, "crop_sizes": "[32]", "steps": 1}
+    small |= {"crop_weights": "[1.0]", "pixels": 1024, "workers": 1}
+    overrides = [f"training.params.{name}={value}" for name, value in small.items()]
+    config = load_config(
+        CONFIGS / "train/mini-autoencoder-f8.yaml", [*overrides, "trainer.seed=7", *override], gpu=False
+    )
+    config.training.params.config = str(CONFIGS / "models/mini-inpainting.yaml")
+    run(config, tmp_path, gpu=False)
+    assert json.loads((tmp_path / "model.json").read_text())["training"]["params"]["seed"] == seed
+
+
+class CheckedInpainting(InpaintingTraining):
+    """Asserts in each process that its batch is its own and that the gradient is the mean of all batches'."""
+
+    def training_step(self, batch, index):
+        state = torch.get_rng_state()
+        loss = self.loss(batch)[0]
+        self.own = torch.autograd.grad(loss, list(self.network.parameters()))
+        losses = [torch.zeros_like(loss) for _ in range(self.trainer.world_size)]
+        distributed.all_gather(losses, loss.detach())
+        assert len(losses) == 2 and losses[0] != losses[1]
+        torch.set_rng_state(state)
+        return super().training_step(batch, index)
+
+    def on_after_backward(self):
+        for p, gradient in zip(self.network.parameters(), self.own, strict=True):
+            distributed.all_reduce(gradient)
+            assert torch.allclose(p.grad, gradient / 2, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -255,6 +359,7 @@ def test_two_processes_train_one_model(tmp_path, cache, parts):
     }
     command = [sys.executable, "-m", "ldm.train", "configs/train/mini-inpainting.yaml", "--run-dir", tmp_path]
     command += [f"training.params.{name}={value}" for name, value in params.items()]
+    command += [f"training.target={__name__}.CheckedInpainting", "trainer.precision=32-true"]
     command += ["trainer.processes=2", "--threads", "1"]
     subprocess.run(list(map(str, command)), cwd=CONFIGS.parent, check=True)
     assert json.loads((tmp_path / "model.json").read_text())["steps"] == 3
@@ -282,6 +387,34 @@ def test_bad_configs_name_the_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "none.yaml")])
     assert "no training config" in capsys.readouterr().err
+
+
+TRAINING = "training: {target: ldm.training.clip.ClipTraining, params: {config: none.json, cache: x, steps: 1"
+
+
+@pytest.mark.parametrize(
+    "content, overrides, problem",
+    [
+        ("training: [1", [], "is not valid YAML"),
+        ("[1]", [], "must hold a mapping, not list"),
+        ("trainer: {seed: 1}", [], "no 'training' with a 'target'"),
+        ("training: [1]", [], r"training must be a mapping, not \[1\]"),
+        ("training: {target: 3}", [], "target 3 is not of the form"),
+        ("training: {target: torch.nn.Identity, params: [1]}", [], "params must be a mapping"),
+        ("training: {target: torch.nn.Identity}\ntrainer: 3", [], "trainer must be a mapping, not 3"),
+        ("training: {target: torch.nn.Identity}", ["minutes"], "'minutes' is not of the form key=value"),
+        (f"{TRAINING}, minutes: 1, matrix_lr: 1}}}}", [], "there is no CLIP config none.json; run from"),
+        ("training: {target: x.Y, params: {parts: {a: none.pt}}}", [], "there is no none.json, the card"),
+    ],
+)
+def test_a_bad_config_ends_in_one_line(content, overrides, problem, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("stage.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        main(["stage.yaml", *overrides])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m ldm.train: error: ")
+    assert re.search(problem, line)
 
 
 def test_gpu_settings_apply_on_a_gpu_only():

@@ -224,10 +224,12 @@ class Studio:
             session.error = str(error)
             yield *UNCHANGED, self._status(session)
             return
+        shown = False
         async for _ in self._follow(job):
             pictures = UNCHANGED
-            if job.delivered and draft.low_res not in session.finished:
-                session.finished[draft.low_res] = job.delivered[0]
+            if job.delivered and not shown:
+                shown = True
+                session.finished[draft.low_res] = job.delivered[0]  # in place of one by other settings
                 pictures = self._pictures(session)
             yield *pictures, self._status(session)
 

@@ -68,6 +68,15 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     assert handle.bounding_box()["x"] > place
     visitor.press("finish")
     visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
+    superres = visitor.page.get_by_label("Super-resolution of the picked draft")
+    superres.uncheck()
+    visitor.press("finish")
+    visitor.wait_for("Full size: done")
+    save(visitor, "download", tmp_path / "out.png")
+    assert not json.loads(Image.open(tmp_path / "out.png").text["hdpainter"])["inputs"]["superres"]
+    superres.check()
+    visitor.press("finish")
+    visitor.wait_for("Super-resolution: done")
     assert save(visitor, "download", tmp_path / "out.png") == "a-red-boat.png"
     visitor.press("copy-command")
     visitor.page.locator("#mask-download").wait_for()
@@ -80,6 +89,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     assert not (np.array(result) == before)[filled].all()
     record = json.loads(result.text["hdpainter"])
     assert (record["inputs"]["seed"], record["inputs"]["prompt"]) == (seed + 1, "a red boat")
+    assert record["inputs"]["superres"]
     command = visitor.page.evaluate("navigator.clipboard.readText()")
     assert visitor.page.locator("#recipe textarea").input_value() == command
     assert "--image 'my photo.png' --mask mask.png --prompt 'a red boat'" in command

@@ -171,14 +171,14 @@ def annotations(scene: Scene, size: int) -> list[dict]:
         outline = polygons(mask)
         if not outline:
             continue
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]  # whole pixels
+        xy = np.concatenate([np.reshape(p, (-1, 2)) for p in outline])
+        low, extent = xy.min(0), np.ptp(xy, axis=0)  # as MSCOCO's boxes: of the polygons
         found.append(
             {
                 "category_id": item.category.id,
                 "segmentation": outline,
                 "area": float(mask.sum()),
-                "bbox": [float(value) for value in box],
+                "bbox": np.round([*low, *extent], 2).tolist(),
                 "iscrowd": 0,
             }
         )

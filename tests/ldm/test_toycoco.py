@@ -94,7 +94,7 @@ def test_annotations_outline_what_is_visible(split, index):
         x, y, w, h = annotation["bbox"]
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        assert [x, y, x + w, y + h] == box
+        assert np.abs(np.subtract([x, y, x + w, y + h], box)).max() <= 0.3  # a quarter inside, rounded
         assert annotation["area"] == mask.sum()
 
 

@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from hdpainter.masks import MaskSettings, pad_to_multiple, prepare, shrink, stage_size
+from hdpainter.masks import MaskSettings, dilate, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models.registry import PipelineSpec
 from ldm.util import UserError
 
@@ -40,8 +40,8 @@ def painted(data_url: str, size: tuple[int, int]) -> np.ndarray:
 def full_size(paint: np.ndarray, size: tuple[int, int], loaded: np.ndarray | None = None) -> np.ndarray:
     """The grey mask [H, W] of the photo's (width, height), white = fill: the painted one by nearest neighbour.
 
-    loaded: a mask file's grey values [H, W]; it counts, at full precision, wherever the painted mask is still
-    what the file shows at the small size.
+    loaded: a mask file's grey values [H, W]; it counts, at full precision, where the editor showed it and still
+    does, and at the soft edges there.
     """
     width, height = size
     rows = np.arange(height) * paint.shape[0] // height
@@ -49,14 +49,19 @@ def full_size(paint: np.ndarray, size: tuple[int, int], loaded: np.ndarray | Non
     grey = np.where(paint, np.uint8(255), np.uint8(0))[rows[:, None], columns]
     if loaded is None:
         return grey
-    untouched = paint == small_size(loaded, paint.shape)
-    return np.where(untouched[rows[:, None], columns], loaded, grey)
+    shown = small_size(loaded, paint.shape)
+    kept = (paint == shown) & dilate(shown & paint, 2)
+    return np.where(kept[rows[:, None], columns], loaded, grey)
 
 
 def small_size(loaded: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask file's grey values as the browser shows them: bool [h, w]."""
+    """A mask file's grey values as the browser shows them, bool [h, w]: each cell that has a white pixel, so that
+    nothing is filled that cannot be seen."""
     filled = loaded >= 128
-    return shrink(filled, shape, "nearest") if filled.any() else np.zeros(shape, bool)
+    for axis, (side, small) in enumerate(zip(loaded.shape, shape, strict=True)):
+        starts = -(-np.arange(small) * side // small)
+        filled = np.logical_or.reduceat(filled, starts, axis)
+    return filled
 
 
 def for_canvas(mask: np.ndarray) -> Image.Image:

@@ -221,7 +221,7 @@ def build(studio: Studio) -> gr.Blocks:
         chosen = gallery_examples.select(
             example_event(studio, shipped),
             None,
-            [shown, *pictures, status, prompt],
+            [shown, *pictures, status, prompt, photo],
             concurrency_limit=2,
             **quiet,
         )

@@ -62,8 +62,8 @@ class Studio:
         return self._receive(session, file and Path(file), None)
 
     def example_chosen(self, request: gr.Request, photo: Path, mask: Path, prompt: str) -> Outputs:
-        """(what the editor opens, *pictures, status, prompt)."""
-        return (*self._receive(self._session(request), photo, mask), prompt)
+        """(what the editor opens, *pictures, status, prompt, the box of the uploaded photo)."""
+        return (*self._receive(self._session(request), photo, mask), prompt, None)
 
     def _receive(self, session: Session, file: Path | None, mask: Path | None) -> Outputs:
         for job in session.active:
@@ -121,9 +121,9 @@ class Studio:
         loaded = load_mask(file, photo.size) if file and file.is_file() else None
         return masks.full_size(masks.painted(mask, photo.proxy_size), photo.size, loaded)
 
-    def _subject(self, session: Session, mask: str) -> Subject:
+    def _subject(self, session: Session, mask: str, recipes: Sequence[Recipe]) -> Subject:
         grey = self._grey(session, mask)
-        if not grey.any():
+        if grey.max() < max(recipe.method.masks.threshold for recipe in recipes):
             raise UserError("the mask is empty: paint over what is to be replaced")
         photo = _photo(session)
         name = hashlib.sha256(grey.tobytes()).hexdigest()[:16]
@@ -185,7 +185,7 @@ class Studio:
         session = self._session(request)
         try:
             wanted = variants(self.menu.recipe(*form[:3], seed, *form[3:]))
-            subject = await asyncio.to_thread(self._subject, session, mask)
+            subject = await asyncio.to_thread(self._subject, session, mask, wanted)
             made = work.make_drafts(subject, wanted, subject.mask.parent)
             job = self._submit(session, Job(title, wanted[0].model, made, len(wanted)))
         except UserError as error:
@@ -288,7 +288,7 @@ class Studio:
                 subject, recipe = session.picked.subject, session.picked.recipe.at(superres=form[-1])
             else:
                 recipe = self.menu.recipe(*form[:3], seed or 0, *form[3:])
-                subject = self._subject(session, mask)
+                subject = self._subject(session, mask, [recipe])
             session.error = ""
         except UserError as error:
             session.error = str(error)

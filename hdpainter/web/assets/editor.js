@@ -110,11 +110,12 @@ function place(event) {
 function showCursor() {
   cursor.hidden = !at;
   if (!at) return;
-  const scale = canvas.getBoundingClientRect().width / canvas.width;
-  const side = Number(size.value) * scale;
+  const box = canvas.getBoundingClientRect();
+  const across = box.width / canvas.width, down = box.height / canvas.height;
+  const width = Number(size.value) * across, height = Number(size.value) * down;
   Object.assign(cursor.style, {
-    width: `${side}px`, height: `${side}px`,
-    left: `${at.x * scale - side / 2}px`, top: `${at.y * scale - side / 2}px`,
+    width: `${width}px`, height: `${height}px`,
+    left: `${at.x * across - width / 2}px`, top: `${at.y * down - height / 2}px`,
   });
 }
 
@@ -173,12 +174,12 @@ canvas.addEventListener("keydown", (event) => {
   }
   showCursor();
 });
-canvas.addEventListener("keyup", (event) => {
-  if (event.key !== " ") return;
+const liftSpace = () => {
+  if (space) changed();
   space = false;
-  changed();
-});
-canvas.addEventListener("blur", () => { at = null; showCursor(); });
+};
+canvas.addEventListener("keyup", (event) => { if (event.key === " ") liftSpace(); });
+canvas.addEventListener("blur", () => { liftSpace(); at = null; showCursor(); });
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -191,36 +192,65 @@ size.addEventListener("input", showCursor);
 // Shortcuts, unless somebody is typing.
 const typing = (target) => target.closest?.("textarea, select, [contenteditable], input:not([type=range], [type=checkbox])");
 const keys = {
-  b: () => choose("brush"), e: () => choose("eraser"), i: actions.invert, Delete: actions.clear,
-  "[": () => resize(1 / 1.25), "]": () => resize(1.25),
+  b: () => choose("brush"), e: () => choose("eraser"), "[": () => resize(1 / 1.25), "]": () => resize(1.25),
 };
+const wholeMask = { i: actions.invert, Delete: actions.clear }; // not while something else has the focus
 const press = (id) => document.getElementById(id)?.click();
 document.addEventListener("keydown", (event) => {
   const command = event.ctrlKey || event.metaKey;
-  if (command && event.key === "Enter") return press("run");
-  if (event.key === "Escape") return press("cancel");
+  if (command && event.key === "Enter") return event.repeat || press("run");
   if (editor.hidden || typing(event.target)) return;
   if (command && event.key.toLowerCase() === "z") {
     event.preventDefault();
     actions[event.shiftKey ? "redo" : "undo"]();
   } else if (!command && !event.altKey) {
     keys[event.key]?.();
+    if (event.target === document.body || event.target.closest?.("#editor, #mask-file")) wholeMask[event.key]?.();
   }
 });
+// Before the others hear of it: an open list closes by the same key.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || document.fullscreenElement) return;
+  if (!event.target.closest?.("[aria-expanded=true], dialog, [role=dialog]")) press("cancel");
+}, true);
 
 // A picture in the clipboard, or dropped anywhere, goes to the upload as a file from the disk does.
-function upload(files) {
-  const picture = [...files].find((file) => file.type.startsWith("image/"));
-  const input = document.querySelector("#photo input[type=file]");
-  if (!picture || !input) return false;
+const fileInput = () => document.querySelector("#photo input[type=file]");
+const pictureIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+let opened = 0; // how often Python has answered with a photo or with none
+
+async function until(condition) {
+  for (let i = 0; i < 200 && !condition(); i++) await new Promise((ready) => setTimeout(ready, 50));
+  return condition();
+}
+
+async function upload(picture) {
+  if (!fileInput()) { // gradio has one only while there is no photo; the answer to the clearing must not come last
+    const before = opened;
+    document.querySelector("#photo .icon-button-wrapper button")?.click(); // its name is the browser's language's
+    if (!(await until(() => fileInput() && opened > before))) return;
+  }
   const transfer = new DataTransfer();
   transfer.items.add(picture);
+  const input = fileInput();
   input.files = transfer.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
-  return true;
 }
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData && upload(event.clipboardData.files)) event.preventDefault();
+  const picture = pictureIn(event.clipboardData);
+  if (!picture) return;
+  event.preventDefault();
+  upload(picture);
+});
+// Without these the browser would leave the page and show the file.
+document.addEventListener("dragover", (event) => {
+  if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files")) return; // gradio took it, or it is text
+  event.preventDefault();
+  const picture = pictureIn(event.dataTransfer);
+  if (picture) upload(picture);
 });
 
 // Gradio's before/after slider hears the mouse only: its handle gets the focus, and arrow keys drag it.
@@ -250,10 +280,13 @@ function drag(event) {
 // For the page's events: `open` a photo with or without a mask, `load` a mask, the `mask` as it is now.
 window.hdpainter = {
   async open(shown) {
+    opened += 1;
     editor.hidden = !shown;
     document.body.classList.toggle("hdp-has-photo", Boolean(shown));
     if (!shown) return;
     photo.src = shown.photo;
+    find(".hdp-stage").style.setProperty("--ratio", shown.width / shown.height);
+    find(".hdp-stage").style.setProperty("--width", `${shown.width}px`);
     canvas.width = shown.width;
     canvas.height = shown.height;
     const longer = Math.max(shown.width, shown.height);

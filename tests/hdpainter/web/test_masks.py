@@ -57,6 +57,18 @@ def test_a_loaded_mask_keeps_its_precision_where_it_was_not_painted(width, heigh
     assert np.array_equal(full, loaded)
 
 
+def test_nothing_of_a_loaded_mask_is_filled_that_the_editor_does_not_show():
+    loaded = np.zeros((100, 80), np.uint8)
+    loaded[7, :] = loaded[:, 13] = 255  # one pixel wide: between the samples of a smaller copy
+    shown = masks.small_size(loaded, (25, 20))
+    assert shown[1].all() and shown[:, 3].all() and shown.sum() == 44
+    assert np.array_equal(masks.full_size(shown, (80, 100), loaded), loaded)
+    assert not masks.full_size(np.zeros_like(shown), (80, 100), loaded).any()  # cleared
+    erased = shown.copy()
+    erased[1] = False
+    assert not masks.full_size(erased, (80, 100), loaded)[4:8].any()
+
+
 def test_the_editor_gets_back_what_it_sent():
     paint = np.random.default_rng(0).random((9, 7)) > 0.5
     assert np.array_equal(masks.painted(url(masks.for_canvas(paint)), (7, 9)), paint)

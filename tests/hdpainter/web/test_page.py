@@ -14,7 +14,7 @@ from hdpainter.web.menu import Menu
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from scripts.screenshots import FLAGS, PHONE, Visitor, chromium
+from scripts.screenshots import FLAGS, LAPTOP, PHONE, Visitor, chromium
 
 
 @pytest.fixture(scope="module")
@@ -170,18 +170,75 @@ def test_painting(visitor, picture, mask):
     visitor.page.keyboard.press("Control+z")
     assert visitor.painted() == 0
 
+    visitor.page.keyboard.down(" ")
+    visitor.page.locator("#lock input").focus()
+    visitor.canvas.focus()
+    dot = visitor.painted()
+    visitor.page.keyboard.press("ArrowRight")
+    assert visitor.painted() == dot > 0
+    visitor.page.keyboard.up(" ")
+    visitor.page.locator("#run").focus()
+    visitor.page.keyboard.press("Delete")
+    assert visitor.painted() == dot
 
-def test_a_picture_from_the_clipboard(visitor, picture):
-    visitor.page.evaluate(
-        """async (bytes) => {
+
+def test_escape_closes_a_list_before_it_cancels(visitor, picture):
+    visitor.load(picture)
+    visitor.paint((0.4, 0.4), (0.6, 0.6))
+    visitor.ask("a boat")
+    visitor.set("Steps", 200)
+    visitor.press("run")
+    visitor.wait_for("step 1")
+    visitor.page.get_by_label("Method", exact=True).click()
+    visitor.page.locator("[aria-expanded=true]").wait_for()
+    visitor.page.keyboard.press("Escape")
+    visitor.page.wait_for_timeout(500)
+    assert "Cancelled" not in visitor.status
+    visitor.page.locator("#run").focus()
+    visitor.page.keyboard.press("Escape")
+    visitor.wait_for("Cancelled.")
+
+
+def hand_over(visitor, path, event, width):
+    """Paste or drop a picture, and wait until the editor has it."""
+    prevented = visitor.page.evaluate(
+        """([bytes, name]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
-            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+            transfer.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
+            const event = name === "paste"
+                ? new ClipboardEvent(name, {clipboardData: transfer, bubbles: true, cancelable: true})
+                : new DragEvent(name, {dataTransfer: transfer, bubbles: true, cancelable: true});
+            document.querySelector("#prompt").dispatchEvent(event);
+            return event.defaultPrevented;
         }""",
-        list(picture.read_bytes()),
+        [list(path.read_bytes()), event],
     )
+    assert prevented  # or the browser would leave the page
+    visitor.page.wait_for_function(f"document.querySelector('#editor canvas').width === {width}")
     visitor.canvas.wait_for(state="visible")
+
+
+def test_pictures_from_the_clipboard_and_dropped_ones_take_each_others_place(visitor, picture, tmp_path):
+    hand_over(visitor, picture, "paste", 90)
     assert visitor.canvas.evaluate("c => [c.width, c.height]") == [90, 120]  # upright
+    Image.new("RGB", (70, 50)).save(tmp_path / "second.png")
+    hand_over(visitor, tmp_path / "second.png", "drop", 70)
+    hand_over(visitor, picture, "paste", 90)
+    visitor.example(0)
+    visitor.page.locator("#photo input[type=file]").wait_for(state="attached")  # it is empty again
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE])
+@pytest.mark.parametrize("size", [(160, 90), (600, 100), (90, 160), (1200, 900)])
+def test_a_photo_keeps_its_shape(browser, server, tmp_path, size, viewport):
+    Image.new("RGB", size).save(tmp_path / "photo.png")
+    visitor = Visitor(browser, server.url, viewport)
+    visitor.load(tmp_path / "photo.png")
+    for selector in ("canvas", ".hdp-photo"):
+        box = visitor.page.locator(f"#editor {selector}").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
+        assert 150 < box["width"] < viewport["width"] and box["height"] < 0.75 * viewport["height"]
+    visitor.close()
 
 
 def test_a_phone(browser, server, picture):

@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.methods import KINDS, Kind
-from hdpainter.models.registry import read_yaml
 from hdpainter.results import digest
 from hdpainter.settings import from_mapping
-from ldm.util import CONFIGS, UserError
+from ldm.util import CONFIGS, UserError, read_yaml
 
 FOR_TABLES = ("metrics", "published", "ours", "baseline")
 NAME = re.compile(r"\w[\w.,=+ -]*")

@@ -10,19 +10,12 @@ from torch import nn
 from hdpainter.memory import release_memory
 from hdpainter.models.download import file_sha256, recorded_sha256
 from hdpainter.models.loading import PipelineModels, load
-from hdpainter.models.registry import (
-    MODELS,
-    PipelineSpec,
-    Stage,
-    find_checkpoint,
-    read_model_config,
-    registry,
-)
+from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
 from hdpainter.plan import identify
 from hdpainter.results import digest
 from ldm.checkpoint import DTypes
-from ldm.util import UserError
+from ldm.util import UserError, read_model_config
 
 
 class ModelCache:

@@ -22,10 +22,10 @@ from eval.files import read_rows
 from eval.metrics import make_metric, read_metrics
 from eval.metrics.weights import HOW_TO_INSTALL
 from hdpainter.inpaint import FACTOR
-from hdpainter.models.registry import PipelineSpec, read_model_config
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.pipeline import dtype_policy, usable_device
 from ldm.checkpoint import build
-from ldm.util import UserError
+from ldm.util import UserError, read_model_config
 
 PACKAGES = {"accuracy": ("mmdet", "mmengine"), "pickscore": ("transformers",)}  # beyond the package's own
 MSCOCO = "http://images.cocodataset.org"

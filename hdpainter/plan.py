@@ -20,10 +20,10 @@ from hdpainter.job_files import JobFile, Problem
 from hdpainter.jobs import SETTING_KEYS, Job, JobSettings, with_method
 from hdpainter.masks import binarize, padded_size, stage_size
 from hdpainter.models.download import file_sha256, recorded_sha256
-from hdpainter.models.registry import PipelineSpec, find_checkpoint, read_model_config
+from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from hdpainter.results import State, digest, state_of
 from hdpainter.settings import Method
-from ldm.util import UserError
+from ldm.util import UserError, read_model_config
 
 _TODO = State("todo")
 

@@ -30,12 +30,12 @@ from tqdm import tqdm  # noqa: E402
 
 from hdpainter.levels import mask_pyramid  # noqa: E402
 from hdpainter.models.random_weights import random_weight  # noqa: E402
-from hdpainter.models.registry import read_model_config  # noqa: E402
 from hdpainter.painta import PAIntA  # noqa: E402
 from hdpainter.rasg import RASGSampler  # noqa: E402
 from hdpainter.settings import Method  # noqa: E402
 from ldm.checkpoint import build  # noqa: E402
 from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
+from ldm.util import read_model_config  # noqa: E402
 from tests.oracles import FullMatrixAttention, FullMatrixPAIntA, rasg_gradient  # noqa: E402
 
 FAST = ("plain", "painta", "rasg", "both")

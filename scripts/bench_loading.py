@@ -34,8 +34,8 @@ def load(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from hdpainter.models.commands import DTYPES
-    from hdpainter.models.registry import read_model_config
     from ldm.checkpoint import build, load_into
+    from ldm.util import read_model_config
 
     torch.set_num_threads(1)
     config = read_model_config(args.config)

@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 from hdpainter.models.random_weights import random_weight
-from hdpainter.models.registry import read_model_config
 from ldm.modules.diffusionmodules.bounded import bounded_attention
-from ldm.util import instantiate_from_config
+from ldm.util import instantiate_from_config, read_model_config
 
 
 def peak_gib() -> float:

@@ -10,9 +10,8 @@ import torch
 
 from eval.metrics.base import Metric, Value
 from eval.metrics.weights import MissingWeights, find_config
-from hdpainter.models.registry import read_yaml
 from hdpainter.settings import from_mapping
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config, read_yaml
 
 __all__ = ["METRICS", "Metric", "Value", "make_metric", "read_metrics"]
 

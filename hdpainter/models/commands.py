@@ -11,10 +11,9 @@ from hdpainter.models.registry import (
     checkpoint_folders,
     find_checkpoint,
     pipeline_names,
-    read_model_config,
     registry,
 )
-from ldm.util import UserError
+from ldm.util import UserError, read_model_config
 
 DTYPES = ("float32", "float16", "bfloat16")
 

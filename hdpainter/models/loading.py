@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from hdpainter.models.download import recorded_sha256
-from hdpainter.models.registry import PipelineSpec, find_checkpoint, read_model_config
+from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
+from ldm.util import read_model_config
 
 
 @dataclass(eq=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdpainter.models.registry import read_model_config
 from ldm.checkpoint import build, write_safetensors
+from ldm.util import read_model_config
 
 
 def write_random_checkpoint(

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from hdpainter.settings import from_mapping, method_names
-from ldm.util import CONFIGS, UserError
+from ldm.util import CONFIGS, UserError, read_yaml
 
 MODELS = CONFIGS / "models"
 
@@ -197,24 +194,3 @@ def find_checkpoint(name: str | Path) -> Path:
         f"checkpoint {name} is not in {folders}; {download}put it there, or set "
         "$HDPAINTER_CHECKPOINTS to its folder"
     )
-
-
-def read_model_config(path: str | Path) -> Mapping[str, Any]:
-    """The `model` (target and params) of an SD2-style YAML config. Raises UserError if there is none."""
-    model = read_yaml(Path(path)).get("model")
-    if not isinstance(model, Mapping) or "target" not in model:
-        raise UserError(f"{path} is not a model's config: it has no 'model' with a 'target'")
-    return model
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError naming the file if there is none."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a mapping")
-    return content

@@ -19,11 +19,10 @@ from hdpainter.models.registry import (
     PipelineSpec,
     find_checkpoint,
     pipeline_names,
-    read_model_config,
     registry,
 )
 from ldm.checkpoint import build
-from ldm.util import UserError, count_params
+from ldm.util import UserError, count_params, read_model_config
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from hdpainter.levels import mask_pyramid, transformer_blocks
 from hdpainter.masks import prepare, pyramid
-from hdpainter.models.registry import PipelineSpec, read_model_config
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.painta import PAIntA, normalize, smooth
 from hdpainter.prompts import token_indices
 from hdpainter.rasg import CrossAttentionScores, RASGSampler, attention_score, standardize
@@ -18,6 +18,7 @@ from hdpainter.settings import Method
 from hdpainter.superres import latent_mask
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.util import read_model_config
 from tests.hdpainter.test_painta import SMALL_UNET
 from tests.hdpainter.test_rasg import conditioning, diffusion
 from tests.support import randn

@@ -47,6 +47,8 @@ class Visitor:
         self.foreign: list[str] = []
         self.page.on("request", lambda request: self._note(request.url, url))
         self.page.goto(url)
+        self.page.locator("#run").wait_for()
+        self.page.locator("#examples button.thumbnail-item img").last.wait_for()
         self.page.locator("#editor .hdp-editor").wait_for(state="attached")
 
     def _note(self, asked: str, url: str) -> None:

@@ -12,7 +12,7 @@ from hdpainter.images import load_mask
 from hdpainter.masks import binarize
 from hdpainter.web import work
 from hdpainter.web.engine import Job, Work
-from hdpainter.web.photos import load_named, receive
+from hdpainter.web.photos import check_pixels, load_named, receive
 from hdpainter.web.recipes import Recipe
 from hdpainter.web.studio import Studio
 from hdpainter.web.work import Subject
@@ -80,9 +80,11 @@ class Api:
         for file, what in ((image, "image"), (mask, "mask")):
             if not file.is_file():
                 raise UserError(f"{what} is missing: upload a file and give its path")
-        photo = receive(image, image.name, self.studio.workspace.folder(), self.studio.menu.limits.megapixels)
+        megapixels = self.studio.menu.limits.megapixels
+        check_pixels(mask, mask.name, megapixels)
+        photo = receive(image, image.name, self.studio.workspace.folder(), megapixels)
         binarize(load_named(load_mask, mask, mask.name, photo.size), 1)
-        path = photo.path.with_name(work.MASK_NAME)
+        path = photo.path.with_name(work.mask_name(photo))
         shutil.copyfile(mask, path)
         return Subject(photo, path)
 

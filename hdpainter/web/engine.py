@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from hdpainter.console import one_line
@@ -37,12 +38,12 @@ class Cancelled(Exception):
 class Job:
     """A piece of work on a model, and how far it is.
 
-    title: what it makes, for people. model: name of the model that it needs. work: is given the painter and this
-    job; it calls `begin` for each of its `parts`, `step` after each sampling step and `deliver` for each thing
-    made. seconds: time limit.
-    owner: the tab or call that it belongs to.
+    title: what it makes, for people; without one nobody waits for it. model: name of the model that it needs.
+    work: is given the painter and this job; it calls `begin` for each of its `parts`, `step` after each sampling
+    step and `deliver` for each thing made. seconds: time limit. owner: the tab or call that it belongs to.
 
-    Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `delivered`.
+    Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `remark` (what else
+    there is to know when it is done), `delivered`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Job:
         self.parts, self.seconds = parts, seconds
         self.state: State = "waiting"
         self.message = ""
+        self.remark = ""
         self.delivered: list[Any] = []
         self.version = 0  # grows with every change
         self.label = ""
@@ -162,11 +164,12 @@ class Engine:
         return job
 
     def ahead(self, job: Job) -> int:
-        """How many jobs come before this one, the running one included; 0 when it runs."""
+        """How many jobs that people wait for come before this one, the running one included; 0 when it runs."""
         with self._changed:
             if job not in self._waiting:
                 return 0
-            return self._waiting.index(job) + (self._running is not None)
+            before = [*islice(self._waiting, self._waiting.index(job)), *filter(None, [self._running])]
+            return sum(bool(other.title) for other in before)
 
     def cancel(self, job: Job) -> None:
         """Take a job out of the queue, or stop it at its next step."""

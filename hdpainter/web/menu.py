@@ -1,7 +1,11 @@
 """What may be chosen, and the check of what was: nothing that a client names is taken as a file of the server."""
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
+from typing import Any
 
 from hdpainter.jobs import JobSettings
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, pipeline_names
@@ -54,6 +58,17 @@ class Menu:
         Pixels outside the mask stay bit-identical by every method, as the page promises.
         Raises UserError for what is not on the menu, out of range or over the limits.
         """
+        numbers = {"steps": steps, "guidance_scale": guidance_scale, "eta": eta, "size": size}
+        _check(
+            str,
+            "a text",
+            prompt=prompt,
+            model=model,
+            method=method or "",
+            negative_prompt=negative_prompt or "",
+        )
+        _check(Real, "a number", seed=seed, **{key: n for key, n in numbers.items() if n is not None})
+        _check(bool, "true or false", superres=superres)
         if not prompt.strip():
             raise UserError("the prompt is empty: say what to paint")
         if max(len(prompt), len(negative_prompt or "")) > PROMPT_LENGTH:
@@ -77,6 +92,15 @@ class Menu:
         recipe = Recipe(model, prompt.strip(), settings)
         _ = recipe.method  # raises for values out of range
         return recipe
+
+
+def _check(kind: type, said: str, **values: Any) -> None:
+    """Raises UserError for a value of another kind than the field's: a script may send anything."""
+    for name, value in values.items():
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not right or (isinstance(value, float) and not isfinite(value)):
+            shown = value if isinstance(value, float) else json.dumps(value)
+            raise UserError(f"{name} is {shown}: give {said}")
 
 
 def known(name: str, names: Collection[str], what: str) -> str:

@@ -21,7 +21,13 @@ ASSETS = files("hdpainter.web") / "assets"
 WITH_MASK = "(_, ...rest) => [window.hdpainter.mask(), ...rest]"
 OPEN = "(shown) => { window.hdpainter.open(shown); }"
 LOAD = "(url) => { window.hdpainter.load(url); }"
-COPY = "(text) => { if (text) navigator.clipboard?.writeText(text); }"
+# (text, the button's own name) -> its name: told where people look, and told only when it is true.
+COPY = """async (text, name) => {
+  if (!text) return name;
+  const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  return copied ? "Copied" : "Copy the text below";
+}"""
+NAME_AGAIN = "(name) => new Promise((ready) => setTimeout(() => ready(name), 2000))"
 
 HEAD = """
 <div class="hdp-head"><h1>HD-Painter</h1>
@@ -207,21 +213,24 @@ def build(studio: Studio) -> gr.Blocks:
         # Carriers of what goes between the editor and Python.
         mask, shown, mask_url = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)
 
+        copied = gr.Textbox(visible=False)
+
         form = [prompt, model, method, steps, guidance_scale, eta, negative, size, superres]
         pictures = [gallery, slider, finish, download, explain]
+        told = [figures, recipe, mask_download]  # about one draft
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         at_once = {**quiet, "queue": False}
         painting = {**quiet, "concurrency_limit": None, "trigger_mode": "multiple", "js": WITH_MASK}
 
         for event in (photo.upload, photo.clear):
             loaded = event(
-                studio.photo_loaded, photo, [shown, *pictures, status], concurrency_limit=2, **quiet
+                studio.photo_loaded, photo, [shown, *pictures, *told, status], concurrency_limit=2, **quiet
             )
             loaded.then(None, shown, js=OPEN, **quiet)
         chosen = gallery_examples.select(
             example_event(studio, shipped),
             None,
-            [shown, *pictures, status, prompt, photo],
+            [shown, *pictures, *told, status, prompt, photo],
             concurrency_limit=2,
             **quiet,
         )
@@ -229,7 +238,8 @@ def build(studio: Studio) -> gr.Blocks:
         mask_file.upload(
             studio.mask_loaded, mask_file, [mask_url, status], concurrency_limit=2, **quiet
         ).then(None, mask_url, js=LOAD, **quiet)
-        editor.input(
+        gr.on(
+            [editor.input, model.change, method.change, size.change],
             studio.mask_painted,
             [mask, model, method, size],
             seen,
@@ -242,9 +252,10 @@ def build(studio: Studio) -> gr.Blocks:
         method.input(studio.method_chosen, method, own_values, **at_once)
         model.input(studio.model_chosen, model, [method, superres, *own_values], **at_once)
         for button, answer in ((run, studio.drafts_wanted), (compare, studio.comparison_wanted)):
-            button.click(answer, [mask, seed, locked, count, *form], [seed, *pictures, status], **painting)
+            inputs, outputs = [mask, seed, locked, count, *form], [seed, *pictures, *told, status]
+            button.click(answer, inputs, outputs, **painting)
         cancel.click(studio.cancel_wanted, None, status, **at_once)
-        gallery.select(studio.draft_picked, None, pictures, **at_once)
+        gallery.select(studio.draft_picked, None, [*pictures, *told], **at_once)
         finish.click(
             studio.finish_wanted,
             superres,
@@ -255,10 +266,11 @@ def build(studio: Studio) -> gr.Blocks:
         )
         explain.click(studio.explanation_wanted, None, [figures, status], concurrency_limit=None, **quiet)
         for button, answer in ((as_command, studio.command_wanted), (as_yaml, studio.yaml_wanted)):
-            copied = button.click(
-                answer, [mask, seed, *form], [recipe, mask_download, status], js=WITH_MASK, **quiet
-            )
-            copied.then(None, recipe, js=COPY, **quiet)
+            outputs = [copied, recipe, mask_download, status]
+            event = button.click(answer, [mask, seed, *form], outputs, js=WITH_MASK, **quiet)
+            name = gr.Textbox(button.value, visible=False)
+            event = event.then(None, [copied, name], button, js=COPY, **quiet)
+            event.then(None, name, button, js=NAME_AGAIN, **quiet)
         page.load(studio.tab_opened, **at_once)
         page.unload(studio.tab_closed)
         add_api(studio)
@@ -294,6 +306,8 @@ def add_api(studio: Studio) -> None:
             gr.Number(None, precision=0, label="size"),
             gr.Checkbox(menu.models[first], label="superres"),
         ]
+        for component in inputs[2:]:
+            component.preprocess = lambda value: value  # the menu's check tells better what is wrong
         picture, record = gr.File(label="picture"), gr.JSON(label="record")
         call, ask = gr.Button(), gr.Button()
     call.click(api.inpaint, inputs, [picture, record], api_name="inpaint", concurrency_limit=None)

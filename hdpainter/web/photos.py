@@ -4,9 +4,11 @@ import base64
 import io
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -28,9 +30,13 @@ class Photo:
 
     def load(self) -> Image.Image:
         """The picture itself, upright RGB. Raises UserError when it is too old to be still there."""
-        if not self.path.is_file():
-            raise UserError("the photo was removed from the server after a while: load it again")
+        self.check()
         return load_image(self.path)
+
+    def check(self) -> None:
+        """Raises UserError when its files are too old to be still there."""
+        if not (self.path.is_file() and self.proxy_path.is_file()):
+            raise UserError("the photo was removed from the server after a while: load it again")
 
     @property
     def proxy_size(self) -> tuple[int, int]:
@@ -81,7 +87,7 @@ def check_pixels(path: Path, name: str, megapixels: float) -> None:
         )
 
 
-def load_named(load, path: Path, name: str, *args):
+def load_named(load: Callable[..., Any], path: Path, name: str, *args: Any) -> Any:
     """``load(path, *args)`` whose errors name the user's file instead of the server's."""
     try:
         return load(path, *args)

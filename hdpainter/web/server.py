@@ -1,5 +1,6 @@
 """The running server: temporary files, the engine, the page, and gradio's web server around them."""
 
+import errno
 import inspect
 import os
 import socket
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from hdpainter.web.command import is_loopback
 from hdpainter.web.engine import Load
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace
@@ -38,20 +40,26 @@ class Server:
 
     def __enter__(self) -> "Server":
         limits = self._menu.limits
+        port = free_port(self._host, self._port)  # gradio would not tell why one cannot be had
         self.workspace = Workspace(limits.disk_mb * MEBI, limits.hours * 3600)
         # gradio takes these from the environment when it is imported and when components are made.
         os.environ["GRADIO_TEMP_DIR"] = str(self.workspace.root)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         with without_stubs():
+            from starlette.middleware import Middleware
+
+            from hdpainter.web.guard import Guard, uploads_only
             from hdpainter.web.page import asset, build, theme
             from hdpainter.web.studio import Studio
 
         self.studio = Studio(self._menu, self._load, self._identify, self.workspace)
         self._page = build(self.studio)
+        uploads_only(self._page)
+        local = is_loopback(self._host) and self._auth is None
         try:
             _, self.url, _ = self._page.launch(
                 server_name=self._host,
-                server_port=self._port or free_port(self._host),
+                server_port=port,
                 auth=self._auth,
                 share=False,
                 prevent_thread_lock=True,
@@ -65,14 +73,15 @@ class Server:
                 allowed_paths=[],
                 strict_cors=True,
                 mcp_server=False,
+                app_kwargs={"middleware": [Middleware(Guard, local=local)]},
                 ssr_mode=False,
                 pwa=False,
                 theme=theme(),
                 css=asset("style.css"),
             )
-        except OSError:
+        except BaseException:
             self.studio.close()
-            raise UserError(f"port {self._port} is taken: give another --port") from None
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -80,10 +89,19 @@ class Server:
         self.studio.close()
 
 
-def free_port(host: str) -> int:
-    """A port that nobody uses."""
+def free_port(host: str, port: int = 0) -> int:
+    """`port`, or for 0 one that nobody uses. Raises UserError where the server cannot listen there."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port is {port}: give a number from 0 to 65535")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host.strip("[]"), 0))
+        if os.name == "posix":  # else the last server's would count as taken for a minute
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(f"port {port} is taken: give another --port") from None
+            raise UserError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
         return probe.getsockname()[1]
 
 

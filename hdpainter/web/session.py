@@ -84,7 +84,7 @@ def status(session: Session, engine: Engine) -> str:
         lines.append("<p>Cancelled.</p>")
     elif session.jobs and session.jobs[-1].state == "done":
         last = session.jobs[-1]
-        lines.append(f"<p>{html.escape(last.title)}: done in {last.took:.1f} s</p>")
+        lines.append(f"<p>{html.escape(last.title)}: done in {last.took:.1f} s{html.escape(last.remark)}</p>")
     elif not lines:
         hint = (
             "Paint over what to replace and press <b>Make drafts</b>." if session.photo else "Choose a photo."
@@ -99,6 +99,8 @@ def _alert(message: str) -> str:
 
 
 def _progress(job: Job, ahead: int) -> str:
+    if job.state == "waiting" and not ahead:
+        return f"<p>{html.escape(job.title)}: starting</p>{_bar(None)}"
     if job.state == "waiting":
         come = "1 job comes" if ahead == 1 else f"{ahead} jobs come"
         return f"<p>{html.escape(job.title)}: in the queue, {come} first</p>{_bar(None)}"
@@ -114,11 +116,11 @@ def _progress(job: Job, ahead: int) -> str:
 def _bar(fraction: float | None) -> str:
     """None: nobody knows how much is done."""
     if fraction is None:
-        return '<div class="hdp-bar hdp-busy" role="progressbar"><div></div></div>'
+        return '<div class="hdp-bar hdp-busy" role="progressbar" aria-label="Progress"><div></div></div>'
     percent = round(100 * fraction)
     return (
-        f'<div class="hdp-bar" role="progressbar" aria-valuenow="{percent}"><div style="width: {percent}%">'
-        "</div></div>"
+        f'<div class="hdp-bar" role="progressbar" aria-label="Progress" aria-valuenow="{percent}">'
+        f'<div style="width: {percent}%"></div></div>'
     )
 
 

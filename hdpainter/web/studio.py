@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import html
 import importlib.util
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,12 +14,13 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from hdpainter.console import one_line
 from hdpainter.images import load_mask
 from hdpainter.settings import Method
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Job, Load
 from hdpainter.web.menu import SEEDS, Menu
-from hdpainter.web.photos import Photo, load_named, png_data_url, receive
+from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 from hdpainter.web.session import Session, Sessions, status
 from hdpainter.web.work import Draft, Subject
@@ -27,6 +29,8 @@ from ldm.util import UserError
 
 Outputs = tuple[Any, ...]
 UNCHANGED = (gr.skip(),) * 5  # of what `_pictures` returns
+KEPT = (gr.skip(),) * 3  # of (figures, recipe, mask file), which tell about one draft
+GONE = (gr.update(value=None, visible=False),) * 3
 
 
 class Studio:
@@ -57,12 +61,12 @@ class Studio:
     # Photo and mask
 
     def photo_loaded(self, request: gr.Request, file: str | None) -> Outputs:
-        """(what the editor opens, *pictures, status): a file was uploaded, or taken away (None)."""
+        """(what the editor opens, *pictures, *told, status): a file was uploaded, or taken away (None)."""
         session = self._session(request)
         return self._receive(session, file and Path(file), None)
 
     def example_chosen(self, request: gr.Request, photo: Path, mask: Path, prompt: str) -> Outputs:
-        """(what the editor opens, *pictures, status, prompt, the box of the uploaded photo)."""
+        """(what the editor opens, *pictures, *told, status, prompt, the box of the uploaded photo)."""
         return (*self._receive(self._session(request), photo, mask), prompt, None)
 
     def _receive(self, session: Session, file: Path | None, mask: Path | None) -> Outputs:
@@ -79,7 +83,7 @@ class Studio:
                 shown["mask"] = mask and self._load_mask(session, mask)
         except UserError as error:
             session.error = str(error)
-        return shown, *self._pictures(session), self._status(session)
+        return shown, *self._pictures(session), *GONE, self._status(session)
 
     def mask_loaded(self, request: gr.Request, file: str) -> Outputs:
         """(URL for the editor, status): a mask file was uploaded."""
@@ -94,6 +98,7 @@ class Studio:
 
     def _load_mask(self, session: Session, file: Path) -> str:
         photo = _photo(session)
+        check_pixels(file, file.name, self.menu.limits.megapixels)
         grey = load_named(load_mask, file, file.name, photo.size)
         session.loaded_mask = photo.path.with_name("loaded-mask.png")
         Image.fromarray(grey).save(session.loaded_mask)
@@ -106,10 +111,12 @@ class Studio:
             return ""
         try:
             grey = self._grey(session, mask)
+            if not grey.any():
+                return '<p class="hdp-note">Nothing is painted yet.</p>'
             spec, settings = self.menu.spec(model), self.menu.method(method).masks
             picture, text = masks.as_seen(session.photo.proxy, grey, spec, settings, int(size or 0) or None)
-        except UserError:  # nothing painted yet
-            return '<p class="hdp-note">Nothing is painted yet.</p>'
+        except UserError as error:
+            return f'<p class="hdp-note">{html.escape(one_line(error))}</p>'
         return (
             f'<div class="hdp-seen"><img src="{png_data_url(picture)}" alt="The photo and the mask as the model '
             f'gets them"><p><b>What the model sees:</b> {text}. The grey part is hidden from it; the tinted '
@@ -127,7 +134,7 @@ class Studio:
             raise UserError("the mask is empty: paint over what is to be replaced")
         photo = _photo(session)
         name = hashlib.sha256(grey.tobytes()).hexdigest()[:16]
-        path = photo.path.parent / name / work.MASK_NAME
+        path = photo.path.parent / name / work.mask_name(photo)
         path.parent.mkdir(exist_ok=True)
         if not path.is_file():
             Image.fromarray(grey).save(path)
@@ -151,7 +158,7 @@ class Studio:
     async def drafts_wanted(
         self, request: gr.Request, mask: str, seed: float, locked: bool, count: float, *form: Any
     ) -> AsyncIterator[Outputs]:
-        """(seed, *pictures, status): drafts whose seeds count up from the locked one, or from a new one."""
+        """(seed, *pictures, *told, status): drafts; the seeds count up from the locked one or from a new one."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
             most = self.menu.limits.drafts
@@ -165,7 +172,7 @@ class Studio:
     async def comparison_wanted(
         self, request: gr.Request, mask: str, seed: float, locked: bool, count: float, *form: Any
     ) -> AsyncIterator[Outputs]:
-        """(seed, *pictures, status): one draft by each of the four methods, with its own eta, from one seed."""
+        """(seed, *pictures, *told, status): a draft by each of the four methods, with its eta, from one seed."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
             return [recipe.at(method=method, eta=None) for method in work.COMPARED]
@@ -190,26 +197,28 @@ class Studio:
             job = self._submit(session, Job(title, wanted[0].model, made, len(wanted)))
         except UserError as error:
             session.error = str(error)
-            yield seed, *UNCHANGED, self._status(session)
+            yield gr.skip(), *UNCHANGED, *KEPT, self._status(session)
             return
+        yield seed, *UNCHANGED, *KEPT, self._status(session)  # once: somebody may type another meanwhile
         session.groups.insert(0, job.delivered)
         shown = 0
         async for _ in self._follow(job):
-            pictures = UNCHANGED
+            pictures, told = UNCHANGED, KEPT
             current = any(group is job.delivered for group in session.groups)  # no other photo came
             if current and len(job.delivered) > shown:
                 if shown == 0:
-                    session.picked = job.delivered[0]
+                    session.picked, told = job.delivered[0], GONE
                 shown = len(job.delivered)
                 pictures = self._pictures(session)
-            yield seed, *pictures, self._status(session)
+            yield gr.skip(), *pictures, *told, self._status(session)
 
     def draft_picked(self, request: gr.Request, event: gr.SelectData) -> Outputs:
-        """(*pictures)."""
+        """(*pictures, *told)."""
         session = self._session(request)
+        before = session.picked
         if 0 <= event.index < len(session.drafts):
             session.picked = session.drafts[event.index]
-        return self._pictures(session)
+        return *self._pictures(session), *(KEPT if session.picked is before else GONE)
 
     async def finish_wanted(self, request: gr.Request, superres: bool) -> AsyncIterator[Outputs]:
         """(*pictures, status): the picked draft in full size."""
@@ -246,7 +255,7 @@ class Studio:
             return
         async for _ in self._follow(job):
             figures = gr.skip()
-            if job.delivered:
+            if job.delivered and session.picked is draft:
                 value = [(str(path), caption) for path, caption in job.delivered[0].figures]
                 figures = gr.update(value=value, visible=True)
             yield figures, self._status(session)
@@ -263,7 +272,7 @@ class Studio:
         if not self._visited:
             self._visited = True
             first = next(iter(self.menu.models))
-            self.engine.submit(Job("first model", first, lambda painter, job: None, owner="server"))
+            self.engine.submit(Job("", first, lambda painter, job: None, owner="server"))
 
     def tab_closed(self, request: gr.Request) -> None:
         """Nobody waits for its jobs any more."""
@@ -272,11 +281,11 @@ class Studio:
     # The same by other means
 
     def command_wanted(self, request: gr.Request, mask: str, seed: float, *form: Any) -> Outputs:
-        """(text, mask file, status): the command line for the picked draft, or else for the form."""
+        """(text to copy, recipe, mask file, status): the command for the picked draft, or else for the form."""
         return self._copy(request, as_command, mask, seed, form)
 
     def yaml_wanted(self, request: gr.Request, mask: str, seed: float, *form: Any) -> Outputs:
-        """(text, mask file, status): the batch job for the picked draft, or else for the form."""
+        """(text to copy, recipe, mask file, status): the batch job for the picked draft, or else for the form."""
         return self._copy(request, as_yaml, mask, seed, form)
 
     def _copy(
@@ -292,10 +301,10 @@ class Studio:
             session.error = ""
         except UserError as error:
             session.error = str(error)
-            return gr.skip(), gr.skip(), self._status(session)
-        text = write(subject.photo.name, work.MASK_NAME, [recipe])
+            return "", gr.skip(), gr.skip(), self._status(session)
+        text = write(subject.photo.name, subject.mask.name, [recipe])
         file = gr.update(value=str(subject.mask), visible=True)
-        return gr.update(value=text, visible=True), file, self._status(session)
+        return text, gr.update(value=text, visible=True), file, self._status(session)
 
     # Within
 
@@ -356,6 +365,7 @@ def _seed(seed: float | None, locked: bool) -> int:
 def _photo(session: Session) -> Photo:
     if session.photo is None:
         raise UserError("there is no photo yet: choose one")
+    session.photo.check()
     return session.photo
 
 

@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from hdpainter import plan
-from hdpainter.batch import make_record
+from hdpainter.batch import make_record, remark
 from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
 from hdpainter.jobs import Job as FileJob
 from hdpainter.masks import shrink
+from hdpainter.prompts import full_prompt, words_cut
+from hdpainter.settings import Method
 from hdpainter.web.engine import Job, Work
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
@@ -34,7 +37,6 @@ LABELS = {
     "post-hoc": "Post-hoc guidance",
 }
 COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")
-MASK_NAME = "mask.png"
 FINISHED_SIDE = 2048  # longer side of the finished picture in the slider, in pixels
 
 
@@ -53,6 +55,11 @@ class Subject:
         return picture, load_mask(self.mask, picture.size)
 
 
+def mask_name(photo: Photo) -> str:
+    """The mask's file name for a folder where the photo lies under its own."""
+    return "mask.png" if photo.name.lower() != "mask.png" else "painted-mask.png"
+
+
 @dataclass(frozen=True)
 class Draft:
     """low_res: stage 1's picture, lossless. preview: it joined with the photo's small copy."""
@@ -66,7 +73,7 @@ class Draft:
     @property
     def label(self) -> str:
         method = self.recipe.settings.method
-        return f"{LABELS.get(method, method)}, seed {self.recipe.settings.seed}"
+        return f"seed {self.recipe.settings.seed}, {LABELS.get(method, method)}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,16 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
             low_res.save(path)
             preview = path.with_suffix(".jpg")
             _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
+            job.remark = _remark(recipe.prompt, method)
             job.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
 
     return work
+
+
+def _remark(prompt: str, method: Method) -> str:
+    """As the command line tells it for a result."""
+    cut = words_cut(full_prompt(prompt, method.prompts.positive))
+    return remark(SimpleNamespace(metadata={"words_cut": cut}))
 
 
 def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -148,12 +162,15 @@ def finish(
                 progress=job.step,
             )
         job.say("saving")
+        job.remark = remark(result)
+        if superres and not result.metadata["superres"]:
+            job.title, job.remark = "Full size", f", the draft has the photo's size already{job.remark}"
         result.metadata["seconds"]["inpainting"] = round(draft.seconds, 3)
         own = folder / secrets.token_hex(8)  # for a readable name of the download
         path = own / f"{file_name(recipe.prompt)}.png"
         file_job = FileJob(path.stem, photo.path, draft.subject.mask, recipe.prompt, recipe.settings, "web")
         task = plan.make_task(file_job, path, method, photo.size, identify(recipe.model, superres))
-        files = {"files": {"image": photo.name, "mask": MASK_NAME}}
+        files = {"files": {"image": photo.name, "mask": draft.subject.mask.name}}
         record = make_record(task, result, None) | files
         save_png(result.image, path, record)
         before, after = own / "before.jpg", own / "after.jpg"

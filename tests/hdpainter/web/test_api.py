@@ -138,6 +138,15 @@ def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):
         ({"model": "/tmp/other.yaml"}, "/tmp/other.yaml"),
         ({"seed": -3}, "seed is -3"),
         ({"steps": 0}, "steps is 0: give a number"),
+        ({"prompt": None}, "prompt is null: give a text"),
+        ({"seed": None}, "seed is null: give a number"),
+        ({"seed": "7"}, 'seed is \\"7\\": give a number'),
+        ({"eta": [1]}, "eta is [1]: give a number"),
+        ({"superres": "no"}, 'superres is \\"no\\": give true or false'),
+        ({"model": None}, "model is null: give a text"),
+        ({"method": ["painta"]}, "give a text"),
+        ({"negative_prompt": 7}, "negative_prompt is 7: give a text"),
+        ({"seed": float("inf")}, "seed is inf: give a number"),
     ],
 )
 def test_mistakes_are_told(client, form, picture, mask, changes, message):
@@ -145,10 +154,41 @@ def test_mistakes_are_told(client, form, picture, mask, changes, message):
     assert event == "error" and message in json.dumps(data)
 
 
+def test_nothing_is_fetched_from_a_url(client, form, picture, mask):
+    uploaded = client.upload(mask)
+    for url in ("http://127.0.0.1:9/a.png", "https://127.0.0.1:9/a.png"):
+        event, data = client.call("inpaint", file(url), uploaded, *form())
+        assert event == "error" and "this server fetches none from a URL" in json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("gradio_api/process_recording", {}, 404),
+        ("gradio_api/proxy=http://127.0.0.1/", {}, 404),
+        ("gradio_api/file=http://127.0.0.1/", {}, 404),
+        ("gradio_api/vibe-edit", {}, 404),
+        ("config", {"Host": "evil.example"}, 403),
+        ("config", {"Host": "127.0.0.1.evil.example:7860"}, 403),
+        ("config", {"Host": "[::1]:7860"}, 200),
+        ("config", {"Host": "LocalHost"}, 200),
+    ],
+)
+def test_what_the_page_does_not_need_is_closed(server, path, headers, status):
+    body = b"" if "api" in path else None
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(f"{server.url}{path}", body, headers)).status
+    except urllib.error.HTTPError as error:
+        answer = error.code
+    assert answer == status
+
+
 def test_limits_of_size(client, form, mask, tmp_path):
     Image.new("L", (2000, 1500)).save(tmp_path / "large.png")
-    event, data = client.call("inpaint", client.upload(tmp_path / "large.png"), client.upload(mask), *form())
-    assert event == "error" and "large.png is 2000 x 1500 pixels" in json.dumps(data)
+    large, small = client.upload(tmp_path / "large.png"), client.upload(mask)
+    for files in ((large, small), (small, large)):
+        event, data = client.call("inpaint", *files, *form())
+        assert event == "error" and "large.png is 2000 x 1500 pixels, over" in json.dumps(data)
     (tmp_path / "huge.png").write_bytes(bytes(9 * 2**20))
     with pytest.raises(urllib.error.HTTPError) as caught:
         client.upload(tmp_path / "huge.png")

@@ -44,6 +44,8 @@ def test_half_a_password_is_none(auth):
         (("--max-drafts", "0"), "the limit drafts is 0"),
         (("--model", "nothing"), "unknown model 'nothing'"),
         (("--auth", "a:b", "--no-auth"), "not allowed with argument --auth"),
+        (("--port", "99999"), "--port is 99999: give a number from 0 to 65535"),
+        (("--host", "192.0.2.1", "--no-auth"), "cannot listen on 192.0.2.1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, message, capsys):

@@ -56,7 +56,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.press("run")
     visitor.wait_for("Drafts: done")
     assert visitor.drafts.count() == 2
-    visitor.page.locator("#result", has_text="Draft, HD-Painter").wait_for()
+    visitor.page.locator("#result", has_text="Draft, seed").wait_for()
     seed = int(visitor.page.locator("#seed input").input_value())
 
     visitor.drafts.nth(1).click()
@@ -67,7 +67,7 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.page.wait_for_timeout(300)
     assert handle.bounding_box()["x"] > place
     visitor.press("finish")
-    visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
+    visitor.page.locator("#result", has_text="Finished, seed").wait_for()
     superres = visitor.page.get_by_label("Super-resolution of the picked draft")
     superres.uncheck()
     visitor.press("finish")
@@ -90,10 +90,27 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     record = json.loads(result.text["hdpainter"])
     assert (record["inputs"]["seed"], record["inputs"]["prompt"]) == (seed + 1, "a red boat")
     assert record["inputs"]["superres"]
+    visitor.page.locator("#copy-command", has_text="Copied").wait_for()
     command = visitor.page.evaluate("navigator.clipboard.readText()")
+    visitor.page.locator("#copy-command", has_text="Copy as command").wait_for()
     assert visitor.page.locator("#recipe textarea").input_value() == command
     assert "--image 'my photo.png' --mask mask.png --prompt 'a red boat'" in command
     assert f"--method hd-painter --seed {seed + 1} --steps 2 --out" in command
+
+    seen = visitor.page.locator("#seen")
+    assert "128 pixels" not in seen.inner_text()
+    visitor.page.get_by_label("Longer side of a draft").fill("128")
+    seen.get_by_text("128 pixels").wait_for()  # without a stroke
+    visitor.drafts.nth(0).click()
+    visitor.page.locator("#recipe").wait_for(state="hidden")  # it told how the other one is made
+    assert not visitor.page.locator("#mask-download").is_visible()
+    visitor.page.evaluate("navigator.clipboard.writeText('mine')")
+    visitor.example(0)
+    visitor.wait_for("Paint over what to replace")
+    visitor.ask("")
+    visitor.press("copy-yaml")
+    visitor.wait_for("The prompt is empty")
+    assert visitor.page.evaluate("navigator.clipboard.readText()") == "mine"
 
 
 def test_cancel_works_at_once_and_the_next_job_too(visitor, server, picture):
@@ -129,7 +146,7 @@ def test_side_by_side(visitor, picture):
     visitor.wait_for("Side by side: done")
     captions = visitor.page.locator("#drafts .caption-label").all_inner_texts()
     names = ("Stable Inpainting", "PAIntA", "RASG", "HD-Painter")
-    assert captions == [f"{name}, seed 11" for name in names]
+    assert captions == [f"seed 11, {name}" for name in names]
 
 
 def test_painting(visitor, picture, mask):
@@ -280,7 +297,7 @@ def test_a_photo_of_24_megapixels(browser, tiny_pipeline, loaded, tmp_path):
         visitor.press("run")
         visitor.wait_for("Drafts: done")
         visitor.press("finish")
-        visitor.page.locator("#result", has_text="Finished, HD-Painter").wait_for()
+        visitor.page.locator("#result", has_text="Finished, seed").wait_for()
         save(visitor, "download", tmp_path / "out.png")
         visitor.press("copy-command")
         visitor.page.locator("#mask-download").wait_for()

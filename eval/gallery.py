@@ -22,6 +22,11 @@ SHOWN = {  # of each picture: key on the page -> metric, column, digits
     "score": ("accuracy", "best_score", 2),
     "logit": (None, "logit", 2),
     "seam": ("seam", "seam", 2),
+    "psnr": ("fidelity", "psnr", 1),
+    "change": ("fidelity", "max_difference", 0),
+    "lpips": ("fidelity", "lpips", 4),
+    "shift": ("saturation", "saturation_shift", 1),
+    "contrast": ("saturation", "saturation_contrast", 1),
 }
 OF_A_KIND = 12  # failures
 THUMBNAIL, QUALITY = 224, 78  # pixels on the longer side, of WebP
@@ -37,7 +42,7 @@ class Failures:
 
 
 class Gallery:
-    """The samples of a run with their scores for every method that has results."""
+    """The samples of a run with their scores for every method that has results; of several seeds, the first's."""
 
     def __init__(self, summary: Summary):
         self.run, self.bins = summary.run, summary.bins
@@ -51,12 +56,20 @@ class Gallery:
                 if column in columns:
                     found[key] = columns[column]
 
+    def label(self, row: Row) -> str:
+        """What stands under the row's pictures: with the seed that is shown, where there are several."""
+        if len(row.members) == 1:
+            return row.label
+        info = self.run.method(row.members[0])
+        seed = info["settings"].get("seed", (info.get("varied") or {}).get("seed"))
+        return f"{row.label}: picture and scores of seed {seed}"
+
     def failures(self) -> list[Failures]:
         """Where ours does worst, in every way that there are scores for; empty without such a method."""
         if self.ours is None:
             return []
         ours, theirs = self._scores[self.ours], self._scores.get(self.baseline or "", {})
-        label = {row.name: row.label for row in self.rows}
+        label = {row.name: self.label(row) for row in self.rows}
         name, base = label[self.ours], label.get(self.baseline or "")
         gap = ours.get("clip", 0) - theirs.get("clip", np.zeros(len(self.run.triplets)))
         kinds = []
@@ -119,7 +132,7 @@ def _worst(score: np.ndarray, among: np.ndarray | None = None) -> list[int]:
 
 def _for_page(value: Any, digits: int | None) -> Any:
     if digits is None:
-        return str(value) or None
+        return str(value) if isinstance(value, str) and value else None  # nan: no sample has any
     return None if not np.isfinite(value) else round(float(value), digits)
 
 

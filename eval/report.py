@@ -106,7 +106,9 @@ def _data(
     there = {sample["index"] for sample in samples}
     names = [row.name for row in gallery.rows]
     return {
-        "methods": [{"name": row.name, "label": row.label, "group": row.group} for row in gallery.rows],
+        "methods": [
+            {"name": row.name, "label": gallery.label(row), "group": row.group} for row in gallery.rows
+        ],
         "ours": names.index(gallery.ours) if gallery.ours in names else None,
         "baseline": names.index(gallery.baseline) if gallery.baseline in names else None,
         "samples": list(samples),

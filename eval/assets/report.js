@@ -10,7 +10,7 @@
     element.append(...children);
     return element;
   };
-  const fixed = (value) => value.toFixed(2).replace("-", "−");
+  const fixed = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
   // Cards
 
@@ -20,9 +20,18 @@
       const seen = result.label ? `; best: ${result.label}${result.score === undefined ? "" : ` ${fixed(result.score)}`}` : "";
       lines.push(make("small", {className: result.acc ? "yes" : "no"}, `${result.acc ? "✓ detected" : "✗ not detected"}${seen}`));
     }
-    const words = {clip: "CLIP", logit: "preference logit", seam: "seam"};
-    const numbers = Object.entries(words).filter(([key]) => result[key] !== undefined);
-    if (numbers.length) lines.push(make("small", {}, numbers.map(([key, word]) => `${word} ${fixed(result[key])}`).join(", ")));
+    if (result.release !== undefined) {
+      lines.push(make("small", {className: result.release ? "yes" : "no"}, `${result.release ? "✓" : "✗"} acc_release`));
+    }
+    const words = [
+      [["clip", "CLIP", 2], ["logit", "preference logit", 2], ["seam", "seam", 2]],
+      [["psnr", "outside: PSNR", 1], ["change", "largest change", 0], ["lpips", "LPIPS", 4]],
+      [["shift", "saturation: shift", 1], ["contrast", "contrast", 1]],
+    ];
+    words.forEach((line) => {
+      const numbers = line.filter(([key]) => result[key] !== undefined);
+      if (numbers.length) lines.push(make("small", {}, numbers.map(([key, word, digits]) => `${word} ${fixed(result[key], digits)}`).join(", ")));
+    });
     return lines;
   };
 

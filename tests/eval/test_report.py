@@ -20,7 +20,7 @@ from eval.charts import Bar, bar_chart
 from eval.gallery import THUMBNAIL, Gallery, outlined, thumbnail
 from eval.report import page
 from eval.summary import summarise
-from tests.eval.fake_run import METHODS, fake_run
+from tests.eval.fake_run import METHODS, fake_run, write_scores
 
 REPEATS = 100
 EVIL = "</script><img src=x onerror=document.title=1> & \"quotes\" 'n' \u2028 <!--"
@@ -119,8 +119,36 @@ def test_all_samples_and_scores_are_in_the_gallery(summary, html):
         for method, result in zip(data["methods"], sample["results"], strict=True):
             assert result["clip"] == round(run.scores(method["name"], "clip")["clip"][i], 2)
             assert result["acc"] == run.scores(method["name"], "accuracy")["acc"][i]
+            assert result["release"] == run.scores(method["name"], "accuracy")["acc_release"][i]
+            shift = run.scores(method["name"], "saturation")["saturation_shift"][i]
+            assert result["shift"] == round(shift, 1) and result["change"] == 3
             assert result["label"] == "boat"
     assert "All 30 samples are on this page." in html
+
+
+def test_words_that_no_sample_has_are_left_out(tmp_path):
+    run = fake_run(tmp_path / "run", 4, metrics=())
+    rows = [{"index": i, "acc": 0, "best_label": None, "best_score": None} for i in range(4)]
+    write_scores(run, "painta", "accuracy", rows)
+    data = data_of(page(summarise(run, repeats=REPEATS)))
+    place = [method["name"] for method in data["methods"]].index("painta")
+    assert all(sample["results"][place].keys() == {"src", "acc"} for sample in data["samples"])
+
+
+def test_the_gallery_says_which_of_several_seeds_it_shows(tmp_path):
+    methods = {
+        f"painta,seed={seed}": {
+            "label": f"PAIntA, seed {seed}",
+            "base": "painta",
+            "kind": "pipeline",
+            "varied": {"seed": seed},
+        }
+        for seed in (4, 5)
+    }
+    data = data_of(page(summarise(fake_run(tmp_path / "run", 4, methods=methods), repeats=REPEATS)))
+    assert [method["label"] for method in data["methods"]] == [
+        "PAIntA (2 seeds): picture and scores of seed 4"
+    ]
 
 
 def test_pictures_are_those_of_the_run(summary, html):
@@ -161,7 +189,7 @@ def test_thumbnails_keep_the_shape_and_never_grow(height, width):
 
 def test_page_keeps_to_its_size_and_says_what_is_left_out(summary):
     whole = page(summary)
-    bare = len(whole) - len(json.dumps(data_of(whole)["samples"]))
+    bare = len(whole) - len(json.dumps(data_of(whole)["samples"], separators=(",", ":")))
     html = page(summary, max_mb=0.02)
     data = data_of(html)
     there = [sample["index"] for sample in data["samples"]]

@@ -41,13 +41,25 @@ def asset(name: str) -> str:
 
 
 def theme() -> gr.Theme:
-    """With the system's fonts: the page asks nothing of other servers."""
-    return gr.themes.Soft(
+    """With the system's fonts: the page asks nothing of other servers. Grey text that everybody can read."""
+    soft = gr.themes.Soft(
         primary_hue="indigo",
         secondary_hue="indigo",
         neutral_hue="slate",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    )
+    return soft.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        body_background_fill="*neutral_50",
+        checkbox_border_color="*neutral_500",
+        input_border_width="1px",
+        input_border_color="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 

@@ -254,14 +254,36 @@ document.addEventListener("drop", (event) => {
 });
 
 // Gradio's before/after slider hears the mouse only: its handle gets the focus, and arrow keys drag it.
+let firstDraft = "";
 new MutationObserver(() => {
+  showDrafts();
   for (const handle of document.querySelectorAll("#result [data-testid=slider]:not([tabindex])")) {
     handle.tabIndex = 0;
     handle.role = "slider";
     handle.ariaLabel = "before and after: arrow keys move the border";
+    handle.ariaValueMin = 0;
+    handle.ariaValueMax = 100;
     handle.addEventListener("keydown", drag);
+    tellPlace(handle);
+    new MutationObserver(() => tellPlace(handle)).observe(handle, { attributeFilter: ["style"] });
   }
 }).observe(document.body, { childList: true, subtree: true });
+
+// The newest job's drafts come first: a new first one is brought into view, unless somebody paints.
+function showDrafts() {
+  const first = document.querySelector("#drafts .thumbnail-item img")?.src ?? "";
+  if (first && first !== firstDraft && !stroke)
+    document.getElementById("drafts").scrollIntoView({ block: "nearest" });
+  firstDraft = first;
+}
+
+function tellPlace(handle) {
+  const image = document.querySelector("#result img");
+  if (!image?.naturalHeight) return;
+  const box = handle.getBoundingClientRect(), room = image.getBoundingClientRect();
+  const width = Math.min(room.width, (room.height * image.naturalWidth) / image.naturalHeight); // it has margins inside
+  handle.ariaValueNow = Math.round(50 + (100 * (box.x + box.width / 2 - room.x - room.width / 2)) / width);
+}
 
 function drag(event) {
   if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;

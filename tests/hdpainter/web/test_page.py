@@ -62,10 +62,11 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.drafts.nth(1).click()
     visitor.page.locator("#result", has_text=f"seed {seed + 1}").wait_for()
     handle = visitor.page.get_by_role("slider", name="before and after")
-    place = handle.bounding_box()["x"]
+    place, told = handle.bounding_box()["x"], int(handle.get_attribute("aria-valuenow"))
     handle.press("ArrowRight")
     visitor.page.wait_for_timeout(300)
     assert handle.bounding_box()["x"] > place
+    assert 0 < told < int(handle.get_attribute("aria-valuenow")) < 100
     visitor.press("finish")
     visitor.page.locator("#result", has_text="Finished, seed").wait_for()
     superres = visitor.page.get_by_label("Super-resolution of the picked draft")

@@ -143,6 +143,15 @@ def _read_config(model: str) -> dict[str, Any]:
             raise UserError(f"{path} is not valid JSON: {error}") from None
         if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
             raise UserError(f"{path} is no open_clip config: it needs embed_dim, vision_cfg and text_cfg")
+        try:
+            with torch.device("meta"):  # what is wrong with it is known before its weights are looked for
+                open_clip.CLIP(**config)
+            config["vision_cfg"]["image_size"], config["text_cfg"].keys()
+        except Exception as error:  # open_clip checks nothing: whatever fails, it is the config's fault
+            raise UserError(
+                f"{path}: open_clip cannot build this model: {type(error).__name__}: "
+                + " ".join(str(error).split())
+            ) from None
     if {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys():
         raise UserError(f"open_clip's {model} takes its tokenizer from a hub; choose a model with CLIP's own")
     return config

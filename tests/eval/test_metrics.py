@@ -446,6 +446,25 @@ def test_mistakes_in_the_config_are_named(no_weights, metric, params, complaint)
 
 
 @pytest.mark.parametrize(
+    ("part", "value", "complaint"),
+    [
+        ("vision_cfg", {}, "image_size"),
+        ("vision_cfg", 3, "vision_cfg|int"),
+        ("text_cfg", [], "list"),
+        ("text_cfg", {"width": "wide"}, "width|size"),
+        ("depth", 3, "unexpected keyword argument 'depth'"),
+    ],
+)
+def test_a_clip_config_that_makes_no_model_is_one_line(tmp_path: Path, part, value, complaint):
+    config = open_clip.get_model_config("ViT-B-32") | {part: value}
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"broken\.json: open_clip cannot build.*({complaint})") as raised:
+        make_metric("clip", {"model": str(path), "weights": "nowhere.safetensors"})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("a: 1", "must map names of metrics"),

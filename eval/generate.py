@@ -82,9 +82,10 @@ def _generate(
 ) -> Summary:
     say = Progress(stream=stream).say
     entries = config.entries()
+    chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
+    dtypes = {computing_dtype(device, config.dtype) for device in devices}
     coco = dataset(config.benchmark, out, say)
     triplets = draw(coco, config.benchmark)
-    chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
     listed = [entry for entry in entries if entry.name in chosen or entry.why_not]
     run = open_run(config, coco, triplets, listed, out, scratch, say)
     samples = triplets[:limit]
@@ -99,7 +100,7 @@ def _generate(
         if left:
             todo[name] = _batches(entry, left, config.batch_size)
     if networks := [name for name in todo if chosen[name].how.has_network]:
-        _refuse_other_dtypes(run, networks, {computing_dtype(device, config.dtype) for device in devices})
+        _refuse_other_dtypes(run, networks, dtypes)
     display = _Display(todo, {name: chosen[name].how.cost() for name in todo}, stream)
 
     def report(report: Report) -> None:

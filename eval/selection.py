@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder for the results (default: the config's)")
     parser.add_argument(
         "--devices",
-        type=_words,
+        type=_devices,
         default=[None],
         help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: the first of cuda, mps and cpu there is)",
     )
@@ -25,8 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
 
 
-def _words(text: str) -> list[str | None]:
-    return [word.strip() or None for word in text.split(",")]
+def _devices(text: str) -> list[str | None]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has an empty name: give one or more, such as cuda:0,cuda:1"
+        )
+    return list(names)
 
 
 def config_of(args: argparse.Namespace) -> Config:

@@ -66,6 +66,7 @@ def test_triplets_are_drawn_and_lists_resolved(toy_root, tmp_path, capsys):
         (("generate", "--config", "c.yaml", "--out", "c.yaml/x"), "c.yaml/x/.hdpainter cannot be made"),
         (("generate", "--config", "c.yaml", "--batch-size", 0), "batch_size must be at least 1, not 0"),
         (("generate", "--config", "c.yaml", "--devices", "abacus"), "device 'abacus' is not available here"),
+        (("generate", "--config", "c.yaml", "--devices", "cpu,"), "'cpu,' has an empty name"),
         (("paint",), "invalid choice: 'paint'"),
         ((), "the following arguments are required: COMMAND"),
     ],
@@ -74,8 +75,8 @@ def test_mistakes_are_one_line(write_config, toy_root, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     write_config(CHEAP).rename("c.yaml")
     assert run(*(toy_root if word == "TOY" else word for word in words)) == 2
-    *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("eval: error: ") and message in last
+    (line,) = capsys.readouterr().err.splitlines()  # and so nothing was drawn before
+    assert line.startswith("eval: error: ") and message in line
 
 
 def test_generate_makes_results_and_a_second_start_makes_none(write_config, capsys):

@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where."""
-    if args.max_mb <= 0:
+    if not args.max_mb > 0:  # nor nan
         raise UserError(f"--max-mb must be positive, not {args.max_mb:g}")
     summary, published = tables.load(args)
     out = args.out or args.folder / "report.html"

@@ -1,7 +1,8 @@
 """Small text files: read with errors that name them, written whole or not at all."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,28 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write mappings as a CSV file with these columns; it appears whole or not at all. UserError if it cannot."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with _whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file; it appears whole or not at all. Raises UserError if it cannot be written."""
-    make_folder(path.parent)
-    part = path.with_name(f"{path.name}.part")
-    try:
+    with _whole(path) as part:
         part.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """The file to write in place of `path`, whose name it gets once it is complete."""
+    part = path.parent / f"{path.name}.part"
+    make_folder(path.parent)
+    try:
+        yield part
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    return path

@@ -94,7 +94,7 @@ def _generate(
 
     summary, todo = Summary(run), {}
     for name, entry in chosen.items():
-        done = _tidy(run, name)
+        done = _tidy(run, entry)
         summary.skipped += len(done & sizes.keys())
         left = {index: size for index, size in sizes.items() if index not in done}
         if left:
@@ -151,11 +151,17 @@ def _batches(entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int) -
     return deque(sorted(batches, key=lambda batch: batch.indices[0]))
 
 
-def _tidy(run: Run, method: str) -> set[int]:
-    """Make the method's folder and leave in its manifest only what is there; returns the indices of that."""
-    folder = run.folder(method)
+def _tidy(run: Run, entry: Entry) -> set[int]:
+    """Make the method's folder and leave in its manifest only what is there and of what its source still is;
+    returns the indices of that."""
+    folder = run.folder(entry.name)
     folder.mkdir(exist_ok=True)
-    rows, done = run.manifest(method), run.done(method)
+    rows = run.manifest(entry.name)
+    done = [
+        index
+        for index in run.done(entry.name)
+        if all(rows[index].get(k, v) == v for k, v in entry.how.source(run.triplets[index]).items())
+    ]
     text = "".join(f"{json.dumps(rows[index])}\n" for index in done)
     path = folder / MANIFEST
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:

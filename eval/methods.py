@@ -76,9 +76,13 @@ class Kind:
         """How tables print it where the config does not say."""
         return name
 
+    def source(self, sample: Sample) -> dict[str, Any]:
+        """What the manifest says of what a result was made from: it is made again once this is another."""
+        return {}
+
     def load(self, models: ModelCache, progress: Progress) -> Paint:
         """Get ready, loading models; the function that makes results of a batch."""
-        return lambda inputs: [Made(self.paint(one)) for one in inputs]
+        return lambda inputs: [Made(note=self.source(one.sample), image=self.paint(one)) for one in inputs]
 
     def paint(self, one: Input) -> np.ndarray:
         """The result for one input, for kinds that need no batches."""
@@ -237,7 +241,8 @@ class Folder(Kind):
     resize: how to bring pictures of another size to the evaluation size; by default such are refused.
     known_region: `as-is`, or joined with the original like the results of the other methods.
 
-    Files are copied once; to copy them again, delete the method's folder in the run.
+    Files are copied; those that have changed since, by size or time, are copied again when the run is started
+    again.
     """
 
     path: str | None = None
@@ -258,8 +263,15 @@ class Folder(Kind):
             ) from None
         return {**super().identity(), "path": str(Path(self.path).resolve())}
 
+    def source(self, sample: Sample) -> dict[str, Any]:
+        try:
+            about = self._file(sample).stat()
+        except OSError:  # without it, its copy stays
+            return {}
+        return {"source": [about.st_size, about.st_mtime_ns]}
+
     def paint(self, one: Input) -> np.ndarray:
-        source = Path(self.path) / self.pattern.format(**dataclasses.asdict(one.sample))
+        source = self._file(one.sample)
         image = np.array(load_image(source, "result"))
         if image.shape != one.image.shape:
             (h, w), (height, width) = image.shape[:2], one.image.shape[:2]
@@ -270,6 +282,9 @@ class Folder(Kind):
                 )
             image = _resized(image, (height, width), self.resize)
         return image if self.known_region == "as-is" else blend(one.image, image, one.mask, self.known_region)
+
+    def _file(self, sample: Sample) -> Path:
+        return Path(self.path) / self.pattern.format(**dataclasses.asdict(sample))
 
 
 @dataclass(frozen=True)

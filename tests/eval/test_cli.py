@@ -56,6 +56,8 @@ def test_triplets_are_drawn_and_lists_resolved(toy_root, tmp_path, capsys):
             ("triplets", "--coco", "TOY", "--samples", 1, "--out", "/proc/a.csv"),
             "/proc/a.csv cannot be written",
         ),
+        (("triplets", "--coco", "TOY", "--samples", 1, "--out", "c.yaml/a.csv"), "c.yaml cannot be made"),
+        (("triplets", "--coco", "TOY", "--samples", 1, "--out", ""), ". cannot be written"),
         (("generate", "--config", "none"), "none.yaml cannot be read: No such file or directory"),
         (("generate", "--config", "c.yaml", "--limit", 0), "--limit must be at least 1, not 0"),
         (

@@ -243,6 +243,28 @@ def test_results_of_another_size_and_missing_ones_are_reported_and_the_rest_goes
     assert second == 3 and "000003.png is not there" in gone
 
 
+def test_results_made_elsewhere_are_copied_again_where_they_changed(write_config, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    files = [tmp_path / "theirs" / f"{i:06d}.png" for i in range(4)]
+    for file in files:
+        Image.new("RGB", (64, 64)).save(file)
+    config = Config.load(write_config({"theirs": {"kind": "folder", "path": str(tmp_path / "theirs")}}))
+
+    def again():
+        return generate(config, devices=["cpu"], limit=4, stream=io.StringIO())
+
+    assert again().made == 4
+    assert again().made == 0
+    Image.new("RGB", (64, 64), "red").save(files[1])
+    Image.new("RGB", (32, 32)).save(files[2])
+    files[3].unlink()
+    summary = again()
+    run = summary.run
+    assert (summary.made, summary.skipped, len(summary.failures)) == (1, 2, 1)
+    assert (run.result("theirs", 1) == (255, 0, 0)).all()
+    assert run.done("theirs") == [0, 1, 3], "what does not fit any more is gone; what is nowhere else stays"
+
+
 # --- grids, seeds, refusals ---
 
 

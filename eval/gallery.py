@@ -48,6 +48,7 @@ class Gallery:
         self.run, self.bins = summary.run, summary.bins
         self.rows = summary.measured
         self.ours, self.baseline = summary.ours, summary.baseline
+        self._done = {row.name: set(self.run.done(row.members[0])) for row in self.rows}
         self._scores: dict[str, dict[str, np.ndarray]] = {}
         for row in self.rows:
             found = self._scores[row.name] = {}
@@ -111,9 +112,9 @@ class Gallery:
         }
 
     def _result(self, row: Row, index: int) -> dict[str, Any] | None:
-        picture = self.run.result(row.members[0], index)
-        if picture is None:
+        if index not in self._done[row.name]:
             return None
+        picture = self.run.result(row.members[0], index)
         values = {
             key: _for_page(column[index], SHOWN[key][2]) for key, column in self._scores[row.name].items()
         }

@@ -12,13 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from eval import tables
 from eval.charts import Bar, bar_chart
 from eval.files import write_text
 from eval.gallery import Failures, Gallery
 from eval.grids import Grid, grids, interval, number, title_of
 from eval.published import TABLES
-from eval.stats import Mean
+from eval.stats import SHOW_AFTER, Mean
 from eval.summary import PAPER_COLUMNS, Column, Row, Summary
 from ldm.util import UserError
 
@@ -90,13 +92,17 @@ _NOTHING = '<p class="note">Not scored.</p>'
 
 def _fitting(gallery: Gallery, failures: Sequence[Failures], max_mb: float) -> list[dict[str, Any]]:
     """The samples that fit into `max_mb`, in order of their index; always one."""
-    samples, left = [], max_mb * 1e6
-    for index in gallery.choose(failures):
-        sample = gallery.sample(index)
-        left -= len(json.dumps(sample))
-        if left < 0 and samples:
-            break
-        samples.append(sample)
+    samples, taken, limit = [], 0, max_mb * 1e6
+    unit = {"unit": "B", "unit_scale": True}
+    with tqdm(desc="pictures", total=limit, leave=False, delay=SHOW_AFTER, disable=None, **unit) as bar:
+        for index in gallery.choose(failures):
+            sample = gallery.sample(index)
+            size = len(json.dumps(sample))
+            if samples and taken + size > limit:
+                break
+            samples.append(sample)
+            taken += size
+            bar.update(size)
     return sorted(samples, key=lambda sample: sample["index"])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from tqdm import tqdm
 
 REPEATS = 10_000
 LEVEL = 0.95
@@ -17,6 +18,7 @@ MASK_BINS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)  # shares of the picture that the ma
 EXACT_BELOW = 25  # discordant pairs
 
 _CHUNK = 1 << 22  # numbers drawn at once
+SHOW_AFTER = 2.0  # seconds of work, on a terminal
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ClusterBootstrap:
         rng = np.random.default_rng(self.seed)
         rows = max(1, _CHUNK // size)
         parts = []
-        for start in range(0, self.repeats, rows):
+        starts = range(0, self.repeats, rows)
+        for start in tqdm(starts, "bootstrap", leave=False, delay=SHOW_AFTER, disable=None):
             drawn = rng.integers(size, size=(min(rows, self.repeats - start), size))
             offsets = size * np.arange(len(drawn))[:, None]
             times = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * size)

@@ -24,7 +24,7 @@ METRICS = {
     "seam": "eval.metrics.seam.Seam",
     "saturation": "eval.metrics.saturation.Saturation",
 }
-_WITH_WEIGHTS = ("clip", "accuracy", "pickscore", "minipick")
+_WITH_WEIGHTS = ("clip", "accuracy", "pickscore", "minipick", "fidelity")
 
 
 def make_metric(

@@ -1,6 +1,5 @@
 """CLIP score: how well what is in the mask's box agrees with the prompt."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,15 @@ from torch import Tensor, nn
 
 from eval.crops import crop, pad_square
 from eval.metrics.base import Metric, Value
-from eval.metrics.weights import find_config, find_weights, identity, load_strictly, read_weights
+from eval.metrics.weights import (
+    building,
+    find_config,
+    find_weights,
+    identity,
+    load_strictly,
+    read_json,
+    read_weights,
+)
 from ldm.util import UserError
 
 Resample = Literal["cubic", "area"]
@@ -137,21 +144,12 @@ def _read_config(model: str) -> dict[str, Any]:
             )
     else:
         path = find_config(model, "the CLIP config")
-        try:
-            config = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        config = read_json(path)
+        if not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
             raise UserError(f"{path} is no open_clip config: it needs embed_dim, vision_cfg and text_cfg")
-        try:
-            with torch.device("meta"):  # what is wrong with it is known before its weights are looked for
-                open_clip.CLIP(**config)
+        with building(path, "open_clip"), torch.device("meta"):  # before its weights are looked for
+            open_clip.CLIP(**config)
             config["vision_cfg"]["image_size"], config["text_cfg"].keys()
-        except Exception as error:  # open_clip checks nothing: whatever fails, it is the config's fault
-            raise UserError(
-                f"{path}: open_clip cannot build this model: {type(error).__name__}: "
-                + " ".join(str(error).split())
-            ) from None
     if {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys():
         raise UserError(f"open_clip's {model} takes its tokenizer from a hub; choose a model with CLIP's own")
     return config

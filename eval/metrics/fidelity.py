@@ -12,8 +12,10 @@ from torch import Tensor
 
 from eval.metrics.base import Metric, Value
 from eval.metrics.weights import identity
+from hdpainter.models.download import download as fetch
 
 LPIPS_FILE = "alexnet-owt-7be5be79.pth"
+LPIPS_SOURCE = "https://download.pytorch.org/models/"
 
 
 class Fidelity(Metric):
@@ -23,24 +25,33 @@ class Fidelity(Metric):
     `max_difference`: the largest difference of a channel outside, in grey levels 0 to 255; lower is better.
     `lpips`: LPIPS (AlexNet) of the whole picture after the original's pixels were put into the mask, so that
     only what is outside counts; lower is better. It needs torchmetrics, which has LPIPS's own weights, and
-    torchvision's AlexNet in torch's cache. Nothing is downloaded: without that file the column stays empty, and
-    `notes` says why.
+    torchvision's AlexNet in torch's cache. Without them the column stays empty, and `notes` says why.
+    download: fetch the AlexNet if it is missing.
     """
 
     name = "fidelity"
     columns = ("psnr", "max_difference", "lpips")
 
-    def __init__(self, label: str = "Fidelity outside the mask", device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        label: str = "Fidelity outside the mask",
+        device: str | torch.device = "cpu",
+        download: bool = False,
+    ):
         self.label, self.device = label, torch.device(device)
         self._alexnet = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_FILE
-
+        if download and not self._alexnet.is_file():
+            fetch([LPIPS_SOURCE + LPIPS_FILE], self._alexnet)
         self._has_lpips = self._alexnet.is_file() and find_spec("torchmetrics") is not None
 
     @property
     def notes(self) -> list[str]:
         if self._has_lpips:
             return []
-        return [f"LPIPS not run: it needs torchmetrics and torchvision's AlexNet, {self._alexnet}"]
+        return [
+            f"LPIPS not run: it needs torchmetrics and torchvision's AlexNet, {LPIPS_SOURCE}{LPIPS_FILE}, which "
+            "python -m eval score --metric fidelity --download fetches"
+        ]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A picture is scored alone, by its logit s cos(text, picture); the preference bet
 of their logits. So scores are stored per picture, and any two methods can be compared later.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,15 @@ from transformers import CLIPConfig, CLIPModel
 
 from eval.metrics.base import Metric, Value
 from eval.metrics.clip import OpenClip, resize
-from eval.metrics.weights import find_config, find_weights, identity, load_strictly, read_weights
+from eval.metrics.weights import (
+    building,
+    find_config,
+    find_weights,
+    identity,
+    load_strictly,
+    read_json,
+    read_weights,
+)
 from ldm.util import UserError
 
 CLIP_H = "eval/metrics-pickscore.json"
@@ -50,16 +57,17 @@ class PickScore(Metric):
         self.path = _find(weights, download)
         beside = self.path.with_name("config.json")
         self.config_path = beside if beside.is_file() else find_config(CLIP_H, "the config")
+        self.config = read_json(self.config_path)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"weights": identity(self.path), "config": json.loads(self.config_path.read_text())}
+        return {"weights": identity(self.path), "config": self.config}
 
     @cached_property
     def network(self) -> CLIPModel:
         """The CLIP, in eval mode and float32."""
-        config = CLIPConfig.from_dict(json.loads(self.config_path.read_text()))
-        network = CLIPModel(config)
+        with building(self.config_path, "transformers"):
+            network = CLIPModel(CLIPConfig.from_dict(self.config))
         weights = read_weights(self.path)
         weights = {k: v for k, v in weights.items() if not k.endswith(".position_ids")}  # in older exports
         load_strictly(network, weights, self.path, self.config_path.name)

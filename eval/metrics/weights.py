@@ -1,14 +1,17 @@
 """Where the weights of the judges lie, and how they get into models. Nothing is downloaded unless asked for."""
 
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
+from hdpainter.console import one_line
 from hdpainter.models.download import download, file_sha256, recorded_sha256
 from hdpainter.models.registry import checkpoint_folders
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
@@ -59,6 +62,28 @@ def find_config(name: str | Path, what: str) -> Path:
         if place.is_file():
             return place
     raise UserError(f"{what} {name} is neither a file nor within {CONFIGS}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of settings in JSON. Raises UserError if it is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must map names of settings to values")
+    return values
+
+
+@contextmanager
+def building(path: Path, library: str) -> Iterator[None]:
+    """Say which config is at fault where the library cannot build its model; they check nothing themselves."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{path}: {library} cannot build this model: {one_line(error)}") from None
 
 
 def identity(path: Path) -> dict[str, Any]:

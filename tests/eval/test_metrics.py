@@ -23,7 +23,7 @@ from eval.metrics.seam import seam
 from ldm.checkpoint import read_state_dict
 from ldm.util import CONFIGS, UserError
 
-from .judges import CLIP, PREFIX, pictures, rectangle, tiny_clip, tiny_pickscore
+from .judges import CLIP, HF_CLIP, PREFIX, pictures, rectangle, tiny_clip, tiny_pickscore
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
 PROMPTS = ["a boat", "kite", "a photo of a cat", "kite"]
@@ -253,7 +253,11 @@ def test_lpips_is_left_out_with_a_reason_or_run_from_a_local_file(tmp_path, monk
     spoilt[~mask] = 255 - spoilt[~mask]
     without = make_metric("fidelity")
     assert without([spoilt], [mask], ["x"], [original])["lpips"] == [None]
-    assert "alexnet" in without.notes[0]
+    for part in (
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "--metric fidelity --download",
+    ):
+        assert part in without.notes[0]
 
     import torchvision
 
@@ -461,6 +465,22 @@ def test_a_clip_config_that_makes_no_model_is_one_line(tmp_path: Path, part, val
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=rf"broken\.json: open_clip cannot build.*({complaint})") as raised:
         make_metric("clip", {"model": str(path), "weights": "nowhere.safetensors"})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "must map names"),
+        (json.dumps(HF_CLIP | {"vision_config": {"hidden_size": "wide"}}), "transformers cannot build"),
+    ],
+)
+def test_a_broken_config_beside_pickscore_is_one_line(tmp_path: Path, text, complaint):
+    tiny_pickscore(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=rf"config\.json.*{complaint}") as raised:
+        _ = make_metric("pickscore", {"weights": str(tmp_path)}).network
     assert "\n" not in str(raised.value)
 
 

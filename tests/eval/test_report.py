@@ -19,6 +19,7 @@ from eval.__main__ import main
 from eval.charts import Bar, bar_chart
 from eval.gallery import THUMBNAIL, Gallery, outlined, thumbnail
 from eval.report import page
+from eval.runs import MANIFEST
 from eval.summary import summarise
 from tests.eval.fake_run import METHODS, fake_run, write_scores
 
@@ -219,11 +220,19 @@ def test_failures_are_failures(summary):
 def test_a_run_without_scores_still_has_a_gallery(tmp_path):
     run = fake_run(tmp_path / "run", 4, metrics=())
     run.result_path("painta", 2).unlink()
+    manifest = run.folder("hd-painter") / MANIFEST
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:3]))
     html = page(summarise(run, repeats=REPEATS))
     data = data_of(html)
     assert data["failures"] == [] and len(data["samples"]) == 4
     names = [method["name"] for method in data["methods"]]
-    assert data["samples"][2]["results"][names.index("painta")] is None
+    missing = {
+        names[k]: i
+        for i, sample in enumerate(data["samples"])
+        for k, result in enumerate(sample["results"])
+        if result is None
+    }
+    assert missing == {"painta": 2, "hd-painter": 3}, "what the manifest does not list does not count"
     assert html.count("Not scored.") == 3 and "not run: weights not included" in html
 
 

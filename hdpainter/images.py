@@ -87,7 +87,9 @@ def to_image(tensor: "Tensor", rounding: Literal["round", "truncate"] = "round")
     "truncate" is what the authors' release does. Raises FloatingPointError where the tensor is not finite.
     """
     if not tensor.isfinite().all():
-        raise FloatingPointError("the decoded image holds NaN or infinite values")
+        raise FloatingPointError(
+            "the decoded image holds NaN or infinite values: try dtype float32, or weaker guidance"
+        )
     pixels = (tensor.detach().float().reshape(tensor.shape[-3:]).clamp(-1, 1) + 1) * 127.5
     if rounding == "round":
         pixels = pixels.round()
@@ -96,8 +98,10 @@ def to_image(tensor: "Tensor", rounding: Literal["round", "truncate"] = "round")
 
 def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]:
     """The decoded, upright picture as RGB, and its name for messages."""
-    if not isinstance(source, Image.Image | np.ndarray):
+    if isinstance(source, str | os.PathLike):
         name = f"{name} {os.fspath(source)}"
+    elif not isinstance(source, Image.Image | np.ndarray):
+        raise UserError(f"{name} is a {type(source).__name__}: give a path, a PIL image or a NumPy array")
     try:
         image = _open(source, name)
         _check_size(image, name)

@@ -143,10 +143,12 @@ def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
     text = _read_text(path)
     try:
         header = yaml.load(text, _StrictLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, such as 2024-13-01
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
     if not isinstance(header, dict):
         raise UserError(f"{path} must hold a mapping with the key 'jobs'")
     check_keys(header, FILE_KEYS, path.name)

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hdpainter.settings import from_mapping
+from hdpainter.settings import from_mapping, whole_number
 from ldm.util import UserError
+
+MAX_NAME = 200  # bytes of a result's name; file systems take 255 for all, with suffixes and what marks parts
+_UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')  # in file names of some system
 
 
 def _option(default: Any, text: str) -> Any:
@@ -52,10 +55,9 @@ class JobSettings:
 
     def check(self) -> None:
         """Raise UserError for a value out of range that the method does not check itself."""
-        for key, low, high in (("seed", 0, 2**63 - 1), ("size", 1, 2**15)):
-            value = getattr(self, key)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{key} is {value}: give a number from {low} to {high}")
+        whole_number("seed", self.seed)
+        if self.size is not None:
+            whole_number("size", self.size)
         if self.known_region not in (None, "exact", "blended"):
             raise UserError(f"known_region is {self.known_region!r}: give exact or blended")
 
@@ -156,23 +158,24 @@ def name_key(name: str) -> str:
 
 
 def _free_name(stem: str, prompt: str, taken: Mapping[str, str]) -> str:
+    """`stem` and the first words of the prompt, made a name that `_check_name` accepts."""
+    stem = re.sub(r"^[\s.]+", "", _UNFIT.sub("-", stem)) or "picture"
     words = re.sub(r"[\W_]+", "-", prompt.lower()[:40]).strip("-")
     name = f"{stem}-{words}" if words else stem
-    number = 1
-    unique = name
-    while name_key(unique) in taken:
+    number, ending = 1, ""
+    while name_key(unique := _cut(name, MAX_NAME - len(ending)) + ending) in taken:
         number += 1
-        unique = f"{name}-{number}"
+        ending = f"-{number}"
     return unique
 
 
+def _cut(name: str, size: int) -> str:
+    """As much of `name` as fits into `size` bytes."""
+    return name.encode()[:size].decode(errors="ignore").rstrip()
+
+
 def _check_name(name: str) -> None:
-    if (
-        not name
-        or name.startswith(".")
-        or name != name.strip()
-        or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', name)
-    ):
+    if not name or name.startswith(".") or name != name.strip() or _UNFIT.search(name):
         raise UserError(f'the name {name!r} is no plain file name; give one without / \\ : * ? " < > |')
-    if len(name.encode()) > 200:
-        raise UserError(f"the name {name[:20]!r}... is longer than 200 bytes; give a shorter one")
+    if len(name.encode()) > MAX_NAME:
+        raise UserError(f"the name {name[:20]!r}... is longer than {MAX_NAME} bytes; give a shorter one")

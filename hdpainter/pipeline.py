@@ -24,8 +24,8 @@ from hdpainter.images import Source, load_image, load_mask, to_image
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models.loading import PipelineModels, load
-from hdpainter.prompts import full_prompt, words_cut
-from hdpainter.settings import Method
+from hdpainter.prompts import words_cut
+from hdpainter.settings import Method, whole_number
 from hdpainter.superres import SCALE, SuperResolution
 from ldm.checkpoint import DTypes
 from ldm.util import UserError
@@ -145,7 +145,7 @@ class HDPainter:
         images = image if isinstance(image, list | tuple) else [image]
         masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
         inputs = zip(images, masks, prompts, seeds, strict=True)
-        tasks = [self._task(*one, method, size or self.models.spec.size) for one in inputs]
+        tasks = [self._task(*one, method, size) for one in inputs]
         results = self._paint(tasks, method, superres, progress or _silent, observer)
         return results if isinstance(image, list | tuple) else results[0]
 
@@ -165,7 +165,7 @@ class HDPainter:
         Arguments as for a call of the painter; what else may be set is set in the method (`Method.adjusted`).
         """
         method = self._method(method)
-        task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
+        task = self._task(image, mask, prompt, seed, method, size)
         return self._inpaint([task], method, progress or _silent, None)[0]
 
     def finish(
@@ -187,7 +187,7 @@ class HDPainter:
         Raises UserError where `low_res` is not of stage 1's size.
         """
         method = self._method(method)
-        task = self._task(image, mask, prompt, seed, method, size or self.models.spec.size)
+        task = self._task(image, mask, prompt, seed, method, size)
         if low_res.size != task.size[::-1]:
             wanted = "{} x {}".format(*task.size[::-1])
             raise UserError(
@@ -199,25 +199,27 @@ class HDPainter:
         return method if isinstance(method, Method) else Method.load(method or self.models.spec.method)
 
     def _task(
-        self, image: Source, mask: Source, prompt: str, seed: int, method: Method, long_side: int
+        self, image: Source, mask: Source, prompt: str, seed: int, method: Method, size: int | None
     ) -> _Task:
         if not isinstance(prompt, str):
             raise UserError(f"prompt must be text, not {prompt!r}")
+        seed = whole_number("seed", seed)
         spec = self.models.spec
+        long_side = spec.size if size is None else whole_number("size", size)
         picture = load_image(image)
         grey = load_mask(mask, picture.size)
         original = np.array(picture)
-        size = stage_size(*original.shape[:2], long_side)
-        small = np.array(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+        height, width = stage_size(*original.shape[:2], long_side)
+        small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
         return _Task(
             original,
             binarize(grey, method.masks.threshold),
             picture.info,
             prompt,
             seed,
-            size,
+            (height, width),
             pad_to_multiple(small, spec.multiple, method.masks.pad),
-            prepare(grey, size, spec.multiple, method.masks),
+            prepare(grey, (height, width), spec.multiple, method.masks),
         )
 
     def _paint(
@@ -303,11 +305,14 @@ class HDPainter:
             low_res = low_res.resize((width, height), Image.Resampling.LANCZOS)
         size = (low_res.width * SCALE, low_res.height * SCALE)
         original = Image.fromarray(task.original).resize(size, Image.Resampling.BICUBIC)
+        # All that M touches: otherwise thin strokes over pictures larger than stage 2's count as known there, and
+        # what they are to remove comes back.
+        mask = shrink(task.mask, size[::-1], "bicubic>0")
         stage = SuperResolution(self.models.upscaler, spec.multiple)
         high_res = stage(
             np.array(original),
             np.array(low_res),
-            shrink(task.mask, size[::-1], "bicubic>0.5"),
+            mask,
             task.prompt,
             settings,
             task.seed,
@@ -319,14 +324,13 @@ class HDPainter:
     def _metadata(
         self, task: _Task, method: Method, stage2: bool, seconds: dict[str, float]
     ) -> dict[str, Any]:
-        text = full_prompt(task.prompt, method.prompts.positive)
         height, width = task.original.shape[:2]
         stages = {"inpainting": self.models.inpainting} | (
             {"superres": self.models.upscaler} if stage2 else {}
         )
         return {
             "prompt": task.prompt,
-            "words_cut": words_cut(text),
+            "words_cut": words_cut(task.prompt),
             "seed": task.seed,
             "method": dataclasses.asdict(method),
             "size": [width, height],

@@ -8,6 +8,7 @@ each value says what it does.
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -15,14 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from hdpainter.masks import MaskSettings
-from ldm.util import CONFIGS, UserError
+from ldm.util import CONFIGS, UserError, read_yaml
 
 METHODS = CONFIGS / "methods"
 
+RANGES = {"seed": (0, 2**63 - 1), "size": (1, 2**15)}
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # for error messages
 
 
@@ -44,7 +43,7 @@ class SamplerSettings:
     def __post_init__(self):
         _check_steps(self.steps, self.guidance_scale)
         if not 0 <= self.eta <= 100:
-            raise UserError(f"eta is {self.eta}: give a number from 0 up; the paper has 0.25")
+            raise UserError(f"eta is {self.eta}: give a number from 0 to 1; the paper has 0.25")
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,12 @@ class PAIntASettings:
     query: Literal["block_input", "after_self_attention"] = "block_input"
     smoothing: float | None = None
     until: int = 0
+
+    def __post_init__(self):
+        if self.smoothing is not None and not 0 < self.smoothing < math.inf:
+            raise UserError(f"painta.smoothing is {self.smoothing}: give a width above 0, or null for none")
+        if not 0 <= self.until < 1000:
+            raise UserError(f"painta.until is {self.until}: give a timestep from 0 to 999")
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class RASGSettings:
     logit_shift: float = 0.0
     reduction: Literal["sum", "mean"] = "sum"
     scale: float = 1.0
+
+    def __post_init__(self):
+        for key in ("logit_shift", "scale"):
+            if not math.isfinite(getattr(self, key)):
+                raise UserError(f"rasg.{key} is {getattr(self, key)}: give a finite number")
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,11 @@ class Method:
     known_region: Literal["exact", "blended"] = "exact"
     rounding: Literal["round", "truncate"] = "round"
 
+    def __post_init__(self):
+        per_step = self.rasg is not None and self.rasg.sigma == "per_step"
+        if self.sampler.eta > 1 and not per_step:  # σ of single steps is so small that more can make sense
+            raise UserError(f"eta is {self.sampler.eta}: give a number from 0 to 1; the paper has 0.25")
+
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Method":
         """A method by its name in ``configs/methods`` or by the path of a YAML file.
@@ -158,15 +173,7 @@ class Method:
             if not path.is_file():
                 known = ", ".join(method_names())
                 raise UserError(f"unknown method {str(name_or_path)!r}; known: {known}, or give a .yaml file")
-        try:
-            values = OmegaConf.to_container(OmegaConf.load(path))
-        except FileNotFoundError:
-            raise UserError(f"method file {path} does not exist") from None
-        except (YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, Mapping):
-            raise UserError(f"{path} must hold a mapping of settings")
-        return cls.from_values({"name": path.stem, **values}, str(path))
+        return cls.from_values({"name": path.stem, **read_yaml(path)}, str(path))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str = "method") -> "Method":
@@ -204,6 +211,18 @@ class Method:
             if given and merged.get(group) is not None:
                 merged[group] = {**merged[group], **given}
         return from_mapping(type(self), merged, f"method {self.name}")
+
+
+def whole_number(key: str, value: Any) -> int:
+    """The value of `key`, one of RANGES, as an int. Raises UserError unless it is a whole number in its range."""
+    low, high = RANGES[key]
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{key} must be a whole number, not {value!r}") from None
+    if not low <= number <= high:
+        raise UserError(f"{key} is {number}: give a number from {low} to {high}")
+    return number
 
 
 def _check_steps(steps: int, guidance_scale: float) -> None:
@@ -246,7 +265,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} must be one of {', '.join(map(str, hint.__args__))}, not {value!r}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where} is too large a number") from None
     if isinstance(hint, type) and (
         not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))
     ):

@@ -22,7 +22,7 @@ from hdpainter.masks import prepare, pyramid, stage_size
 from hdpainter.pipeline import HDPainter, Result
 from hdpainter.prompts import CONTEXT_LENGTH, token_indices, word_spans
 from hdpainter.results import make_folder
-from hdpainter.settings import Method
+from hdpainter.settings import Method, whole_number
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def explain(
     What is explained is stage 1: the pictures are made without stage 2, and are otherwise those that the painter
     makes unobserved. Raises UserError for bad input.
     """
-    size = settings.pop("size", None) or painter.models.spec.size
+    size = settings.pop("size", None)
+    size = painter.models.spec.size if size is None else whole_number("size", size)
     chosen = by_name(
         [
             (method if isinstance(method, Method) else Method.load(method)).adjusted(**settings)

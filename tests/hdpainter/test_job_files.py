@@ -71,6 +71,17 @@ def test_names_are_safe_and_differ_on_every_file_system(tmp_path_factory, jobs):
         taken[name_key(job.name)] = job.where
 
 
+def test_names_come_from_any_image_and_prompt(tmp_path):
+    images = ["12:30?.png", ".b.png", " c.png", "猫" * 70 + ".png", "\udcff.png", "...png"]
+    taken = {}
+    for image in [*images, *images]:
+        row = {"image": image, "mask": "m.png", "prompt": "面" * 40, "seed": len(taken)}
+        job = make_job(row, tmp_path, "here", taken)
+        taken[name_key(job.name)] = "here"
+        assert make_job({**row, "name": job.name}, tmp_path, "here", {}).name == job.name  # a valid one
+    assert len(taken) == 12
+
+
 def write(path, text):
     path.write_text(text, "utf-8")
     return path
@@ -92,6 +103,8 @@ JOB = "{image: a.png, mask: m.png, prompt: boat"
         ("- image: a.png", "must hold a mapping with the key 'jobs'"),
         ("jobs: [{", "is not valid YAML"),
         ("model: 3\njobs: []", "model must be text, not 3"),
+        (f"jobs: [{JOB}, name: 2024-13-01}}]", "is not valid YAML: month must be in 1..12"),
+        ("jobs: " + "[" * 2000, "nested too deeply"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_itself_stops_it(tmp_path, text, message):
@@ -142,6 +155,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         (f"{JOB}, steps: many}}", "steps must be a whole number, not 'many'"),
         (f"{JOB}, steps: 2.5}}", "steps must be a whole number, not 2.5"),
         (f"{JOB}, seed: -1}}", "seed is -1: give a number from 0"),
+        (f"{JOB}, eta: 1{'0' * 400}}}", "eta is too large a number"),
         (f"{JOB}, superres: 1}}", "superres must be true or false, not 1"),
         (f"{JOB}, known_region: soft}}", "known_region is 'soft': give exact or blended"),
         (f"{JOB}, name: ../a}}", "'../a' is no plain file name"),

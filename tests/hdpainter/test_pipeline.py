@@ -14,6 +14,7 @@ from hdpainter.images import save_png
 from hdpainter.painta import PAIntA
 from hdpainter.pipeline import HDPainter, dtype_policy
 from hdpainter.settings import Method, method_names
+from hdpainter.superres import SuperResolution
 from ldm.util import UserError
 
 
@@ -112,6 +113,21 @@ def test_larger_than_stage_2_and_larger_stage_1(painter, photo):
     assert outside_changed(result, picture, mask) == 0
 
 
+def test_stage_2_fills_all_that_a_thin_stroke_touches(painter, photo, monkeypatch):
+    picture, _ = photo(1024, 512)
+    mask = np.zeros((512, 1024), np.uint8)
+    mask[100, 50:900] = mask[300:400, 300:400] = 255  # the stroke is a quarter of a pixel wide in stage 2
+    seen = []
+
+    def look(stage, image, low_res, fill, *_):
+        seen.append(fill)
+        return image
+
+    monkeypatch.setattr(SuperResolution, "__call__", look)
+    painter(picture, mask, "boat", **FAST)
+    assert seen[0].shape == (128, 256) and seen[0][25, 13:225].all()
+
+
 def test_settings_are_recorded_and_reproduce_the_picture(painter, photo):
     picture, mask = photo(100, 100)
     given = {"guidance_scale": 3.0, "eta": 0.5, "negative_prompt": "blurry"}
@@ -128,6 +144,13 @@ def test_long_and_empty_prompts(painter, photo):
     long = painter(picture, mask, "boat " * 200, **FAST)
     assert long.metadata["words_cut"] == 125
     assert painter(picture, mask, "", **FAST).metadata["words_cut"] == 0
+
+
+def test_the_methods_own_words_are_not_the_users_that_were_cut(painter, photo):
+    picture, mask = photo(64, 64)
+    method = Method.load("hd-painter-release").override(sampler={"steps": 1})
+    result = painter(picture, mask, "boat " * 75, method=method, superres=False)
+    assert result.metadata["words_cut"] == 0
 
 
 def test_progress_and_cancel(painter, photo):
@@ -153,6 +176,13 @@ def test_progress_and_cancel(painter, photo):
         ({"eta": -1.0}, "eta is -1"),
         ({"prompt": 7}, "prompt must be text"),
         ({"seed": [1, 2]}, "2 .* for 1 images"),
+        ({"seed": -1}, "seed is -1: give a number from 0"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"seed": None}, "seed must be a whole number, not None"),
+        ({"size": 0}, "size is 0: give a number from 1"),
+        ({"size": 99.5}, "size must be a whole number, not 99.5"),
+        ({"eta": 1.5}, "eta is 1.5: give a number from 0 to 1"),
+        ({"image": None}, "image is a NoneType: give a path"),
         ({"mask": Image.new("L", (64, 64))}, "marks nothing to fill"),
         ({"mask": Image.new("L", (9, 9), 255)}, "9 x 9 pixels but the image is 64 x 64"),
         ({"image": "missing.png"}, "missing.png"),

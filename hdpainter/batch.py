@@ -6,6 +6,7 @@ by one. A batch that fails is tried again job by job, a job that fails is report
 """
 
 import dataclasses
+import json
 import time
 import traceback
 from collections import deque
@@ -68,16 +69,19 @@ def run(
         method: of jobs that name none: the model's own.
         load: makes the painter; called only when there is something to do.
         batch_size: how many jobs of equal settings and stage 1 size to run at once at most.
-        overwrite: replace pictures that this job file did not make.
+        overwrite: replace files that this job file did not make.
         stream: where progress goes; standard error by default.
 
     Raises UserError when another process writes to `out` and, unless `overwrite`, when a result would replace
-    a picture that this job file did not make. Errors of single jobs are in the summary.
+    a file that this job file did not make. Errors of single jobs are in the summary.
     """
     with locked(out) as scratch:
         tasks, problems = plan(file, out, model, method)
         todo = [task for task in tasks if task.state.kind != "done"]
         taken = [task.state.message for task in todo if task.state.kind == "taken"]
+        report = out / "summary.json"
+        if _foreign(report):
+            taken.append(f"{report} exists and was not made by a batch")
         if taken and not overwrite:
             more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
             raise UserError(f"{taken[0]}{more}; move it, give another --out, or allow --overwrite")
@@ -95,10 +99,21 @@ def run(
                     _paint_all(todo, load(), file.source, scratch, summary, batch_size, progress)
             except KeyboardInterrupt:
                 summary.interrupted = True
-        report = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
-        write_json(out / "summary.json", {**report, **dataclasses.asdict(summary)}, scratch)
-        progress.say(f"{summary} -> {out / 'summary.json'}")
+        facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
+        write_json(report, {**facts, **dataclasses.asdict(summary)}, scratch)
+        progress.say(f"{summary} -> {report}")
     return summary
+
+
+def _foreign(report: Path) -> bool:
+    """Whether there is a summary.json that no batch wrote."""
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(found, dict) and {"source", "done", "skipped", "failed"} <= found.keys())
 
 
 def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:

@@ -176,8 +176,14 @@ def _given_settings(args: argparse.Namespace, keys: Sequence[str]) -> dict[str, 
 def _inpaint(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out} must end in .png: results are lossless")
+    if len(args.out.name.encode(errors="replace")) > jobs.MAX_NAME:
+        raise UserError(
+            f"--out {args.out.name[:20]}... is longer than {jobs.MAX_NAME} bytes; give a shorter name"
+        )
     record_path = args.out.with_suffix(".json")
     for path in (args.out, record_path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give another --out")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; give another --out, or allow --overwrite")
     values = _given_settings(args, ("image", "mask", "prompt", *jobs.SETTING_KEYS))
@@ -229,9 +235,8 @@ def _explain(args: argparse.Namespace) -> int:
 
     if args.frames < 1:
         raise UserError(f"--frames must be at least 1, not {args.frames}")
-    page = args.out / "index.html"
-    if page.exists() and not args.overwrite:
-        raise UserError(f"{page} exists; give another --out, or allow --overwrite")
+    if args.out.is_dir() and any(args.out.iterdir()) and not args.overwrite:
+        raise UserError(f"{args.out} is not empty; give another --out, or allow --overwrite")
     values = _given_settings(args, ("image", "mask", "prompt", *EXPLAIN_KEYS))
     job = jobs.make_job(values, Path(), "hdpainter explain", {})
     methods = [plan.resolve(replace(job.settings, method=name)) for name in args.methods]

@@ -57,10 +57,11 @@ def plan(file: JobFile, out: Path, model: Mapping[str, Any], method: str) -> tup
         try:
             resolved = resolve_once(dataclasses.replace(job.settings, seed=0))
             task = make_task(job, path, resolved, check_files(job), model, hash_once)
+            state = state_of(path, task.inputs, file.source)
         except UserError as error:
             problems.append(Problem(job.where, str(error)))
         else:
-            tasks.append(dataclasses.replace(task, state=state_of(path, task.inputs, file.source)))
+            tasks.append(dataclasses.replace(task, state=state))
     return tasks, problems
 
 
@@ -152,11 +153,8 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
     """
     spec = PipelineSpec.load(model)
     identity = dataclasses.asdict(spec)
-    for key in (
-        "method",
-        "crop_margin",
-    ):  # the first is no property of the networks, the second the upscaler's
-        del identity[key]
+    del identity["method"]  # no property of the networks
+    del identity["crop_margin"]  # the upscaler's: see below
     for name, stage in spec.stages.items():
         if name == "upscaler" and not superres:
             identity[name] = None

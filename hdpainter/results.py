@@ -54,28 +54,32 @@ def save_result(
     """Write `image` to `path` (.png) and `record` to the .json beside it.
 
     The picture is prepared in a folder inside `scratch` (default: the folder of `path`), which must be on the
-    same file system. The record also goes into the PNG.
+    same file system. The record also goes into the PNG. Raises UserError where they cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=scratch or path.parent, prefix=SCRATCH) as folder:
-        picture = Path(folder) / path.name
-        save_png(image, picture, record)
-        output = {
-            "file": path.name,
-            "width": image.width,
-            "height": image.height,
-            "sha256": file_sha256(picture),
-        }
-        with picture.open("r+b") as file:
-            os.fsync(file.fileno())
-        path.unlink(missing_ok=True)
-        write_json(path.with_suffix(".json"), {**record, "output": output}, Path(folder))
-        picture.replace(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch or path.parent, prefix=SCRATCH) as folder:
+            picture = Path(folder) / path.name
+            save_png(image, picture, record)
+            output = {
+                "file": path.name,
+                "width": image.width,
+                "height": image.height,
+                "sha256": file_sha256(picture),
+            }
+            with picture.open("r+b") as file:
+                os.fsync(file.fileno())
+            path.unlink(missing_ok=True)
+            write_json(path.with_suffix(".json"), {**record, "output": output}, Path(folder))
+            picture.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def write_json(path: Path, values: Mapping[str, Any], scratch: Path) -> None:
     """Write in `scratch`, then rename into place."""
     part = scratch / path.name
-    with part.open("w", encoding="utf-8") as file:
+    # A file's name that is not Unicode holds lone surrogates, which become JSON's own escapes.
+    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(values, file, indent=2, ensure_ascii=False)
         file.write("\n")
         file.flush()
@@ -89,15 +93,25 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    ours = isinstance(record, dict) and record.get("format") == FORMAT
-    return record if ours and {"source", "hash", "inputs", "output"} <= record.keys() else None
+    match record:
+        case {"format": _, "source": str() | None, "hash": str(), "inputs": {}, "output": {"sha256": str()}}:
+            return record if record["format"] == FORMAT else None
+    return None
 
 
 def state_of(path: Path, inputs: Mapping[str, Any], source: Path) -> State:
-    """What is at `path` (.png) for a job of the job file `source` with these inputs."""
-    if not path.exists():
-        return State("todo")
+    """What is at `path` (.png) for a job of the job file `source` with these inputs.
+
+    Raises UserError where a folder is in the way.
+    """
+    beside = path.with_suffix(".json")
+    for place in (path, beside):
+        if place.is_dir():
+            raise UserError(f"{place} is a folder; move it, or give the job another name")
     record = read_record(path)
+    if not path.exists():
+        foreign = record is None and beside.exists()
+        return State("taken", f"{beside} exists and was not made by a batch") if foreign else State("todo")
     if record is None:
         return State("taken", f"{path} exists and was not made by a batch")
     edited = file_sha256(path) != record["output"]["sha256"]
@@ -138,11 +152,15 @@ def relative_to(folder: Path, path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises UserError where that cannot be."""
+    """Make a folder for results, if need be. Raises UserError where it cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}; give another --out") from None
+        raise UserError(f"{folder} cannot be made: {error.strerror}; give another folder") from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}; give another folder") from None
 
 
 @contextmanager

@@ -265,6 +265,33 @@ def test_pictures_of_others_are_left_alone(folder):
     assert folder.files()["job1.png"] != mine
 
 
+@pytest.mark.parametrize("name", ["job1.json", "summary.json"])
+@pytest.mark.parametrize("text", ["mine", "[]", '{"format": 1}', '{"format": 1, "output": {}}'])
+def test_other_files_of_others_are_left_alone_too(folder, name, text):
+    folder.out.mkdir()
+    (folder.out / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} exists and was not made by a batch"):
+        folder.run()
+    assert folder.files() == {name: text.encode()}
+    assert folder.run(overwrite=True)[0].exit_code == folder.run()[0].exit_code == 0
+
+
+def test_a_record_that_was_spoilt_makes_the_picture_somebodys(folder):
+    folder.run()
+    record = json.loads((folder.out / "job1.json").read_text("utf-8"))
+    (folder.out / "job1.json").write_text(json.dumps({**record, "output": None}))
+    with pytest.raises(UserError, match=r"job1\.png exists and was not made by a batch"):
+        folder.run()
+
+
+@pytest.mark.parametrize("name", ["job1.png", "job1.json"])
+def test_a_folder_in_the_way_is_told_before_the_model_loads(folder, name):
+    (folder.out / name).mkdir(parents=True)
+    summary, painter, _ = folder.run(overwrite=True)
+    assert summary.exit_code == 1 and len(summary.done) == 4
+    assert f"{name} is a folder; move it" in summary.failed[0].message and [PROMPTS[1]] not in painter.calls
+
+
 def test_results_of_another_job_file_are_left_alone(folder):
     folder.run()
     other = folder.path / "other.jsonl"

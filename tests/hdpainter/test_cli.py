@@ -1,5 +1,6 @@
 """The command line: what it makes, what it says of mistakes, and its exit codes."""
 
+import errno
 import json
 import os
 import signal
@@ -73,7 +74,16 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--out", "there.png"), "there.png exists; give another --out, or allow --overwrite"),
         (("--out", "record.png"), "record.json exists"),
         (("--out", "there.png/out.png"), "there.png cannot be made: File exists"),
+        (("--out", "folder.png", "--overwrite"), "folder.png is a folder"),
+        (("--out", f"{'ä' * 100}.png"), "is longer than 200 bytes"),
+        (("--out", "/proc/out.png"), "/proc cannot be written to"),
         (("--method", "hdpainter"), "unknown method 'hdpainter'"),
+        (("--method", "folder.yaml"), "folder.yaml cannot be read: Is a directory"),
+        (("--method", "five.yaml"), "five.yaml cannot be read"),
+        (("--eta", "2"), "eta is 2.0: give a number from 0 to 1"),
+        (("--eta", "nan"), "eta is nan"),
+        (("--method", "smoothing.yaml"), "painta.smoothing is 0.0: give a width above 0"),
+        (("--method", "scale.yaml"), "rasg.scale is nan: give a finite number"),
         (("--steps", "many"), "steps must be a whole number, not 'many'"),
         (("--steps", "0"), "steps is 0: give a number from 1 to 1000"),
         (("--seed", "-1"), "seed is -1"),
@@ -87,14 +97,36 @@ def test_a_mistake_is_one_line_and_found_before_the_model_loads(here, capsys, wo
     Image.new("L", (24, 16)).save(here / "black.png")
     make_picture(here / "there.png")
     (here / "record.json").write_text("{}")
-    files = {path: path.read_bytes() for path in here.iterdir()}
+    for name in ("folder.png", "folder.yaml"):
+        (here / name).mkdir()
+    (here / "five.yaml").write_text("5")
+    (here / "smoothing.yaml").write_text("painta: {smoothing: 0}")
+    (here / "scale.yaml").write_text("rasg: {update: post-hoc, scale: .nan}")
+    files = {path: path.is_file() and path.read_bytes() for path in here.iterdir()}
     loader = Loader()
     assert run(*INPAINT, "--out", "out.png", *words, loader=loader) == 2
     output = capsys.readouterr()
     assert output.err.startswith("hdpainter: error: ") and message in output.err
     assert output.err.count("\n") == 1 and not output.out
     assert not loader.calls
-    assert {path: path.read_bytes() for path in here.iterdir()} == files
+    assert {path: path.is_file() and path.read_bytes() for path in here.iterdir()} == files
+
+
+@pytest.mark.parametrize("name", ["shot 12:30?.png", ".hidden.png", " lead.png", "猫" * 70 + ".png"])
+def test_any_file_is_a_picture_whatever_its_name(here, name):
+    (here / "a.png").rename(here / name)
+    words = ("inpaint", "--image", name, "--mask", "m.png", "--prompt", "面" * 40, "--out", "out.png")
+    assert run(*words) == 0 and (here / "out.png").is_file()
+
+
+def test_a_full_disk_is_one_line(here, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(*INPAINT, "--out", "out.png") == 2
+    assert capsys.readouterr().err.endswith("error: out.png cannot be written: No space left on device\n")
+    assert sorted(path.name for path in here.iterdir()) == ["a.png", "m.png"]
 
 
 def test_a_job_that_names_no_method_gets_the_models(here):

@@ -311,3 +311,7 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
     code, output = run(*words)
     assert code == 2 and "--overwrite" in output
     assert run(*words, "--overwrite")[0] == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.png").write_bytes(b"mine")
+    code, output = run(*words, "--out", "other")
+    assert code == 2 and "other is not empty" in output

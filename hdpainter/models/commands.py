@@ -13,6 +13,7 @@ from hdpainter.models.registry import (
     pipeline_names,
     registry,
 )
+from hdpainter.results import make_folder
 from ldm.util import UserError, read_model_config
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -90,6 +91,7 @@ def run_download(args: argparse.Namespace) -> int:
         if there and there.is_file():
             print(f"{there} is here already; to check it: hdpainter models verify {entry.name}")
             continue
+        make_folder(folder)
         print(f"{entry.title}, licence: {entry.licence}")
         path = download(
             entry.sources, folder / entry.file, sha256=entry.sha256, approximate_bytes=entry.approximate_bytes
@@ -176,6 +178,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
     from hdpainter.models.convert import convert
 
+    make_folder(args.target.parent)
     dtype = args.dtype and getattr(torch, args.dtype)
     dropped = convert(args.source, args.target, dtype=dtype, ema=args.ema)
     if dropped:

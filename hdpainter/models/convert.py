@@ -205,7 +205,8 @@ def vae_key(name: str, names: Mapping[str, object]) -> str | None:
 def text_key(name: str, names: Mapping[str, object]) -> str | None:
     """The `ldm` name of a weight of CLIP's text encoder, or None if it is not one."""
     name = name.removeprefix("text_model.")  # transformers 5 leaves it out
-    known = name.startswith(("embeddings.", "encoder.layers.", "final_layer_norm."))
+    # Stable Diffusion 2's has 23 layers of the same names in diffusers, but another layout in `ldm`.
+    known = re.match(r"embeddings\.|encoder\.layers\.(\d|1[01])\.|final_layer_norm\.", name)
     return f"transformer.text_model.{name}" if known else None
 
 

@@ -160,6 +160,15 @@ def test_a_diffusers_folder_becomes_one_file(tmp_path, form):
     assert str(source / "vae") in message(convert, source, tmp_path / "other.safetensors")
 
 
+def test_the_text_encoder_of_stable_diffusion_2_is_refused():
+    last = "text_model.encoder.layers.{}.mlp.fc1.weight"
+    assert from_diffusers({"text_encoder": {last.format(11): torch.zeros(1)}})
+    name = last.format(22)
+    assert f"{name} is not a weight of Stable Diffusion 1.x" in message(
+        from_diffusers, {"text_encoder": {name: torch.zeros(1)}}
+    )
+
+
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
 def test_a_ckpt_becomes_safetensors(checkpoint, tmp_path, dtype, capsys):
     weights = load_file(checkpoint)

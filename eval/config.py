@@ -30,6 +30,7 @@ from ldm.util import CONFIGS, UserError, read_yaml
 
 FOR_TABLES = ("metrics", "published", "ours", "baseline")
 NAME = re.compile(r"\w[\w.,=+ -]*")
+LONGEST = 200  # bytes of a folder's name
 RESERVED = ("inputs", "dataset", "tables")
 LEVELS = ("painta_levels", "rasg_levels")  # a value of these is a list itself
 
@@ -68,8 +69,10 @@ class Benchmark:
             )
         if self.seed < 0:
             raise UserError(f"benchmark.seed is {self.seed}: give a whole number from 0 up")
-        if self.size < 8:
-            raise UserError(f"benchmark.size is {self.size}: give the longer side in pixels")
+        if self.images is not None and self.images < 1:
+            raise UserError(f"benchmark.images is {self.images}: give at least 1")
+        if not 8 <= self.size <= 8192:
+            raise UserError(f"benchmark.size is {self.size}: give the longer side in pixels, 8 to 8192")
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entr
     for point in itertools.product(*axes.values()):
         varied = dict(zip(axes, point, strict=True))
         own = ",".join([name, *(f"{key}={_word(value)}" for key, value in varied.items())])
-        if not NAME.fullmatch(own) or own in RESERVED:
+        if not NAME.fullmatch(own) or own in RESERVED or len(own.encode()) > LONGEST:
             raise UserError(f"{where}: {own!r} cannot be the name of a folder for results; use other words")
         entries.append(_entry(own, name, varied, values | varied, model, where))
     return entries

@@ -66,8 +66,8 @@ class Gallery:
         return f"{row.label}: picture and scores of seed {seed}"
 
     def failures(self) -> list[Failures]:
-        """Where ours does worst, in every way that there are scores for; empty without such a method."""
-        if self.ours is None:
+        """Where ours does worst, in every way that there are scores for; empty without results of it."""
+        if self.ours not in self._scores:
             return []
         ours, theirs = self._scores[self.ours], self._scores.get(self.baseline or "", {})
         label = {row.name: self.label(row) for row in self.rows}

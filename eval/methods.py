@@ -130,7 +130,11 @@ class Pipeline(Kind):
         """The pipeline with its levels replaced."""
         spec = PipelineSpec.load(self.model)
         levels = {"painta_levels": self.painta_levels, "rasg_levels": self.rasg_levels}
-        return dataclasses.replace(spec, **{key: tuple(v) for key, v in levels.items() if v is not None})
+        given = {key: value for key, value in levels.items() if value is not None}
+        for key, value in given.items():
+            if not (value and all(type(factor) is int and factor > 0 for factor in value)):
+                raise UserError(f"{key} must be a list of downsampling factors, not {value!r}")
+        return dataclasses.replace(spec, **{key: tuple(value) for key, value in given.items()})
 
     def identity(self) -> dict[str, Any]:
         spec, method = self.spec(), dataclasses.asdict(self.resolved())
@@ -342,6 +346,10 @@ class Telea(Kind):
 
     radius: float = 3.0
     steps_of_network: ClassVar[float] = 0.2
+
+    def __post_init__(self):
+        if not 0 < self.radius <= 100:
+            raise UserError(f"radius is {self.radius:g}: give pixels, more than 0 and at most 100")
 
     def paint(self, one: Input) -> np.ndarray:
         return cv2.inpaint(one.image, one.mask.astype(np.uint8), self.radius, cv2.INPAINT_TELEA)

@@ -81,7 +81,8 @@ def open_run(
     """The results folder `out`, made or continued, with run.json as the config has it.
 
     Methods that the folder has and the config does not stay. Raises UserError if the folder is of another
-    benchmark, has results of a method with other settings, or has inputs or results of which nothing is known.
+    benchmark, has results of a method with other settings, or has inputs, results or scores of which nothing is
+    known.
     """
     benchmark = {
         "coco": coco.root.name,
@@ -141,7 +142,9 @@ def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Pat
 
 
 def _refuse_unknown(out: Path) -> None:
-    found = next(chain(out.glob(f"{INPUTS}/*.png"), out.glob(f"*/{MANIFEST}")), None)
+    found = next(
+        chain.from_iterable(map(out.glob, (f"{INPUTS}/*.png", f"*/{MANIFEST}", "*/scores/*.csv"))), None
+    )
     if found is not None:
         raise UserError(
             f"{out} has {found.relative_to(out)} but no {RUN_FILE}, which says what it was made with: give "

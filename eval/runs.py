@@ -74,7 +74,8 @@ class Run:
             )
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            _ = info["size"], info["benchmark"], info["methods"].items()
+            _ = int(info["size"]), info["benchmark"].items()
+            _ = [(entry["label"], entry.items()) for entry in info["methods"].values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}): make the results again") from None
         return cls(path, info, read_samples(path / TRIPLETS_FILE))

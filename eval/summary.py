@@ -332,7 +332,11 @@ def _column(run: Run, method: str, metric: str, key: str) -> np.ndarray | None:
     scores = run.scores(method, metric)
     if scores is None or key not in scores:
         return None
-    values = np.asarray(scores[key], dtype=np.float64)
+    try:
+        values = np.asarray(scores[key], dtype=np.float64)
+    except ValueError:
+        path = run.score_path(method, metric)
+        raise UserError(f"{path} is damaged ({key} must be numbers): delete it and score again") from None
     return None if np.isnan(values).all() else values
 
 
@@ -379,7 +383,11 @@ def _judges(run: Run, names: Sequence[str], preferences: str | None) -> dict[str
 
 def _record(run: Run, method: str, metric: str) -> dict[str, Any] | None:
     path = run.score_path(method, metric).with_suffix(".json")
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _ = record["label"], record.items()
+        return record
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: delete it and score again") from None

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.config import Config, expand, seed_of
+from eval.files import write_rows
 from eval.generate import generate
 from eval.runs import Run
 from eval.worker import prefetch
@@ -350,6 +351,11 @@ def test_seeds(base, other, index, another):
         ({"a": {"kind": "bld", "skip": 1.0}}, {}, "skip is 1.0"),
         ({}, {}, "methods is empty"),
         ({"a": {"kind": "mean"}}, {"benchmark": {"size": 4}}, "benchmark.size is 4"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"size": 10**9}}, "benchmark.size is 1000000000"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"coco": "toy", "images": 0}}, "benchmark.images is 0"),
+        ({"a" * 300: {"kind": "mean"}}, {}, "cannot be the name of a folder"),
+        ({"a": {"kind": "telea", "radius": float("nan")}}, {}, "radius is nan"),
+        ({"painta": {"painta_levels": ["x"]}}, {}, "painta_levels must be a list of downsampling factors"),
         (
             {"a": {"kind": "mean"}},
             {"benchmark": {"samples": None}},
@@ -441,6 +447,19 @@ def test_a_folder_without_its_description_is_refused(write_config):
             made(config)
         shutil.rmtree(run.folder(folder))
     assert "6 made" in made(config)[1]
+
+
+def test_scores_of_unknown_samples_are_refused(write_config):
+    run, _ = made(write_config({"original": {"kind": "original"}}))
+    write_rows(run.score_path("original", "clip"), ["index", "clip"], [{"index": 0, "clip": 30}])
+    for path in (
+        *run.folder("original").glob("*.*"),
+        *(run.path / "inputs").iterdir(),
+        run.path / "run.json",
+    ):
+        path.unlink()
+    with pytest.raises(UserError, match=r"has original/scores/clip\.csv but no run\.json.* delete .*scores"):
+        made(write_config({"original": {"kind": "original"}}, benchmark={"seed": 1}))
 
 
 def test_results_of_other_settings_do_not_count(write_config):

@@ -290,6 +290,7 @@ def test_command_writes_the_page(summary, tmp_path, capsys):
     assert main(["report", str(summary.run.path), *flags]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert "Table 2: ablation" in out.read_text(encoding="utf-8")
+    assert main(["report", str(summary.run.path), *flags, "--ours", "glide"]) == 0  # which was not run
     assert main(["report", str(summary.run.path), "--max-mb", "0"]) == 2
     assert "--max-mb must be positive" in capsys.readouterr().err
 

@@ -109,7 +109,8 @@ def test_folders_that_are_no_run(tmp_path):
         Run.open(tmp_path)
     run = fake_run(tmp_path / "run", 3)
     whole = (run.path / "run.json").read_text()
-    for text in (whole[:50], "[]", "{}", '{"size": 1, "benchmark": {}, "methods": []}'):
+    start = '{"size": 1, "benchmark": {}, "methods": '
+    for text in (whole[:50], "[]", "{}", f"{start}[]}}", f'{start}{{"a": 3}}}}', f'{start}{{"a": {{}}}}}}'):
         (run.path / "run.json").write_text(text)
         with pytest.raises(UserError, match=r"run\.json is damaged"):
             Run.open(run.path)

@@ -320,6 +320,23 @@ def test_scores_of_different_judges_are_not_put_into_one_column(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("clip.csv", "index,clip\n0,boat\n"),
+        ("clip.json", "{"),
+        ("clip.json", "[1]"),
+        ("clip.json", '{"a": 1}'),
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, file, text):
+    run = fake_run(tmp_path / "run", 4)
+    path = run.score_path("painta", "clip").with_name(file)
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"painta/scores/{file} is damaged.*: delete it and score again"):
+        summarise(run, repeats=REPEATS)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--ours", "nobody"], "no method 'nobody'"),

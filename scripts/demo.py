@@ -8,6 +8,7 @@ object, the prompt the name of a category that the scene does not have, drawn wi
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,11 +16,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from hdpainter.console import Parser, finish
 from hdpainter.images import save_png
 from hdpainter.masks import bbox
 from hdpainter.pipeline import HDPainter
+from hdpainter.results import make_folder
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
+from ldm.util import UserError
 
 METHODS = ("stable-inpainting", "hd-painter", "hd-painter-release")
 
@@ -77,13 +81,15 @@ def detail(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture[top : top + side, left : left + side]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(words: list[str]) -> None:
+    """Draw the scenes, fill them and write everything."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2], help="numbers of held-out scenes")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    if min(args.scenes) < 0:
+        raise UserError(f"--scenes {min(args.scenes)}: scenes have the numbers 0, 1, 2, ...")
+    make_folder(args.out)
     painter = HDPainter.from_config("mini")
     rows, captions = [], []
     with tqdm(total=len(args.scenes) * len(METHODS), desc="pictures") as bar:
@@ -112,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("demo", None, main))

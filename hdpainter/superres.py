@@ -21,6 +21,7 @@ from hdpainter.settings import SuperResSettings
 from hdpainter.tiling import tiled
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import LatentUpscaleDiffusion
+from ldm.util import UserError
 
 SCALE = 4
 TILE_OVERLAP = 128  # high-resolution pixels shared by neighbouring tiles
@@ -70,8 +71,14 @@ class SuperResolution:
         mask: bool [4h, 4w], True = fill, not empty. progress: called with (step, steps) after each step.
         Returns uint8 [4h, 4w, 3], outside the mask only as good as the autoencoder reconstructs (and the
         original itself outside the crop, if `settings.crop_margin` is set).
+        Raises UserError for a noise level that the model was not trained with.
         """
         settings = settings or SuperResSettings()
+        highest = self.model.low_scale_model.max_noise_level - 1
+        if settings.noise_level > highest:
+            raise UserError(
+                f"superres.noise_level is {settings.noise_level}: this upscaler was trained with 0 to {highest}"
+            )
         rows, columns = self.region(mask, settings.crop_margin)
         high_rows, high_columns = (slice(s.start * SCALE, s.stop * SCALE) for s in (rows, columns))
         result = image.copy()

@@ -12,6 +12,7 @@ from hdpainter.superres import BlendingSampler, SuperResolution, latent_mask
 from hdpainter.tiling import ramps, starts, tiled
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import LatentUpscaleDiffusion
+from ldm.util import UserError
 from tests.support import GOLDEN, assert_close, golden, randn, rule_w
 
 RELEASE = SuperResSettings(grid="descend", mask="soft")
@@ -182,3 +183,9 @@ def test_a_float32_autoencoder_takes_half_latents_and_nan_is_told(model):
     assert pixels.dtype == torch.float32 and torch.isfinite(pixels).all()
     with pytest.raises(FloatingPointError):
         to_image(torch.full((3, 4, 4), float("nan")))
+
+
+def test_a_noise_level_that_the_upscaler_does_not_know_is_refused(model):
+    image, mask = np.zeros((256, 256, 3), np.uint8), np.ones((256, 256), bool)
+    with pytest.raises(UserError, match=r"superres.noise_level is 350: .* with 0 to 349"):
+        SuperResolution(model)(image, image[::4, ::4], mask, "x", SuperResSettings(noise_level=350))

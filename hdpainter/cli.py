@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,8 @@ def _batch(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    if find_spec("matplotlib") is None:
+        raise UserError("the figures need matplotlib: pip install 'hdpainter-ldm[explain]'")
     from hdpainter.explain import by_name, explain  # brings the networks with it
 
     if args.frames < 1:

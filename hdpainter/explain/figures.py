@@ -125,6 +125,8 @@ class _Artist:
             trace = explained.trace
             line = ("-", "--", "-.", ":")[number % 4]
             style = {"label": name, "color": f"C{number}", "linestyle": line, "linewidth": 2}
+            if len(trace.timesteps) == 1:  # no line goes through one point
+                style["marker"] = "o"
             left.plot(trace.timesteps, trace.objective, **style)
             if trace.gradient is not None:
                 right.plot(trace.timesteps, trace.gradient.reshape(len(trace.gradient), -1).std(1), **style)

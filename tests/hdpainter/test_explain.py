@@ -1,6 +1,7 @@
 """Explaining pictures: what is observed is what happened, and observing changes nothing."""
 
 import re
+import sys
 
 import matplotlib
 import numpy as np
@@ -184,6 +185,14 @@ def test_painta_that_is_never_on_can_be_drawn(painter, sample):
     assert "painta-c" in explanation.figures
 
 
+def test_the_score_of_a_single_step_can_be_seen(painter, sample):
+    explanation = explain(painter, *sample, "a kite", ["rasg"], steps=1, frames=1)
+    figure = explanation.figures["rasg-score"]
+    width, height = figure.size
+    middle = np.array(figure.crop((width // 5, height // 4, width // 3, height * 3 // 4)))
+    assert (middle == (31, 119, 180)).all(-1).any()  # matplotlib's first colour
+
+
 def test_predictions_end_in_the_picture(explanation):
     for explained in explanation.methods.values():
         assert explained.frames == [0, 2, 3]
@@ -265,6 +274,23 @@ def test_a_map_has_the_colours_of_its_bar(values, column):
     for (i, j), value in np.ndenumerate(content):
         found = pixels[top + side * (2 * i + 1), top + side * (2 * j + 1)]
         np.testing.assert_allclose(found, np.array(matplotlib.colormaps["magma"](value)[:3]) * 255, atol=3)
+
+
+def test_a_missing_matplotlib_is_told_before_the_model_loads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = (
+        "explain",
+        "--image",
+        "a.png",
+        "--mask",
+        "m.png",
+        "--prompt",
+        "a kite",
+        "--out",
+        str(tmp_path / "e"),
+    )
+    assert main(words, load=lambda *_: pytest.fail("loaded the model")) == 2
+    assert "the figures need matplotlib: pip install" in capsys.readouterr().err
 
 
 def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from eval.config import Config  # noqa: E402
 from eval.generate import generate  # noqa: E402
 from eval.metrics import make_metric, read_metrics  # noqa: E402
+from eval.models import computing_dtype  # noqa: E402
 from eval.runs import Run  # noqa: E402
 from eval.score import of_run, score  # noqa: E402
 from hdpainter.console import Parser, finish  # noqa: E402
@@ -63,9 +64,10 @@ def main(argv: list[str]) -> int:
         "--limit", type=int, default=48, help="triplets, at least three batches (default: 48)"
     )
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the first that is there)")
+    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        config = Config.load(args.config, out=str(Path(folder) / "run"), coco=args.coco)
+        config = Config.load(args.config, out=str(Path(folder) / "run"), coco=args.coco, dtype=args.dtype)
         if args.limit < 3 * config.batch_size:
             raise UserError(f"--limit must be at least {3 * config.batch_size}, three batches")
         device = str(usable_device(args.device))
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
         run = Run.open(config.out)
         machine = f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
         made = f"{args.limit} triplets at {run.size} px in batches of {config.batch_size}"
-        print(f"{args.config}, {made}, on {device}; {machine}\n")
+        print(f"{args.config}, {made}, {computing_dtype(device, config.dtype)} on {device}; {machine}\n")
         print("| method | results per hour | share of time in the models |\n|---|---|---|")
         for name in names:
             rate, share = time_method(run, name, config.batch_size)

@@ -18,8 +18,7 @@ from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
 from hdpainter.jobs import Job as FileJob
 from hdpainter.masks import shrink
-from hdpainter.prompts import full_prompt, words_cut
-from hdpainter.settings import Method
+from hdpainter.prompts import words_cut
 from hdpainter.web.engine import Job, Work
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
@@ -117,16 +116,15 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
             low_res.save(path)
             preview = path.with_suffix(".jpg")
             _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
-            job.remark = _remark(recipe.prompt, method)
+            job.remark = _remark(recipe.prompt)
             job.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
 
     return work
 
 
-def _remark(prompt: str, method: Method) -> str:
+def _remark(prompt: str) -> str:
     """As the command line tells it for a result."""
-    cut = words_cut(full_prompt(prompt, method.prompts.positive))
-    return remark(SimpleNamespace(metadata={"words_cut": cut}))
+    return remark(SimpleNamespace(metadata={"words_cut": words_cut(prompt)}))
 
 
 def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:

@@ -88,8 +88,12 @@ def make_task(
     """The task of a job whose image has this (width, height) and whose result goes to `path`.
 
     Its inputs hold files by their contents, not their names. Where it is computed (device, dtype, batch size) is
-    not among them, nor the upscaler where it is not used.
+    not among them, nor the upscaler where it is not used. Raises UserError where `path` is the job's own image or
+    mask: without these nobody could make the picture again.
     """
+    for source in (job.image, job.mask):
+        if path.exists() and path.samefile(source):
+            raise UserError(f"{path} is what the job reads, and would be lost: give the result another name")
     settings = {
         "size": job.settings.size or model["size"],
         "superres": job.settings.superres,

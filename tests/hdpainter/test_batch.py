@@ -292,6 +292,20 @@ def test_a_folder_in_the_way_is_told_before_the_model_loads(folder, name):
     assert f"{name} is a folder; move it" in summary.failed[0].message and [PROMPTS[1]] not in painter.calls
 
 
+def test_what_a_job_reads_is_never_replaced(folder):
+    folder.out = folder.path
+    folder.write([{"name": "a", "prompt": "kite"}, {"name": "M", "image": "m.png", "prompt": "sun"}])
+    before = {name: (folder.path / name).read_bytes() for name in ("a.png", "m.png")}
+    (folder.path / "M.png").symlink_to("m.png")
+    summary = folder.run(overwrite=True)[0]
+    assert summary.exit_code == 1 and not summary.done
+    assert [problem.message.split("/")[-1] for problem in summary.failed] == [
+        f"{name} is what the job reads, and would be lost: give the result another name"
+        for name in ("a.png", "M.png")
+    ]
+    assert before == {name: (folder.path / name).read_bytes() for name in before}
+
+
 def test_results_of_another_job_file_are_left_alone(folder):
     folder.run()
     other = folder.path / "other.jsonl"

@@ -75,6 +75,8 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--out", "record.png"), "record.json exists"),
         (("--out", "there.png/out.png"), "there.png cannot be made: File exists"),
         (("--out", "folder.png", "--overwrite"), "folder.png is a folder"),
+        (("--out", "a.png", "--overwrite"), "a.png is what the job reads, and would be lost"),
+        (("--out", "./m.png", "--overwrite"), "m.png is what the job reads, and would be lost"),
         (("--out", f"{'ä' * 100}.png"), "is longer than 200 bytes"),
         (("--out", "/proc/out.png"), "/proc cannot be written to"),
         (("--method", "hdpainter"), "unknown method 'hdpainter'"),

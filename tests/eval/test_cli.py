@@ -54,7 +54,7 @@ def test_triplets_are_drawn_and_lists_resolved(toy_root, tmp_path, capsys):
         (("triplets", "--coco", "nowhere", "--samples", 1, "--out", "a.csv"), "has no instances_*.json"),
         (
             ("triplets", "--coco", "TOY", "--samples", 1, "--out", "/proc/a.csv"),
-            "/proc/a.csv cannot be written",
+            "/proc cannot be written to",
         ),
         (("triplets", "--coco", "TOY", "--samples", 1, "--out", "c.yaml/a.csv"), "c.yaml cannot be made"),
         (("triplets", "--coco", "TOY", "--samples", 1, "--out", ""), ". cannot be written"),

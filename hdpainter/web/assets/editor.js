@@ -254,7 +254,8 @@ document.addEventListener("drop", (event) => {
 });
 
 // Gradio's before/after slider hears the mouse only: its handle gets the focus, and arrow keys drag it.
-let firstDraft = "";
+let firstDraft = "", lastKey = -Infinity;
+document.addEventListener("keydown", () => (lastKey = performance.now()), true);
 new MutationObserver(() => {
   showDrafts();
   for (const handle of document.querySelectorAll("#result [data-testid=slider]:not([tabindex])")) {
@@ -269,10 +270,11 @@ new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true });
 
-// The newest job's drafts come first: a new first one is brought into view, unless somebody paints.
+// The newest job's drafts come first: a new first one is brought into view, unless somebody paints or types.
 function showDrafts() {
   const first = document.querySelector("#drafts .thumbnail-item img")?.src ?? "";
-  if (first && first !== firstDraft && !stroke)
+  const busy = stroke || performance.now() - lastKey < 2000;
+  if (first && first !== firstDraft && !busy)
     document.getElementById("drafts").scrollIntoView({ block: "nearest" });
   firstDraft = first;
 }

@@ -245,8 +245,10 @@ def _explain(args: argparse.Namespace) -> int:
     methods = [plan.resolve(replace(job.settings, method=name)) for name in args.methods]
     by_name(methods)
     plan.check_pixels(job, methods[0].masks.threshold)
+    model = args.model or DEFAULT_MODEL
+    args.identify(model, False)  # an unknown model or a missing checkpoint is told before a folder is made
     make_folder(args.out)
-    painter = args.load(args.model or DEFAULT_MODEL, args.device, args.dtype, False)
+    painter = args.load(model, args.device, args.dtype, False)
     with Progress() as progress:
         progress.start("explain")
         explanation = explain(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import Normalize
 from PIL import Image
 
+from hdpainter import plan
 from hdpainter.cli import main
 from hdpainter.explain import METHODS, explain
 from hdpainter.explain.panels import Bar, Cell, Panels
@@ -303,6 +304,9 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
         loads.append(args)
         return painter
 
+    def identify(model, superres):
+        return {} if model == "sd2" else plan.identify(model, superres)
+
     def run(*words):
         words = (
             "explain",
@@ -316,11 +320,12 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
             "new/e",
             *words,
         )
-        code = main(words, load=load)
+        code = main(words, load=load, identify=identify)
         return code, "".join(capsys.readouterr())
 
     for words, message in {
         ("--methods", "best"): "unknown method 'best'",
+        ("--model", "nosuch"): "unknown model 'nosuch'",
         ("--methods", "rasg", "rasg"): "none twice",
         ("--frames", "0"): "--frames must be at least 1",
         ("--eta", "-1"): "eta is -1",

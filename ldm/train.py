@@ -17,6 +17,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
@@ -39,7 +40,11 @@ def load_config(path: Path, overrides: Sequence[str], gpu: bool):
     if malformed := [text for text in overrides if "=" not in text]:
         raise UserError(f"setting {malformed[0]!r} is not of the form key=value")
     special = content.pop("gpu", {})
-    return OmegaConf.merge(content, special if gpu else {}, OmegaConf.from_dotlist(list(overrides)))
+    try:
+        return OmegaConf.merge(content, special if gpu else {}, OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(f"{path} and the settings given do not go together: {problem}") from None
 
 
 def run(config, run_dir: Path, gpu: bool) -> None:

@@ -53,11 +53,11 @@ train_beside() {
 if [ $# -gt 0 ]; then
     train "$@"
 elif "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    train mini-autoencoder-f8 mini-clip mini-inpainting mini-autoencoder-f4 mini-upscaler mini-rtmdet
+    train mini-autoencoder-f8 mini-decoder-f8 mini-clip mini-inpainting mini-autoencoder-f4 mini-upscaler mini-rtmdet
 else
     # One core for each line of stages, both for the last one: two processes of one model take 1.2 times as long a step.
     train_beside mini-autoencoder-f8 mini-clip mini-autoencoder-f4
-    train_beside mini-upscaler mini-rtmdet
+    train_beside mini-upscaler mini-decoder-f8 mini-rtmdet
     train mini-inpainting
 fi
 "$python" -m ldm.training.card checkpoints/mini

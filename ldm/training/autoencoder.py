@@ -66,6 +66,10 @@ class AutoencoderTraining(Training):
     candidates: a crop is the most detailed of so many: flat areas teach little, and most of a large drawing is
     flat. start: weights to begin with instead of random ones.
 
+    decoder_noise: None trains everything; with a number only the decoder is trained, so that diffusion models of
+    these latents stay as they are. It sees latents with noise of any std up to that number (their own is 1) and
+    learns to draw clean pictures from what a diffusion model leaves imperfect.
+
     An autoencoder this small gives up a channel early if it may, and a dimension of colour with it, and never
     gets them back (`weakest_std` in the figures). Hence a weak KL term, and a linear head, thrown away
     afterwards, that must read a latent pixel's mean colour off it, as one can with Stable Diffusion's latents.
@@ -84,6 +88,7 @@ class AutoencoderTraining(Training):
         candidates: int = 1,
         kl_weight: float = 1e-5,
         start: str | None = None,
+        decoder_noise: float | None = None,
         seed: int = 0,
         **budget,
     ):
@@ -92,10 +97,13 @@ class AutoencoderTraining(Training):
             model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
         if start is not None:
             read_part(model, "first_stage_model", start)
+        if decoder_noise is not None:
+            model.encoder.requires_grad_(False)
+            model.quant_conv.requires_grad_(False)
         head = nn.Conv2d(model.post_quant_conv.in_channels, 3, 1)
         super().__init__(nn.ModuleDict({"autoencoder": model, "colours": head}), **budget)
         self.scale_factor = read_model_config(config)["params"].get("scale_factor", 1.0)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.decoder_noise = kl_weight, decoder_noise
         drawn = scene_cache(cache, "train", scenes, size, self.workers)
         self.data = Crops(drawn, crop_sizes, crop_weights, pixels, candidates, seed)
         self.held_out = to_tensor(scene_cache(cache, "val", held_out, size).images)
@@ -106,6 +114,8 @@ class AutoencoderTraining(Training):
         return self.loader(self.data)
 
     def loss(self, x):
+        if self.decoder_noise is not None:
+            return self.decoder_loss(x), {}
         posterior = self.network["autoencoder"].encode(x)
         y = self.network["autoencoder"].decode(posterior.sample())
         kl = posterior.kl().sum() / posterior.mean.numel()
@@ -115,6 +125,13 @@ class AutoencoderTraining(Training):
         logs = {"reconstruction": reconstruction, "colours": colours, "kl": kl}
         return reconstruction + colours + self.kl_weight * kl, logs
 
+    def decoder_loss(self, x: Tensor) -> Tensor:
+        """The reconstruction loss of pictures x [B, 3, H, W] from noised latents."""
+        model = self.network["autoencoder"]
+        z = model.encode(x).mode()
+        std = self.decoder_noise / self.scale_factor * torch.rand(len(z), 1, 1, 1, device=z.device)
+        return reconstruction_loss(x, model.decode(z + std * torch.randn_like(z)).float())
+
     def reconstruct(self) -> tuple[Tensor, Tensor]:
         """Latent means and reconstructions of the held-out pictures by the averaged weights."""
         model = self.average.module["autoencoder"].eval()
@@ -122,12 +139,15 @@ class AutoencoderTraining(Training):
         return torch.cat(latents), torch.cat([model.decode(z).float().cpu() for z in latents])
 
     def weights(self):
-        """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config."""
-        latents, _ = self.reconstruct()
-        factor = 1 / (float(latents.std()) * self.scale_factor)
+        """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config, unless
+        only the decoder was trained."""
         state = {
             name: tensor.clone() for name, tensor in self.average.module["autoencoder"].state_dict().items()
         }
+        if self.decoder_noise is not None:
+            return state
+        latents, _ = self.reconstruct()
+        factor = 1 / (float(latents.std()) * self.scale_factor)
         half = len(state["quant_conv.bias"]) // 2  # means, then logarithms of variances
         state["quant_conv.weight"][:half] *= factor
         state["quant_conv.bias"][:half] *= factor

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldm.checkpoint import misfit, read_state_dict
 from ldm.data.cache import SceneCache, names, scene_cache
 from ldm.data.masks import random_mask
 from ldm.data.objects import CATEGORIES
@@ -54,6 +55,7 @@ class DiffusionTraining(Training):
     crops: {crop size in pixels: [weight, batch size, pool capacity]}. reuse: see `Pool`.
     suffixes: one of these follows each caption, "" for none: the words that the methods' prompts add.
     dropped: probability that a caption is replaced by one of `nulls`, for classifier-free guidance.
+    start: a file of a whole model, whose UNet the training begins with instead of random weights.
     """
 
     parallel = True
@@ -70,6 +72,7 @@ class DiffusionTraining(Training):
         suffixes: Sequence[str] = ("",),
         dropped: float = 0.1,
         nulls: Sequence[str] = ("",),
+        start: str | None = None,
         seed: int = 0,
         **budget,
     ):
@@ -77,6 +80,8 @@ class DiffusionTraining(Training):
         if unknown := sorted(set(parts) - set(FROZEN)):
             raise UserError(f"parts: {unknown[0]!r} is not one of {', '.join(FROZEN)}")
         loaded = {name: read_part(getattr(ldm, name), name, file) for name, file in parts.items()}
+        if start is not None:
+            read_unet(ldm, start)
         super().__init__(ldm.model, **budget)
         self.ldm, self.parts = ldm, loaded
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
@@ -164,6 +169,14 @@ class DiffusionTraining(Training):
         z, cond = self.ldm.get_input(batch, "jpg")
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
         return float(self.ldm.p_losses(z, cond, torch.full((len(z),), t, device=z.device), noise)[0])
+
+
+def read_unet(ldm: nn.Module, path: str | Path) -> None:
+    """Give the diffusion model `ldm` the UNet of a whole model's file. Raises UserError if it has another one."""
+    state = {name: tensor for name, tensor in read_state_dict(path).items() if name.startswith("model.")}
+    if problem := misfit(nn.ModuleDict({"model": ldm.model}), state):
+        raise UserError(f"{path} does not fit the config's UNet: {problem}")
+    ldm.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
 
 
 class Endless(torch.utils.data.IterableDataset):

@@ -102,6 +102,30 @@ def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoe
     assert torch.allclose(posterior.std / posterior.mean.std(), original.std / latents.std(), rtol=1e-3)
 
 
+def test_training_the_decoder_alone_leaves_the_latents_as_they_are(cache, autoencoder, tmp_path):
+    start = tmp_path / "start.pt"
+    torch.save(autoencoder.weights(), start)
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    crops = {"crop_sizes": (32,), "crop_weights": (1.0,), "pixels": 2048}
+    options = {"size": 64, "scenes": 4, "held_out": 2, "workers": 1} | crops | BUDGET
+    training = AutoencoderTraining(config, cache, start=str(start), decoder_noise=0.5, **options)
+    x = training.held_out
+    before, clean = training.network["autoencoder"].encode(x).mean, training.decoder_loss(x)
+    optimizer = training.configure_optimizers()
+    for _ in range(3):
+        optimizer.zero_grad()
+        training.loss(x)[0].backward()
+        optimizer.step()
+    assert not torch.equal(training.decoder_loss(x), clean)
+    training.average.update_parameters(training.network)
+    state = training.weights()
+    changed = {
+        name for name, tensor in read_state_dict(start).items() if not torch.equal(tensor, state[name])
+    }
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    assert torch.equal(training.network["autoencoder"].encode(x).mean, before)
+
+
 @pytest.fixture(scope="module")
 def clip(cache):
     torch.manual_seed(0)
@@ -186,6 +210,19 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
         finished.first_stage_model.parameters(), training.ldm.first_stage_model.parameters(), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_a_training_begins_with_the_unet_of_another_model(cache, parts, tmp_path):
+    torch.manual_seed(0)
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    options = {"size": 64, "scenes": 4, "crops": {64: [1, 2, 4]}, "held_out": 1, "workers": 1} | BUDGET
+    first = InpaintingTraining(config, parts, cache, **options)
+    torch.save(first.weights(), tmp_path / "whole.pt")
+    second = InpaintingTraining(config, parts, cache, start=str(tmp_path / "whole.pt"), **options)
+    for name, tensor in second.weights().items():
+        assert torch.equal(tensor, first.weights()[name]), name
+    with pytest.raises(UserError, match="does not fit the config's UNet"):
+        InpaintingTraining(config, parts, cache, start=parts["first_stage_model"], **options)
 
 
 @pytest.fixture(scope="module")
@@ -403,6 +440,11 @@ TRAINING = "training: {target: ldm.training.clip.ClipTraining, params: {config: 
         ("training: {target: torch.nn.Identity, params: [1]}", [], "params must be a mapping"),
         ("training: {target: torch.nn.Identity}\ntrainer: 3", [], "trainer must be a mapping, not 3"),
         ("training: {target: torch.nn.Identity}", ["minutes"], "'minutes' is not of the form key=value"),
+        (
+            "training: {target: x.Y, params: {crops: {128: 1}}}",
+            ["training.params.crops.128=2"],
+            "do not go together: Conflicting integer and string keys: 128",
+        ),
         (f"{TRAINING}, minutes: 1, matrix_lr: 1}}}}", [], "there is no CLIP config none.json; run from"),
         ("training: {target: x.Y, params: {parts: {a: none.pt}}}", [], "there is no none.json, the card"),
     ],

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from eval import selection
 from eval.config import Config, Entry
-from eval.models import ModelCache, computing_dtype
+from eval.models import ModelCache, computing_dtype, model_identity
 from eval.prepare import dataset, draw, open_run, write_inputs
 from eval.runs import MANIFEST, Run
 from eval.worker import Batch, Report, Worker, Workers, disk_error
@@ -81,6 +81,7 @@ def _generate(
     stream: TextIO | None,
 ) -> Summary:
     say = Progress(stream=stream).say
+    model_identity.cache_clear()  # the files may have been replaced since an earlier call
     entries = config.entries()
     chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
     dtypes = {computing_dtype(device, config.dtype) for device in devices}

@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -77,6 +78,19 @@ def model_identity(name: str) -> Mapping[str, Any]:
         "config": digest(read_model_config(spec.inpainting.config)),
         "checkpoint": recorded_sha256(path) or file_sha256(path),
     }
+
+
+def checkpoint_of(name: str) -> Path:
+    """The file of the weights of which `model_identity` has the SHA-256."""
+    spec = _single(name) or PipelineSpec.load(name)
+    return find_checkpoint(spec.inpainting.checkpoint)
+
+
+def weights_in(settings: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of the weights that made a method's results, by its settings in run.json; None where they
+    have no model, or are of a version that did not record it."""
+    model = settings.get("model") or {}
+    return (model.get("inpainting") or model).get("checkpoint")
 
 
 def is_inpainting_model(name: str) -> bool:

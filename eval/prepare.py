@@ -19,6 +19,7 @@ from tqdm import tqdm
 from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config, Entry
 from eval.files import write_rows
+from eval.models import checkpoint_of, weights_in
 from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.download import file_sha256
@@ -103,7 +104,7 @@ def open_run(
     }
     if (out / RUN_FILE).is_file():
         old = Run.open(out)
-        _refuse_others(old, facts, described)
+        _refuse_others(old, facts, entries, described)
         described = {**old.info["methods"], **described}
     else:
         _refuse_unknown(out)
@@ -152,14 +153,24 @@ def _refuse_unknown(out: Path) -> None:
         )
 
 
-def _refuse_others(old: Run, facts: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+def _refuse_others(
+    old: Run, facts: Mapping[str, Any], entries: Sequence[Entry], described: Mapping[str, Any]
+) -> None:
     before = {**old.info["benchmark"], "size": old.size}
     if changed := differences({key: before.get(key) for key in facts}, facts):
         raise UserError(f"{old.path} was made with another config ({changed}); give another --out")
-    for name, new in described.items():
+    for entry in entries:
+        name, new = entry.name, described[entry.name]
         values = old.info["methods"].get(name)
         if values is None or values["hash"] == new["hash"] or not any(old.folder(name).glob("*.png")):
             continue
+        had, has = weights_in(values["settings"]), weights_in(new["settings"])
+        if had and has and had != has:
+            raise UserError(
+                f"{old.path} has results of {name} made with other weights (SHA-256 {had[:12]}, and "
+                f"{checkpoint_of(entry.how.model)} has {has[:12]}): put that file back as it was, give another "
+                f"--out, or delete {old.folder(name)}"
+            )
         changed = differences([values["kind"], values["settings"]], [new["kind"], new["settings"]])
         changed = differences(values["settings"], new["settings"]) or changed
         raise UserError(

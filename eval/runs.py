@@ -4,7 +4,8 @@
     RUN/triplets.csv                  one row for each sample
     RUN/inputs/000000.png             image at evaluation size; 000000-mask.png: its mask, black and white
     RUN/METHOD/000000.png             result at evaluation size
-    RUN/METHOD/manifest.jsonl         one line for each finished result: index, seed, seconds, sha256, settings
+    RUN/METHOD/manifest.jsonl         one line for each finished result: index, seed, seconds, sha256, settings,
+                                      device, dtype of the network, code (the version of it)
     RUN/METHOD/scores/METRIC.csv      one row for each scored result: index, the metric's columns, and the digest
                                       (SHA-256) of the picture that was scored
 
@@ -148,8 +149,12 @@ class Run:
 
     def dtypes(self, method: str) -> set[str]:
         """In what a method's finished results were computed, such as {"bfloat16"}; older results do not say."""
+        return self.noted(method, "dtype")
+
+    def noted(self, method: str, key: str) -> set[str]:
+        """What the manifest says under `key` of a method's finished results; older results may not say it."""
         rows = self.manifest(method)
-        return {str(rows[index]["dtype"]) for index in self.done(method) if rows[index].get("dtype")}
+        return {str(rows[index][key]) for index in self.done(method) if rows[index].get(key)}
 
     @cached_property
     def mask_shares(self) -> np.ndarray:

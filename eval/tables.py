@@ -12,7 +12,7 @@ import numpy as np
 from eval.config import Config, Entry
 from eval.files import write_rows, write_text
 from eval.grids import Grid, bin_name, grids
-from eval.methods import KINDS
+from eval.provenance import provenance
 from eval.published import TABLES, Published
 from eval.runs import Run
 from eval.stats import REPEATS
@@ -126,34 +126,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows whose keys may differ; the head has all of them, and what a row lacks is an empty cell."""
     write_rows(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
     return path
-
-
-def provenance(summary: Summary) -> list[tuple[str, str]]:
-    """What the run is of: (name, value) pairs for people."""
-    about = summary.run.info
-    benchmark = about.get("benchmark", {})
-    pairs = [
-        ("run", summary.run.path.resolve().name),
-        *((key, value) for key, value in benchmark.items() if not isinstance(value, dict | list)),
-        ("model", about.get("model")),
-        ("size", about.get("size")),
-        ("dtype", _dtypes(summary)),
-        ("fingerprint", about.get("fingerprint")),
-    ]
-    return [(key, str(value)) for key, value in dict(pairs).items() if value is not None]
-
-
-def _dtypes(summary: Summary) -> str | None:
-    """In what the networks computed the results; by method where that is not one and the same."""
-    found: dict[str, list[str]] = {}
-    for row in summary.measured:
-        for member in row.members:
-            kind = KINDS.get(summary.run.method(member).get("kind"))
-            for dtype in sorted(summary.run.dtypes(member)) if kind and kind.has_network else ():
-                found.setdefault(dtype, []).append(row.label)
-    if len(found) < 2:
-        return next(iter(found), None)
-    return "; ".join(f"{dtype} ({', '.join(dict.fromkeys(labels))})" for dtype, labels in found.items())
 
 
 def markdown(title: str, about: Iterable[tuple[str, str]], tables: Sequence[Grid]) -> str:

@@ -25,6 +25,7 @@ from eval.config import Entry, seed_of
 from eval.methods import Input, Made, Paint
 from eval.models import ModelCache, dtype_name
 from eval.runs import Run, write_picture
+from eval.version import code_version
 from hdpainter.console import one_line
 from hdpainter.memory import release_memory
 from ldm.util import UserError
@@ -88,6 +89,7 @@ class Worker:
     ):
         self.run, self.entries, self.models, self.scratch = run, entries, models, scratch
         self.progress = progress
+        self._code = code_version()  # now: the files may change while they run
         self._ready: tuple[str, Paint] | None = None
 
     def work(self, batches: Iterable[Batch], report: Callable[[Report], None]) -> None:
@@ -149,6 +151,7 @@ class Worker:
                 ),
                 "settings": settings,
                 "device": str(self.models.device),
+                "code": self._code,
                 **dtype,
                 **result.note,
             }

@@ -23,11 +23,14 @@ from PIL import Image
 from eval.config import Config, expand, seed_of
 from eval.files import write_rows
 from eval.generate import generate
+from eval.models import weights_in
 from eval.runs import Run
+from eval.version import code_version
 from eval.worker import prefetch
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
 from hdpainter.blend import blend
 from hdpainter.masks import stage_size
+from hdpainter.models.download import file_sha256
 from hdpainter.models.random_weights import write_random_checkpoint
 from ldm.util import UserError
 from tests.eval.test_coco import edited
@@ -485,6 +488,32 @@ def test_one_method_is_of_one_dtype(write_config, tiny_pipeline):
     path = run.folder("stable-inpainting") / "manifest.jsonl"
     path.write_text(path.read_text().replace('"dtype"', '"of old"'))  # older results do not say
     assert "1 made, 1 made before" in made(other, methods=["stable-inpainting"], limit=2)[1]
+
+
+def test_one_method_is_of_one_file_of_weights(write_config, tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline.parent, tmp_path / "models")
+    weights = tmp_path / "models" / "tiny-inpainting.safetensors"
+    model = str(tmp_path / "models" / tiny_pipeline.name)
+    config = write_config({**BASE, "mean": {"kind": "mean"}}, model=model)
+    run, _ = made(config, limit=1)
+    first = file_sha256(weights)
+    assert weights_in(run.method("stable-inpainting")["settings"]) == first
+    assert weights_in(run.method("mean")["settings"]) is None
+    assert run.noted("stable-inpainting", "code") == run.noted("mean", "code") == {code_version()}
+
+    write_random_checkpoint(tmp_path / "models" / "tiny-inpainting.yaml", weights, seed=1)
+    second = file_sha256(weights)
+    with pytest.raises(UserError) as refused:
+        made(config)
+    for word in ("results of stable-inpainting", first[:12], second[:12], str(weights), "give another --out"):
+        assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+    added = write_config({"painta": {"steps": 2}, "mean": {"kind": "mean"}}, model=model)
+    run, said = made(added, limit=2)
+    assert "3 made, 1 made before" in said, "methods without these weights go on, and others may be added"
+    found = {name: weights_in(run.method(name)["settings"]) for name in run.methods}
+    assert found == {"stable-inpainting": first, "painta": second, "mean": None}
 
 
 def test_methods_can_be_added_and_those_of_before_stay(write_config):

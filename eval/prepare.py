@@ -35,16 +35,21 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
     """The benchmark's dataset; toy COCO is drawn where it is not there yet."""
-    if benchmark.coco != "toy":
-        return Coco(benchmark.coco, benchmark.split)
-    cache = Path(benchmark.cache) if benchmark.cache else out / "dataset"
-    root = cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}"
-    if not root.exists():
-        with _waiting_for(cache, say):
+    root = folder_of(benchmark, out)
+    if benchmark.coco == "toy" and not root.exists():
+        with _waiting_for(root.parent, say):
             if not root.exists():  # nobody drew it meanwhile
                 say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
                 toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
     return Coco(root, benchmark.split)
+
+
+def folder_of(benchmark: Benchmark, out: Path) -> Path:
+    """Where the benchmark's dataset is, or will be drawn to."""
+    if benchmark.coco != "toy":
+        return Path(benchmark.coco)
+    cache = Path(benchmark.cache) if benchmark.cache else out / "dataset"
+    return cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}"
 
 
 @contextmanager
@@ -68,6 +73,14 @@ def draw(coco: Coco, benchmark: Benchmark) -> list[Triplet]:
     if benchmark.list is not None:
         return read_list(coco, benchmark.list)
     return sample(coco, benchmark.samples, benchmark.seed)
+
+
+def prompts_of(triplets: Sequence[Triplet], benchmark: Benchmark) -> list[str]:
+    """The label to paint for each triplet. Raises UserError where there is none."""
+    other = benchmark.prompt == "other"
+    if bad := [triplet for triplet in triplets if other and not triplet.other]:
+        raise UserError(f"sample {bad[0].index} has no other label: its image has things of all categories")
+    return [triplet.other if other else triplet.category for triplet in triplets]
 
 
 def open_run(
@@ -183,14 +196,12 @@ def _write_samples(
     path: Path, coco: Coco, triplets: Sequence[Triplet], benchmark: Benchmark, say: Say
 ) -> None:
     say(f"{len(triplets)} samples from {coco.root}")
-    other = benchmark.prompt == "other"
-    if bad := [triplet for triplet in triplets if other and not triplet.other]:
-        raise UserError(f"sample {bad[0].index} has no other label: its image has things of all categories")
+    prompts = prompts_of(triplets, benchmark)
     shares = _in_threads(lambda t: float(_mask(coco, t, benchmark.size).mean()), triplets, "masks", say)
     columns = [field.name for field in fields(Sample)]
     rows = [
-        {**asdict(t), "prompt": t.other if other else t.category, "mask_share": share}
-        for t, share in zip(triplets, shares, strict=True)
+        {**asdict(t), "prompt": prompt, "mask_share": share}
+        for t, prompt, share in zip(triplets, prompts, shares, strict=True)
     ]
     write_rows(path, columns, rows)
 

@@ -7,8 +7,10 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,19 @@ import torch
 from tqdm import tqdm
 
 from eval import selection
-from eval.coco import Coco, Triplet, read_list, sample
-from eval.config import Benchmark, Config
+from eval.coco import Coco, Triplet
+from eval.config import Config
 from eval.files import read_rows
 from eval.metrics import make_metric, read_metrics
 from eval.metrics.weights import HOW_TO_INSTALL
+from eval.prepare import draw, folder_of, prompts_of
+from eval.runs import RUN_FILE, Run
+from eval.worker import threads_for
 from hdpainter.inpaint import FACTOR
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.pipeline import dtype_policy, usable_device
 from ldm.checkpoint import build
+from ldm.data.objects import CATEGORIES
 from ldm.util import UserError, read_model_config
 
 PACKAGES = {"accuracy": ("mmdet", "mmengine"), "pickscore": ("transformers",)}  # beyond the package's own
@@ -35,16 +41,26 @@ LONG = 2.0
 
 @dataclass(frozen=True)
 class Need:
-    """What may take: pictures to make, evaluations of the network for one of each, bytes on disk."""
+    """What is still to be made.
+
+    samples: of each method. made: by method, how many of them are there already. evaluations: by method, those
+    of the network for one picture. bytes: on disk, at most.
+    """
 
     samples: int
+    made: Mapping[str, int]
     evaluations: Mapping[str, float]
     bytes: float
 
     @property
     def pictures(self) -> int:
-        """How many pictures the models make."""
-        return self.samples * len(self.evaluations)
+        """How many pictures are to be made."""
+        return self.samples * len(self.evaluations) - sum(self.made.values())
+
+    @property
+    def total(self) -> float:
+        """Evaluations of the network for all of them."""
+        return sum((self.samples - self.made[name]) * cost for name, cost in self.evaluations.items())
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,40 +78,47 @@ def run(args: argparse.Namespace) -> int:
     """Print the estimate, and what is missing."""
     config = selection.config_of(args)
     need = needed(config, args.limit, args.methods)
-    seconds = seconds_per_evaluation(config, args.devices[0])
+    seconds = seconds_per_evaluation(config, args.devices[0], len(args.devices))
     for line in estimate(config, need, seconds, len(args.devices)):
         print(line, flush=True)
-    lacking = missing(config, args.methods, f"--config {shlex.quote(args.config)}")
+    lacking = missing(config, args.methods, f"--config {shlex.quote(args.config)}", args.limit)
     print("all that it needs is there" if not lacking else f"{len(lacking)} missing:")
     for each in lacking:
         print(f"- {each}")
     return 2 if lacking else 0
 
 
-def missing(config: Config, methods: Sequence[str] | None = None, source: str | None = None) -> list[str]:
-    """Everything that the config needs and that is not there, each with how to get it. Empty if all is
-    there. methods: only these runs. source: of the metrics' parameters, see `make_metric`."""
-    checks: list[Callable[[], Any]] = [lambda: _samples(config.benchmark)]
+def missing(
+    config: Config,
+    methods: Sequence[str] | None = None,
+    source: str | None = None,
+    limit: int | None = None,
+) -> list[str]:
+    """Everything that the config needs and that is not there, each with how to get it. Empty if all is there.
+
+    methods, limit: only these runs, only so many samples. source: of the metrics' parameters, see `make_metric`.
+    """
+    found: list[str] = []
+
+    def ask(check: Callable[..., Any], *arguments: Any) -> Any:
+        """What it returns; where it raises a UserError, None."""
+        try:
+            return check(*arguments)
+        except UserError as error:
+            found.append(str(error))
+
+    triplets = ask(_samples, config)
+    prompts = ask(_prompts, config, triplets[:limit]) if triplets is not None else None
     for entry in selection.chosen(config.entries(), methods):
         if not entry.why_not:
-            checks.append(entry.how.identity)
-    try:
-        metrics = read_metrics(config.for_tables.get("metrics", "metrics"))
-    except UserError as error:
-        return [str(error)]
+            ask(entry.how.identity)
+    metrics = ask(read_metrics, config.for_tables.get("metrics", "metrics")) or {}
     for name, params in metrics.items():
-        checks.append(lambda name=name: _packages(name))
-        checks.append(lambda name=name, params=params: make_metric(name, params, source=source))
-    found = [message for check in checks if (message := _complaint(check))]
+        ask(_packages, name)
+        metric = ask(partial(make_metric, name, params, source=source))
+        if metric and prompts:
+            ask(metric.check, prompts)
     return list(dict.fromkeys(found))
-
-
-def _complaint(check: Callable[[], Any]) -> str | None:
-    try:
-        check()
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _packages(metric: str) -> None:
@@ -106,25 +129,27 @@ def _packages(metric: str) -> None:
         )
 
 
-def _samples(benchmark: Benchmark) -> list[Triplet]:
-    """The benchmark's triplets, all of whose images are there; none for toy COCO, which is drawn when
-    needed."""
-    if benchmark.coco == "toy":
+def _samples(config: Config) -> list[Triplet]:
+    """The benchmark's triplets, all of whose images are there; none of toy COCO that is yet to be drawn."""
+    benchmark, root = config.benchmark, folder_of(config.benchmark, Path(config.out))
+    if benchmark.coco == "toy" and not root.exists():
         return []
-    root = Path(benchmark.coco)
     try:
         coco = Coco(root, benchmark.split)
     except UserError as error:
         raise UserError(str(error) if root.is_dir() else f"{error}; {_how_to_get(root)}") from None
-    triplets = (
-        read_list(coco, benchmark.list) if benchmark.list else sample(coco, benchmark.samples, benchmark.seed)
-    )
+    triplets = draw(coco, benchmark)
     absent = {path for t in triplets if not (path := coco.image_path(t)).is_file()}
     if absent:
         raise UserError(
             f"{len(absent)} images of {root} are missing, such as {min(absent)}; {_how_to_get(root)}"
         )
     return triplets
+
+
+def _prompts(config: Config, triplets: Sequence[Triplet]) -> list[str]:
+    """The labels to paint; of toy COCO that is yet to be drawn, all that there may be."""
+    return prompts_of(triplets, config.benchmark) or [category.name for category in CATEGORIES]
 
 
 def _how_to_get(root: Path) -> str:
@@ -136,23 +161,30 @@ def _how_to_get(root: Path) -> str:
 
 
 def needed(config: Config, limit: int | None = None, methods: Sequence[str] | None = None) -> Need:
-    """What the run makes, counting what is there already too. limit: only so many samples. methods: only these
-    runs."""
-    benchmark = config.benchmark
+    """What of the run is not there yet. limit: only so many samples. methods: only these runs.
+
+    Raises UserError if the results folder is damaged.
+    """
+    benchmark, out = config.benchmark, Path(config.out)
     entries = [entry for entry in selection.chosen(config.entries(), methods) if not entry.why_not]
     listed = read_rows(Path(benchmark.list), ["image_idx", "segment_idx"]) if benchmark.list else ()
     samples = min(benchmark.samples or len(listed), limit or math.inf)
-    pictures = samples * (1 + len(entries)) + (benchmark.images or 0)
+    run = Run.open(out) if (out / RUN_FILE).is_file() else None
+    made = {e.name: sum(index < samples for index in run.done(e.name)) if run else 0 for e in entries}
+    inputs = sum(not (run and run.mask_path(index).is_file()) for index in range(samples))
+    drawn = folder_of(benchmark, out).exists()
+    pictures = samples * len(entries) - sum(made.values()) + inputs + (0 if drawn else benchmark.images or 0)
     return Need(
         samples,
+        made,
         {entry.name: entry.how.cost() for entry in entries},
         pictures * benchmark.size**2 * BYTES_A_PIXEL,
     )
 
 
-def seconds_per_evaluation(config: Config, device: str | None = None) -> float:
+def seconds_per_evaluation(config: Config, device: str | None = None, processes: int = 1) -> float:
     """Seconds that the model's UNet takes for one picture, measured here: in a batch of the config's, or
-    alone where that takes more than `LONG` seconds.
+    alone where that takes more than `LONG` seconds; with the threads that one of so many processes has.
 
     Its weights are zeros: the time does not depend on them, and nothing is read from disk.
     """
@@ -174,21 +206,31 @@ def seconds_per_evaluation(config: Config, device: str | None = None) -> float:
         unet(x, torch.zeros(batch, device=place), context)[0, 0, 0, 0].item()  # waits for the device
         return (time.perf_counter() - start) / batch
 
-    alone = measure(1)
-    if alone > LONG:
-        return alone
-    return min(measure(config.batch_size) for _ in range(3))
+    with _threads(threads_for(place, processes)):
+        alone = measure(1)
+        return alone if alone > LONG else min(measure(config.batch_size) for _ in range(3))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def estimate(config: Config, need: Need, seconds: float, devices: int) -> list[str]:
     """What the run takes, in words. seconds: of one evaluation of the network for one picture."""
-    total = need.samples * sum(need.evaluations.values()) * seconds / devices
+    total, before = need.total * seconds / devices, sum(need.made.values())
     free = shutil.disk_usage(_existing(Path(config.out))).free
     lines = [
-        f"{need.samples} samples, {len(need.evaluations)} methods: {need.pictures} pictures",
+        f"{need.samples} samples, {len(need.evaluations)} methods: {need.pictures} pictures to make"
+        + (f", {before} made before" if before else ""),
         f"time: about {duration(total)} to make them on {devices} device{'s' * (devices > 1)} "
         f"({1000 * seconds:.3g} ms for an evaluation of the UNet, measured here); scoring comes on top",
-        f"disk: up to {size(need.bytes)} in {config.out}, {size(free)} free there",
+        f"disk: up to {size(need.bytes)} more in {config.out}, {size(free)} free there",
     ]
     if need.bytes > free:
         lines.append("warning: that may not be enough; make room, or give another --out")

@@ -276,6 +276,12 @@ class Workers:
             ) from None
 
 
+def threads_for(device: torch.device, processes: int) -> int:
+    """With how many threads one of several processes computes: those on the CPU share what there is."""
+    threads = torch.get_num_threads()
+    return max(threads // processes, 1) if device.type == "cpu" else threads
+
+
 def _serve(
     pipe: connection.Connection,
     device: str,
@@ -290,8 +296,7 @@ def _serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         models = ModelCache(device, dtype)
-        if models.device.type == "cpu":
-            torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
+        torch.set_num_threads(threads_for(models.device, processes))
         Worker(Run.open(path), entries, models, scratch).work(iter(pipe.recv, None), pipe.send)
     except (EOFError, BrokenPipeError):  # the parent is gone
         return

@@ -1,5 +1,6 @@
 """The scripts that reproduce the tables: what is missing, the estimate, and from samples to the report."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -7,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from eval.__main__ import main, parser_of
 from eval.config import Config
@@ -21,6 +24,8 @@ from eval.requirements import (
     size,
 )
 from hdpainter.settings import Method
+from ldm.data.toycoco import CATEGORIES
+from tests.eval.test_coco import edited
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 JUDGES = {"fidelity": {}, "seam": {}, "saturation": {}}
@@ -86,6 +91,36 @@ def test_estimate_follows_from_samples_steps_and_time(write_config, tiny_pipelin
     assert not [line for line in one if "warning" in line]
 
 
+def test_what_is_made_already_is_not_estimated_again(write_config, tiny_pipeline, capsys, monkeypatch):
+    path = write_config(
+        {"painta": {"steps": 2}, "mean": {"kind": "mean"}}, model=str(tiny_pipeline), metrics=JUDGES
+    )
+    words = ["--config", str(path), "--devices", "cpu"]
+    assert main(["generate", *words, "--methods", "mean", "--limit", "4"]) == 0
+    config, picture = Config.load(path), 64**2 * BYTES_A_PIXEL
+    need = needed(config)
+    assert (need.samples, need.pictures) == (6, 8)
+    assert need.bytes == (8 + 2) * picture  # two samples have no inputs yet
+    assert need.total == pytest.approx(6 * 4 + 2 * need.evaluations["mean"])
+    assert (needed(config, limit=3).pictures, needed(config, limit=3).bytes) == (3, 3 * picture)
+
+    assert main(["generate", *words]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    assert main(["check", *words]) == 0
+    text = capsys.readouterr().out
+    assert "0 pictures to make, 12 made before" in text and "time: about 00:00" in text
+    assert "warning" not in text, "a full disk is no trouble where nothing more comes"
+
+
+def test_toy_coco_takes_disk_only_until_it_is_drawn(write_config, tmp_path):
+    toy = {"coco": "toy", "images": 5, "cache": str(tmp_path / "cache")}
+    config = Config.load(write_config({"mean": {"kind": "mean"}}, benchmark=toy))
+    before = needed(config).bytes
+    (tmp_path / "cache" / "toycoco-val-5-64").mkdir(parents=True)
+    assert before - needed(config).bytes == 5 * 64**2 * BYTES_A_PIXEL
+
+
 def test_too_little_disk_is_said(write_config, monkeypatch):
     config = Config.load(write_config({"mean": {"kind": "mean"}}))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
@@ -107,6 +142,22 @@ def test_a_network_evaluation_is_measured(write_config, tiny_pipeline):
     assert 0 < seconds_per_evaluation(config, "cpu") < 30
 
 
+@pytest.mark.parametrize(("processes", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_it_is_measured_with_the_threads_that_a_process_will_have(
+    write_config, tiny_pipeline, processes, threads
+):
+    config = Config.load(write_config({"painta": {}}, model=str(tiny_pipeline)))
+    seen, before = set(), torch.get_num_threads()
+    hook = register_module_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(4)
+    try:
+        seconds_per_evaluation(config, "cpu", processes)
+        assert (seen, torch.get_num_threads()) == ({threads}, 4)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+
+
 def test_check_lists_and_fails_or_agrees(write_config, tiny_pipeline, capsys):
     path = write_config({"painta": {}}, model=str(tiny_pipeline), metrics=JUDGES)
     assert main(["check", "--config", str(path), "--devices", "cpu"]) == 0
@@ -123,6 +174,53 @@ def test_check_counts_only_the_methods_that_are_asked_for(write_config, tiny_pip
     config = Config.load(write_config(methods, model=str(tiny_pipeline), metrics=JUDGES))
     assert missing(config, ["painta"]) == [] and len(missing(config)) == 1
     assert set(needed(config, methods=["painta"]).evaluations) == {"painta"}
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """The metrics of a config: a detector that knows the labels of toy COCO."""
+    pytest.importorskip("mmdet", reason="needs mmdet and mmcv or mmcv-lite")
+    weights = tmp_path / "rtmdet.safetensors"
+    weights.touch()
+    return {"accuracy": {"config": "models/mini-rtmdet.py", "weights": str(weights)}}
+
+
+@pytest.mark.parametrize("prompt", ["true", "other"])
+def test_check_finds_labels_that_the_detector_does_not_know(
+    write_config, toy_root, tmp_path, capsys, detector, prompt
+):
+    """Before the pictures are made, not when they are scored."""
+
+    def rename(content):
+        for category in content["categories"]:
+            category["name"] = {"bottle": "bottles"}.get(category["name"], category["name"])
+
+    root = tmp_path / "coco"
+    edited(toy_root, root, rename)
+    shutil.copytree(toy_root / "val2017", root / "val2017")
+    settings = {"coco": str(root), "prompt": prompt}
+    config = str(write_config({"mean": {"kind": "mean"}}, metrics=detector, benchmark=settings))
+    assert main(["check", "--config", config]) == 2
+    text = capsys.readouterr().out
+    assert "1 missing:" in text and "has no class 'bottles' (but 'bottle'); 1 of 6 labels" in text
+    assert main(["check", "--config", config, "--limit", "2"]) == 0, "none of the first two is one"
+
+
+def test_check_finds_labels_of_toy_coco_before_it_is_drawn(
+    write_config, tmp_path, capsys, detector, monkeypatch
+):
+    toy = {"coco": "toy", "images": 5, "cache": str(tmp_path)}
+    words = [
+        "check",
+        "--config",
+        str(write_config({"mean": {"kind": "mean"}}, metrics=detector, benchmark=toy)),
+    ]
+    assert main(words) == 0
+    names = [dataclasses.replace(category, name=f"a {category.name}") for category in CATEGORIES]
+    monkeypatch.setattr("eval.requirements.CATEGORIES", names)
+    assert main(words) == 2
+    assert "20 of 20 labels" in capsys.readouterr().out
+    assert not list(tmp_path.glob("toycoco*"))
 
 
 def test_the_hint_fetches_the_weights_that_the_config_needs(write_config, capsys, monkeypatch, tmp_path):

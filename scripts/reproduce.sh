@@ -9,7 +9,9 @@
 #   --out DIR                      results go to DIR-true, DIR-other (default: outputs/mini or outputs/mscoco)
 #
 # All other arguments go to `python -m eval check` and `generate`, such as --coco DIR, --devices cuda:0,cuda:1,
-# --limit 16, --methods painta hd-painter.
+# --dtype bfloat16, --limit 16, --methods painta hd-painter. On a processor that computes in bfloat16, the fastest is
+#
+#   reproduce_table2.sh --mini --devices cpu,cpu --dtype bfloat16
 set -euo pipefail
 usage() { sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
 table=$1

@@ -338,6 +338,14 @@ def test_script_can_be_told_some_methods(called):
     assert all(command.endswith("--methods painta rasg --limit 3") for command in commands[:2])
 
 
+def test_script_can_be_told_devices_and_dtype(called):
+    words = ["--mini", "--devices", "cpu,cpu", "--dtype", "bfloat16"]
+    code, commands = called("reproduce_table2.sh", *words)
+    assert code == 0 and len(commands) == 10
+    made = [command for command in commands if command.split()[2] in ("check", "generate")]
+    assert len(made) == 4 and all(c.endswith("--devices cpu,cpu --dtype bfloat16") for c in made)
+
+
 def test_script_says_how_it_is_used(called):
     code, commands = called("reproduce_table1.sh", "--help")
     assert code == 0 and commands == []

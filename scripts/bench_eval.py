@@ -1,26 +1,34 @@
-"""How fast the benchmark runs: results per hour of each method, the share of time in which the models work, and
-pictures per second of each metric.
+"""How fast the benchmark runs: triplets per hour of each method, the share of that time in which the networks
+compute, and pictures per second of each metric.
 
-    python scripts/bench_eval.py                                   # the miniature's Table 2
-    python scripts/bench_eval.py --config mini-table1 --limit 24
+    python scripts/bench_eval.py                                   # the methods of the miniature tables
+    python scripts/bench_eval.py --methods painta bld --limit 48
+    python scripts/bench_eval.py --config table2 --coco DIR
 
-The first batch of everything loads the models and is not counted. Reading, saving and counting happen while the
-models work; the share tells how well that hides them.
+The first batch of everything loads the models and is not counted. Of the rest, all time counts in which something
+else than UNet, text encoder, autoencoder and the gradient through the UNet runs and they wait: reading, resizing,
+samplers, joining, saving. The share tells how well it is hidden, or how little it is.
 """
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from eval import selection  # noqa: E402
 from eval.config import Config  # noqa: E402
 from eval.generate import generate  # noqa: E402
 from eval.metrics import make_metric, read_metrics  # noqa: E402
@@ -29,23 +37,72 @@ from eval.runs import Run  # noqa: E402
 from eval.score import of_run, score  # noqa: E402
 from hdpainter.console import Parser, finish  # noqa: E402
 from hdpainter.pipeline import usable_device  # noqa: E402
+from ldm.models.autoencoder import AutoencoderKL  # noqa: E402
+from ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from ldm.modules.encoders.modules import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
+NETWORKS = (
+    (UNetModel, "begin"),
+    (UNetModel, "advance"),
+    (UNetModel, "finish"),
+    (torch.autograd, "grad"),
+    (FrozenCLIPEmbedder, "encode_tokens"),
+    (FrozenOpenCLIPEmbedder, "encode_tokens"),
+    (AutoencoderKL, "encode"),
+    (AutoencoderKL, "decode"),
+)
 
-def time_method(run: Run, method: str, batch: int) -> tuple[float, float]:
-    """(results per hour, share of that time in which the method's models worked), the first batch left out."""
-    rows = run.manifest(method)
-    saved = sorted((run.result_path(method, index).stat().st_mtime_ns, index) for index in rows)
-    (start, _), *rest = saved[batch - 1 :]
-    seconds = (rest[-1][0] - start) / 1e9
-    return 3600 * len(rest) / seconds, sum(rows[index]["seconds"] for _, index in rest) / seconds
+
+class NetworkClock:
+    """Context manager: notes when the networks of this process compute.
+
+    spans: (start, end) of every call, in ns since 1970 as the times of files are.
+    """
+
+    def __init__(self, device: torch.device):
+        self.spans: list[tuple[int, int]] = []
+        self._wait = (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "NetworkClock":
+        for owner, name in NETWORKS:
+            self._stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name))))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def timed(*args: Any, **options: Any) -> Any:
+            self._wait()
+            start = time.time_ns()
+            result = call(*args, **options)
+            self._wait()
+            self.spans.append((start, time.time_ns()))
+            return result
+
+        return timed
+
+    def between(self, start: int, end: int) -> int:
+        """The ns from `start` to `end` in which they compute."""
+        return sum(max(min(b, end) - max(a, start), 0) for a, b in self.spans)
 
 
-def time_metrics(run: Run, method: str, batch: int, device: str | None, folder: Path) -> dict[str, float]:
+def time_method(run: Run, method: str, batch: int, clock: NetworkClock) -> tuple[float, float]:
+    """(results per hour, share of that time in which the networks compute), the first batch left out."""
+    saved = sorted(run.result_path(method, index).stat().st_mtime_ns for index in run.done(method))
+    start, *rest = saved[batch - 1 :]
+    time_taken = rest[-1] - start
+    return 3600e9 * len(rest) / time_taken, clock.between(start, rest[-1]) / time_taken
+
+
+def time_metrics(run: Run, method: str, batch: int, device: torch.device, folder: Path) -> dict[str, float]:
     """Pictures per second of each metric of the run's config, the first batch left out."""
     items, rates = of_run(run, method), {}
     for name, parameters in read_metrics(run.info["metrics"]).items():
-        metric = make_metric(name, parameters, usable_device(device))
+        metric = make_metric(name, parameters, device)
         times = [time.perf_counter()]
         for part in (items[:batch], items):  # the second time, only what is new
             score(part, metric, folder / f"{name}.csv", batch_size=batch)
@@ -58,33 +115,32 @@ def time_metrics(run: Run, method: str, batch: int, device: str | None, folder: 
 def main(argv: list[str]) -> int:
     """Run the config's methods and metrics and print two tables."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="mini-table2", help="YAML file, or a name in configs/eval")
+    parser.add_argument("--config", default="mini-speed", help="YAML file, or a name in configs/eval")
     parser.add_argument("--coco", help="folder of the dataset (default: the config's)")
-    parser.add_argument(
-        "--limit", type=int, default=48, help="triplets, at least three batches (default: 48)"
-    )
+    parser.add_argument("--methods", nargs="+", help="only these of the config")
+    parser.add_argument("--limit", type=int, help="triplets, at least three batches (default: three batches)")
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the first that is there)")
     parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         config = Config.load(args.config, out=str(Path(folder) / "run"), coco=args.coco, dtype=args.dtype)
-        if args.limit < 3 * config.batch_size:
-            raise UserError(f"--limit must be at least {3 * config.batch_size}, three batches")
-        device = str(usable_device(args.device))
-        names = [entry.name for entry in config.entries() if not entry.why_not]
-        generate(config, devices=[device], limit=args.limit)
+        batch, device = config.batch_size, usable_device(args.device)
+        limit = 3 * batch if args.limit is None else args.limit
+        if limit < 3 * batch:
+            raise UserError(f"--limit must be at least {3 * batch}, three batches")
+        names = [e.name for e in selection.chosen(config.entries(), args.methods) if not e.why_not]
+        with NetworkClock(device) as clock:
+            generate(config, devices=[str(device)], limit=limit, methods=names)
         run = Run.open(config.out)
         machine = f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
-        made = f"{args.limit} triplets at {run.size} px in batches of {config.batch_size}"
-        print(f"{args.config}, {made}, {computing_dtype(device, config.dtype)} on {device}; {machine}\n")
-        print("| method | results per hour | share of time in the models |\n|---|---|---|")
+        made = f"{limit} triplets at {run.size} px in batches of {batch}"
+        print(f"{args.config}, {made}, {computing_dtype(str(device), config.dtype)} on {device}; {machine}\n")
+        print("| method | triplets per hour | share of time in the networks |\n|---|---|---|")
         for name in names:
-            rate, share = time_method(run, name, config.batch_size)
+            rate, share = time_method(run, name, batch, clock)
             print(f"| {name} | {rate:.0f} | {share:.3f} |")
         print("\n| metric | pictures per second |\n|---|---|")
-        for name, rate in time_metrics(
-            run, names[0], config.batch_size, device, Path(folder) / "scores"
-        ).items():
+        for name, rate in time_metrics(run, names[0], batch, device, Path(folder) / "scores").items():
             print(f"| {name} | {rate:.1f} |")
     return 0
 

@@ -2,10 +2,14 @@
 
     python scripts/bench.py                                              # the miniature's layout
     python scripts/bench.py --config configs/models/sd2-inpainting.yaml --rounds 3    # full size, random weights
+    python scripts/bench.py --config configs/models/sd2-base.yaml --no-oracles        # bld's UNet at full size
 
 Weights are random: cost does not depend on them. Times are of steps taken in turn in one process, the median over
 rounds; peak memory is that of a fresh process that takes one step. `plain equations` are tests/oracles.py: full
-attention matrices, and for RASG the gradient through the UNet for both halves with weight gradients.
+attention matrices, and for RASG the gradient through the UNet for both halves with weight gradients. `bld` is a
+step of Blended Latent Diffusion with any UNet; of 50 steps it takes 38 (`BLDSettings.skip`).
+
+scripts/bench_eval.py times the benchmark: triplets per hour, the share of time in the networks, metrics.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion  # noqa: E402
 from hdpainter.levels import mask_pyramid  # noqa: E402
 from hdpainter.models.random_weights import random_weight  # noqa: E402
 from hdpainter.painta import PAIntA  # noqa: E402
@@ -38,7 +43,7 @@ from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
 from ldm.util import read_model_config  # noqa: E402
 from tests.oracles import FullMatrixAttention, FullMatrixPAIntA, rasg_gradient  # noqa: E402
 
-FAST = ("plain", "painta", "rasg", "both")
+FAST = ("plain", "painta", "rasg", "both", "bld")
 ORACLES = ("plain equations", "painta, plain equations", "rasg, plain equations", "both, plain equations")
 TIMESTEP = 801
 
@@ -108,6 +113,8 @@ class Bench:
                     stack.enter_context(
                         painta(self.unet, masks, io["tokens"], self.painta_levels, settings.painta)
                     )
+                if name == "bld":
+                    return self.bld(io)
                 if name in ("plain", "painta"):
                     return sampled(DDIMSampler(self.model))
                 if not oracle:
@@ -116,6 +123,12 @@ class Bench:
                 return self.release_way(io, t, masks)
 
         return run
+
+    def bld(self, io: dict) -> object:
+        """A step with its blending."""
+        x, one = io["x"], BLDSettings(steps=1, skip=0)
+        sample = BlendedLatentDiffusion(self.model).sample
+        return sample(x, io["mask"], io["cond"], io["uncond"], one, lambda: torch.randn_like(x))
 
     def release_way(self, io: dict, t: Tensor, masks: dict[int, Tensor]) -> object:
         """RASG's gradient through the UNet for both halves, and for the weights."""

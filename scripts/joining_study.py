@@ -1,0 +1,97 @@
+"""Fill the samples of a results folder once, and join each fill with its picture in several ways.
+
+    python scripts/joining_study.py RUN                   # a results folder of `python -m eval generate`
+    python scripts/joining_study.py RUN --samples 24 --method hd-painter --out DIR
+
+A folder for each way, of pictures named as in RUN. `configs/eval/mini-joining.yaml` scores them and has all
+commands.
+
+    beside    exact, matched to the known pixels right beside the mask, as this program did at first
+    pasted    nothing is matched
+    exact     matched a latent further out: what this program does
+    blended   the authors' release's blending, which moves known pixels too
+
+Seeds and prompts are the benchmark's. Started again, it makes what is missing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from eval.config import Seeds, seed_of  # noqa: E402
+from eval.runs import Run, Sample, write_picture  # noqa: E402
+from hdpainter.blend import blend, membrane_blend  # noqa: E402
+from hdpainter.console import Parser, finish  # noqa: E402
+from hdpainter.pipeline import HDPainter  # noqa: E402
+from hdpainter.results import locked, make_folder  # noqa: E402
+from ldm.util import UserError  # noqa: E402
+
+WAYS = {
+    "beside": lambda original, fill, mask: membrane_blend(original, fill, mask, reach=0),
+    "pasted": lambda original, fill, mask: np.where(mask[..., None], fill, original),
+    "exact": lambda original, fill, mask: blend(original, fill, mask, "exact"),
+    "blended": lambda original, fill, mask: blend(original, fill, mask, "blended"),
+}
+
+
+def fills(painter: HDPainter, run: Run, samples: list[Sample], method: str) -> list[np.ndarray]:
+    """What the method paints for the samples before it is joined with anything, RGB uint8 [H, W, 3] each."""
+    results = painter(
+        [run.image(sample.index) for sample in samples],
+        [run.mask(sample.index) for sample in samples],
+        [sample.prompt for sample in samples],
+        method=method,
+        seed=[seed_of(Seeds.base, Seeds.per_sample, sample.index) for sample in samples],
+        size=run.size,
+        superres=False,
+    )
+    return [np.array(result.low_res) for result in results]
+
+
+def main(argv: list[str]) -> int:
+    """Write the folders."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="results folder, for its samples")
+    parser.add_argument("--out", type=Path, default=Path("outputs/joining"), help="(default: %(default)s)")
+    parser.add_argument("--samples", type=int, help="only the first N")
+    parser.add_argument("--method", default="painta", help="(default: %(default)s)")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--batch-size", type=int, default=8, help="fills at once (default: %(default)s)")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
+    args = parser.parse_args(argv)
+    for name in ("samples", "batch_size"):
+        if (given := getattr(args, name)) is not None and given < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {given}")
+    run = Run.open(args.run)
+    with locked(args.out) as scratch:
+        folders = {way: args.out / way for way in WAYS}
+        for folder in folders.values():
+            make_folder(folder)
+        todo = [
+            sample
+            for sample in run.triplets[: args.samples]
+            if not all((folder / f"{sample.index:06d}.png").is_file() for folder in folders.values())
+        ]
+        if todo:
+            painter = HDPainter.from_config(args.model, args.device, args.dtype, superres=False)
+        for start in tqdm(range(0, len(todo), args.batch_size), unit="batch", disable=None):
+            samples = todo[start : start + args.batch_size]
+            for sample, fill in zip(samples, fills(painter, run, samples, args.method), strict=True):
+                original, mask = run.image(sample.index), run.mask(sample.index)
+                for way, join in WAYS.items():
+                    write_picture(
+                        folders[way] / f"{sample.index:06d}.png", join(original, fill, mask), scratch
+                    )
+    print(f"{len(todo)} fills joined in {len(WAYS)} ways -> {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(finish("joining_study.py", None, main))

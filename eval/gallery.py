@@ -29,6 +29,7 @@ SHOWN = {  # of each picture: key on the page -> metric, column, digits
     "contrast": ("saturation", "saturation_contrast", 1),
 }
 OF_A_KIND = 12  # failures
+AS_LISTED = "In the benchmark's order."
 THUMBNAIL, QUALITY = 224, 78  # pixels on the longer side, of WebP
 
 
@@ -42,10 +43,12 @@ class Failures:
 
 
 class Gallery:
-    """The samples of a run with their scores for every method that has results; of several seeds, the first's."""
+    """The samples that a run's tables count, with their scores for every method that has results; of several
+    seeds, the first's. mini: the keys of `SHOWN` whose scores a miniature made.
+    """
 
     def __init__(self, summary: Summary):
-        self.run, self.bins = summary.run, summary.bins
+        self.run, self.bins, self.indices = summary.run, summary.bins, summary.counted
         self.rows = summary.measured
         self.ours, self.baseline = summary.ours, summary.baseline
         self._done = {row.name: set(self.run.done(row.members[0])) for row in self.rows}
@@ -56,6 +59,7 @@ class Gallery:
                 columns = self.run.scores(row.members[0], metric or summary.preferences or "") or {}
                 if column in columns:
                     found[key] = columns[column]
+        self.mini = [key for key, (metric, *_) in SHOWN.items() if summary.mini(metric or "pickscore")]
 
     def label(self, row: Row) -> str:
         """What stands under the row's pictures: with the seed that is shown, where there are several."""
@@ -72,29 +76,47 @@ class Gallery:
         ours, theirs = self._scores[self.ours], self._scores.get(self.baseline or "", {})
         label = {row.name: self.label(row) for row in self.rows}
         name, base = label[self.ours], label.get(self.baseline or "")
-        gap = ours.get("clip", 0) - theirs.get("clip", np.zeros(len(self.run.triplets)))
+        acc, clip = self._word("acc", "acc"), self._word("clip", "CLIP")
         kinds = []
         if "acc" in ours and "acc" in theirs:
             lost = (ours["acc"] == 0) & (theirs["acc"] == 1)
-            kinds.append(
-                Failures(f"{name} fails, {base} succeeds", "Largest loss of CLIP first.", _worst(gap, lost))
-            )
+            gap = ours["clip"] - theirs["clip"] if "clip" in ours and "clip" in theirs else None
+            note = AS_LISTED if gap is None else f"Largest loss of {clip} first."
+            kinds.append(Failures(f"{name} fails, {base} succeeds, by {acc}", note, self._worst(lost, gap)))
         if "acc" in ours:
             methods = [self._scores[row.name] for row in self.rows if row.group == "method"]
             none = np.all([scores["acc"] == 0 for scores in methods if "acc" in scores], axis=0)
-            score = ours.get("clip", ours["acc"])
-            kinds.append(Failures("No method succeeds", f"Lowest CLIP of {name} first.", _worst(score, none)))
+            note = f"Lowest {clip} of {name} first." if "clip" in ours else AS_LISTED
+            worst = self._worst(none, ours.get("clip"))
+            kinds.append(Failures(f"No method succeeds, by {acc}", note, worst))
         if "logit" in ours and "logit" in theirs:
-            worse = ours["logit"] - theirs["logit"]
-            kinds.append(Failures(f"{base} preferred to {name}", "Clearest first.", _worst(worse, worse < 0)))
+            gap = ours["logit"] - theirs["logit"]
+            judge = "preference (mini)" if "logit" in self.mini else "PickScore"
+            kinds.append(
+                Failures(
+                    f"{base} preferred to {name}, by {judge}", "Clearest first.", self._worst(gap < 0, gap)
+                )
+            )
         if "seam" in ours:
-            kinds.append(Failures(f"Most visible seams of {name}", "Strongest first.", _worst(-ours["seam"])))
+            seam = ours["seam"]
+            worst = self._worst(~np.isnan(seam), -seam)
+            kinds.append(Failures(f"Most visible seams of {name}", "Strongest first.", worst))
         return [kind for kind in kinds if kind.indices]
+
+    def _word(self, key: str, word: str) -> str:
+        return f"{word} (mini)" if key in self.mini else word
+
+    def _worst(self, among: np.ndarray, score: np.ndarray | None = None) -> list[int]:
+        """Indices of samples `among` these, the lowest scores first and those without one last."""
+        indices = np.array([index for index in self.indices if among[index]], dtype=int)
+        if score is not None:
+            indices = indices[np.argsort(score[indices], kind="stable")]
+        return indices[:OF_A_KIND].tolist()
 
     def choose(self, failures: Sequence[Failures], seed: int = 0) -> Iterable[int]:
         """All samples in the order of their claim to the page's space: the failures, then at random."""
         first = [index for kind in failures for index in kind.indices]
-        rest = np.random.default_rng(seed).permutation(len(self.run.triplets)).tolist()
+        rest = np.random.default_rng(seed).permutation(np.array(self.indices, dtype=int)).tolist()
         return dict.fromkeys([*first, *rest])
 
     def sample(self, index: int) -> dict[str, Any]:
@@ -122,13 +144,6 @@ class Gallery:
             "src": thumbnail(picture),
             **{key: value for key, value in values.items() if value is not None},
         }
-
-
-def _worst(score: np.ndarray, among: np.ndarray | None = None) -> list[int]:
-    """Indices with the lowest scores, in order."""
-    score = np.where(among, score, np.nan) if among is not None else score
-    order = np.argsort(score, kind="stable")
-    return [int(i) for i in order[:OF_A_KIND] if not np.isnan(score[i])]
 
 
 def _for_page(value: Any, digits: int | None) -> Any:

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.columns import COLUMN, EXTRA_COLUMNS, PAPER_COLUMNS, Column, number
 from eval.published import Published
 from eval.stats import MASK_BINS, Difference, Mean
-from eval.summary import COLUMN, EXTRA_COLUMNS, PAPER_COLUMNS, Column, Row, Summary
+from eval.summary import Row, Summary
 
 NOTHING = "–"
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that belong together, under a heading; a row shorter than the table's head ends in one long
-    cell."""
+    """Rows that belong together, under a heading. words: they are (name, what there is to say) instead of
+    numbers."""
 
     heading: str
     rows: tuple[tuple[str, ...], ...]
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,11 @@ def grids(summary: Summary, published: Published | None = None) -> list[Grid]:
 
 def title_of(summary: Summary, column: Column) -> str:
     """A column's head; it says "mini" where a miniature made the numbers, and then not "PickScore"."""
-    if "mini" not in summary.label(column.metric).lower():
+    if not summary.mini(column.metric):
         return column.title
     name, comma, rest = column.head.partition(",")
     name = "preference" if name == "PickScore" else name
     return column.title.replace(column.head, f"{name} (mini){comma}{rest}", 1)
-
-
-def number(value: float, digits: int) -> str:
-    """A number for people: a true minus, ∞, and no negative zero."""
-    if value in (float("inf"), float("-inf")):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def interval(mean: Mean, digits: int) -> str:
@@ -79,24 +73,27 @@ def p_text(p: float | None) -> str:
     return ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
 
 
+def fewer(mean: Mean, expected: int) -> str:
+    """ " (n = 3)" where a mean is of fewer samples than is said elsewhere."""
+    return f" (n = {mean.n})" if mean.n < expected else ""
+
+
 def _cell(mean: Mean | None, column: Column, expected: int) -> str:
     if mean is None:
         return NOTHING
-    short = f" (n = {mean.n})" if mean.n < expected else ""
-    return number(mean.value, column.digits) + interval(mean, column.digits) + short
+    return number(mean.value, column.digits) + interval(mean, column.digits) + fewer(mean, expected)
 
 
 def _difference_cell(difference: Difference | None, column: Column, expected: int) -> str:
     if difference is None:
         return NOTHING
     sign = "+" if difference.value > 0 else ""
-    short = f" (n = {difference.n})" if difference.n != expected else ""
     return (
         sign
         + number(difference.value, column.digits)
         + interval(difference, column.digits)
         + p_text(difference.p)
-        + short
+        + fewer(difference, expected)
     )
 
 
@@ -108,7 +105,7 @@ def _sections(summary: Summary, cells) -> tuple[Section, ...]:
     found = (
         Section("Methods", methods),
         Section("Bounds, not methods", bounds),
-        Section("Not run", missing),
+        Section("Not run", missing, words=True),
     )
     return tuple(section for section in found if section.rows)
 
@@ -161,7 +158,7 @@ def _compared(summary: Summary) -> Grid | None:
     sections = tuple(
         Section(section.heading, tuple(row for row in section.rows if any(c != NOTHING for c in row[1:])))
         for section in _sections(summary, cells)
-        if section.heading != "Not run"
+        if not section.words
     )
     notes = [
         f"Difference from {base.label if base else 'the baseline'} over the triplets that both have, with 95% "
@@ -170,22 +167,31 @@ def _compared(summary: Summary) -> Grid | None:
     ]
     if ours and summary.preferred:
         notes.append(f"Preference: of {ours.label} over the row, against 50%.")
+    if "saturation_shift" in [column.key for column in columns]:
+        notes.append("Saturation contrast differs by the same as the shift, and is not listed.")
     return Grid("differences", "Paired differences and tests", ("method", *heads), sections, tuple(notes))
 
 
 def _binned(summary: Summary, column: Column) -> Grid:
-    present = np.unique(summary.bins)
-    sizes = {index: int((summary.bins == index).sum()) for index in present}
+    found = zip(*np.unique(summary.bins[summary.scored(column.key)], return_counts=True), strict=True)
+    sizes = {int(index): int(size) for index, size in found}
 
     def cells(row: Row) -> tuple[str, ...]:
-        found = ((summary.by_bin.get((row.name, column.key, index)), sizes[index]) for index in present)
-        return (row.label, *(_cell(mean, column, size) for mean, size in found))
+        means = ((summary.by_bin.get((row.name, column.key, index)), size) for index, size in sizes.items())
+        return (row.label, *(_cell(mean, column, size) for mean, size in means))
 
-    head = ("method", *(f"{bin_name(index)} (n = {sizes[index]})" for index in present))
-    sections = tuple(section for section in _sections(summary, cells) if section.heading != "Not run")
+    head = ("method", *(f"{bin_name(index)} (n = {size})" for index, size in sizes.items()))
+    sections = tuple(section for section in _sections(summary, cells) if not section.words)
     title = f"{title_of(summary, column)} by the mask's share of the picture"
     note = "95% intervals, clustered by image; over few images they are too narrow."
-    return Grid(f"bins-{column.key}", title, head, sections, (note,))
+    count = how_many(summary, column)
+    return Grid(f"bins-{column.key}", title, head, sections, (note, count) if count else (note,))
+
+
+def how_many(summary: Summary, column: Column) -> str:
+    """A sentence about how many of the list's triplets were scored at all; empty if all were."""
+    scored, listed = int(summary.scored(column.key).sum()), len(summary.run.triplets)
+    return f"n: triplets with a score, {scored} of the list's {listed}." if scored < listed else ""
 
 
 def bin_name(index: int) -> str:
@@ -211,10 +217,11 @@ def _quoted(published: Published) -> Grid:
 
 
 def _measured_notes(summary: Summary) -> tuple[str, ...]:
-    run, ours = summary.run, summary.row(summary.ours)
-    images = len({triplet.image_id for triplet in run.triplets})
+    ours, counted, listed = summary.row(summary.ours), summary.counted, len(summary.run.triplets)
+    images = len({summary.run.triplets[index].image_id for index in counted})
+    count = str(listed) if len(counted) == listed else f"{len(counted)} of the list's {listed}"
     notes = [
-        f"{len(run.triplets)} triplets from {images} images; n: those with a result.",
+        f"{count} triplets from {images} images; n: those with a result.",
         "Means with 95% percentile intervals of a bootstrap over images, with all triplets of an image together.",
         *_made_with(summary, PAPER_COLUMNS),
     ]

@@ -6,6 +6,7 @@ The page needs no other file and no network, and forbids itself to load anything
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
@@ -16,12 +17,13 @@ from tqdm import tqdm
 
 from eval import tables
 from eval.charts import Bar, bar_chart
+from eval.columns import PAPER_COLUMNS, Column, number
 from eval.files import write_text
 from eval.gallery import Failures, Gallery
-from eval.grids import Grid, grids, interval, number, title_of
+from eval.grids import Grid, fewer, grids, how_many, interval, title_of
 from eval.published import TABLES
 from eval.stats import SHOW_AFTER, Mean
-from eval.summary import PAPER_COLUMNS, Column, Row, Summary
+from eval.summary import Row, Summary
 from ldm.util import UserError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -62,13 +64,6 @@ def page(summary: Summary, published: str | None = None, max_mb: float = MEGABYT
     gallery = Gallery(summary)
     failures = gallery.failures()
     samples = _fitting(gallery, failures, max_mb)
-    total = len(summary.run.triplets)
-    shown = (
-        f"All {total} samples are on this page."
-        if len(samples) == total
-        else f"{len(samples)} of {total} samples are on this page, whose pictures may take {max_mb:g} MB: first "
-        "the failure cases below, then a random choice. The tables count all samples."
-    )
     parts = {
         "title": escape(figures.title if figures else "Results"),
         "about": "".join(f"<li><b>{escape(k)}</b> {escape(v)}</li>" for k, v in tables.provenance(summary)),
@@ -78,7 +73,7 @@ def page(summary: Summary, published: str | None = None, max_mb: float = MEGABYT
         "charts": "".join(_charts(summary)),
         "bins": "".join(_table(grid) for key, grid in made.items() if key.startswith("bins")) or _NOTHING,
         "categories": _categories(summary),
-        "shown": escape(shown),
+        "shown": escape(_shown(summary, len(samples), max_mb)),
         "data": _json(_data(gallery, samples, failures)),
         "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
         "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
@@ -90,8 +85,21 @@ def page(summary: Summary, published: str | None = None, max_mb: float = MEGABYT
 _NOTHING = '<p class="note">Not scored.</p>'
 
 
+def _shown(summary: Summary, shown: int, max_mb: float) -> str:
+    """How many samples are on the page, in words."""
+    total, listed = len(summary.counted), len(summary.run.triplets)
+    if shown < total:
+        return (
+            f"{shown} of {total} samples are on this page, whose pictures may take {max_mb:g} MB: first the "
+            "failure cases below, then a random choice. The tables count all of them."
+        )
+    if total < listed:
+        return f"All {total} samples that count are on this page; the list has {listed}."
+    return f"All {total} samples are on this page."
+
+
 def _fitting(gallery: Gallery, failures: Sequence[Failures], max_mb: float) -> list[dict[str, Any]]:
-    """The samples that fit into `max_mb`, in order of their index; always one."""
+    """The samples that fit into `max_mb`, in order of their index; always one, if there is any."""
     samples, taken, limit = [], 0, max_mb * 1e6
     unit = {"unit": "B", "unit_scale": True}
     with tqdm(desc="pictures", total=limit, leave=False, delay=SHOW_AFTER, disable=None, **unit) as bar:
@@ -118,6 +126,7 @@ def _data(
         "ours": names.index(gallery.ours) if gallery.ours in names else None,
         "baseline": names.index(gallery.baseline) if gallery.baseline in names else None,
         "samples": list(samples),
+        "mini": gallery.mini,
         "failures": [
             {**asdict(kind), "indices": [i for i in kind.indices if i in there]} for kind in failures
         ],
@@ -201,25 +210,26 @@ def _categories(summary: Summary) -> str:
     if column is None:
         return _NOTHING
     rows = [row for row in summary.measured if column.key in row.values]
-    prompts = [triplet.prompt for triplet in summary.run.triplets]
+    scored = summary.scored(column.key)
+    counts = Counter(triplet.prompt for triplet in summary.run.triplets if scored[triplet.index])
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
         for name in ("category", "n", *(row.label for row in rows))
     )
     body = []
-    for category in sorted(set(prompts)):
+    for category, count in sorted(counts.items()):
         cells = (summary.by_category.get((row.name, column.key, category)) for row in rows)
         texts = "".join(
             f'<td data-value="{mean.value:.3f}" style="--share-end:{mean.value:.1f}%">{number(mean.value, 0)}'
-            f"<small>{escape(interval(mean, 0))}</small></td>"
+            f"<small>{escape(interval(mean, 0) + fewer(mean, count))}</small></td>"
             if mean
             else '<td data-value="-1">–</td>'
             for mean in cells
         )
-        count = prompts.count(category)
         body.append(
             f'<tr><th scope="row">{escape(category)}</th><td data-value="{count}">{count}</td>{texts}</tr>'
         )
     content = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
     title = f"{title_of(summary, column)} by category"
-    return f"<h3>{escape(title)}</h3>{_scrolling(title, content, 'sortable shares')}"
+    note = f'<p class="note">{escape(words)}</p>' if (words := how_many(summary, column)) else ""
+    return f"<h3>{escape(title)}</h3>{_scrolling(title, content, 'sortable shares')}{note}"

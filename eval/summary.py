@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eval.columns import COLUMN, COLUMNS, Column
 from eval.runs import Run
 from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
 from hdpainter.results import digest
@@ -23,72 +24,6 @@ PREFERENCES = ("pickscore", "minipick")  # where logits may be; the first that i
 def group_of(kind: Any) -> Literal["method", "bound"]:
     """Whether rows of a kind are competitors."""
     return "bound" if kind in BOUNDS else "method"
-
-
-def _same(value: np.ndarray) -> np.ndarray:
-    return value
-
-
-def _percent(value: np.ndarray) -> np.ndarray:
-    return 100 * value
-
-
-def _to_squared_error(psnr: np.ndarray) -> np.ndarray:
-    return np.power(10.0, -psnr / 10)
-
-
-def _to_psnr(error: float) -> float:
-    return float("inf") if error == 0 else float(-10 * np.log10(error))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A number of each sample. key: its name in the score file of `metric`. head: as tables print it;
-    `better` says with ↑ or ↓ which way is good. test: how it is compared with the baseline, None if it is
-    not. inward, outward: into the scale that is averaged, and back.
-    """
-
-    key: str
-    metric: str
-    head: str
-    better: str = ""
-    digits: int = 2
-    unit: str = ""
-    test: Literal["bootstrap", "mcnemar", None] = "bootstrap"
-    inward: Callable[[np.ndarray], np.ndarray] = _same
-    outward: Callable[[float], float] = float
-
-    @property
-    def title(self) -> str:
-        """Head, unit and arrow: "acc % ↑"."""
-        return " ".join(part for part in (self.head, self.unit, self.better) if part)
-
-
-COLUMNS = (
-    Column("clip", "clip", "CLIP", "↑"),
-    Column("acc", "accuracy", "acc", "↑", 1, "%", "mcnemar", _percent),
-    Column("acc_release", "accuracy", "acc_release", "↑", 1, "%", "mcnemar", _percent),
-    Column("probability", "pickscore", "PickScore, ours over it, mean", "↓", 1, "%", None, _percent),
-    Column("win_rate", "pickscore", "PickScore, ours over it, wins", "↓", 1, "%", None, _percent),
-    Column("psnr", "fidelity", "PSNR outside", "↑", 1, "dB", None, _to_squared_error, _to_psnr),
-    Column("lpips", "fidelity", "LPIPS outside", "↓", 4),
-    Column("max_difference", "fidelity", "largest change outside, mean", "↓", 1),
-    Column("seam", "seam", "seam", "", 3),
-    Column("seam_original", "seam", "seam before", "", 3, "", None),
-    Column("saturation_shift", "saturation", "saturation shift", "", 1),
-    Column("saturation_contrast", "saturation", "saturation contrast", "", 1),
-)
-COLUMN = {column.key: column for column in COLUMNS}
-PAPER_COLUMNS = ("clip", "acc", "acc_release", "probability", "win_rate")
-EXTRA_COLUMNS = (
-    "psnr",
-    "lpips",
-    "max_difference",
-    "seam",
-    "seam_original",
-    "saturation_shift",
-    "saturation_contrast",
-)
 
 
 @dataclass(frozen=True)
@@ -104,17 +39,22 @@ class Judge:
 class Row:
     """A method, or several runs of one that differ in the seed only, averaged for each triplet.
 
-    values: [N] for each column that was scored, in the scale that is averaged (of PSNR the squared error), NaN
-    where a triplet has no score. done: triplets with a result. missing: why there is no result at all.
+    indices: of the triplets with a result. values: [N] for each column that was scored, in the scale that is
+    averaged (of PSNR the squared error), NaN where a triplet has no score. missing: why there is no result.
     """
 
     name: str
     label: str
     group: Literal["method", "bound"]
     members: tuple[str, ...]
-    done: int
+    indices: frozenset[int] = frozenset()
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     missing: str | None = None
+
+    @property
+    def done(self) -> int:
+        """How many triplets have a result."""
+        return len(self.indices)
 
 
 @dataclass(frozen=True)
@@ -145,9 +85,24 @@ class Summary:
         """The rows that have results: methods, then bounds."""
         return sorted((row for row in self.rows if row.missing is None), key=lambda row: row.group == "bound")
 
+    @property
+    def counted(self) -> list[int]:
+        """The triplets that count, ascending: those that any row has a result of, or all have (`common`)."""
+        return sorted(set().union(*(row.indices for row in self.rows)))
+
+    def scored(self, key: str) -> np.ndarray:
+        """[N] whether any row has a score of a triplet in the column `key`."""
+        found = [~np.isnan(row.values[key]) for row in self.rows if key in row.values]
+        return np.any(found, axis=0) if found else np.zeros(len(self.run.triplets), bool)
+
     def label(self, metric: str) -> str:
         """What the scores of a metric were made with; empty where that was not recorded."""
         return self.judges[metric].label if metric in self.judges else ""
+
+    def mini(self, metric: str) -> bool:
+        """Whether a miniature made the scores of a metric, which is to be said wherever they are shown."""
+        stored = self.preferences if metric == "pickscore" else metric
+        return stored == "minipick" or "mini" in self.label(metric).lower()
 
     def row(self, name: str | None) -> Row | None:
         """The row of this name."""
@@ -173,8 +128,8 @@ def summarise(
 
     methods: the names of those to show, all by default. absent: rows of methods that the run does not know, with
     their reason. common: only samples that all rows have results of. ours, baseline: rows that the others are
-    compared with; by default the first whose name begins with "hd-painter" and "stable-inpainting". repeats,
-    seed: of the bootstrap.
+    compared with; by default "hd-painter" and "stable-inpainting", or the first whose name begins so where there
+    is no such row. repeats, seed: of the bootstrap.
 
     Raises UserError if the run has no triplets or no such row.
     """
@@ -252,6 +207,10 @@ def _choose(rows: list[Row], name: str | None, default: str) -> str | None:
             raise UserError(f"the run has no method {name!r}; it has {', '.join(names)}")
         return name
     measured = [row.name for row in rows if row.missing is None]
+    if (
+        default in measured
+    ):  # not hd-painter-release, or an eta of a grid, that happens to be listed before it
+        return default
     return next((candidate for candidate in measured if candidate.startswith(default)), None)
 
 
@@ -302,7 +261,7 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
     done = set.intersection(*(set(run.done(member)) for member in members))
     if not done:
         reason = info.get("why_not") or "no results yet; python -m eval generate makes them"
-        return Row(name, label, group, members, 0, missing=str(reason))
+        return Row(name, label, group, members, missing=str(reason))
     values: dict[str, np.ndarray] = {}
     for column in COLUMNS:
         if column.metric == "pickscore":
@@ -310,20 +269,20 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
         found = [_column(run, member, column.metric, column.key) for member in members]
         if all(each is not None for each in found):
             values[column.key] = np.mean([column.inward(each) for each in found], axis=0)
-    return Row(name, label, group, members, len(done), values)
+    return Row(name, label, group, members, frozenset(done), values)
 
 
 def _of_common(run: Run, rows: Sequence[Row]) -> tuple[list[Row], int]:
     """The rows with what they say of the samples that all of them have results of, and how many these are."""
-    members = [member for row in rows if row.missing is None for member in row.members]
-    common = set(range(len(run.triplets))).intersection(*map(run.done, members))
-    if members and not common:
+    measured = [row.indices for row in rows if row.missing is None]
+    common = frozenset(range(len(run.triplets))).intersection(*measured)
+    if measured and not common:
         raise UserError(f"{run.path} has no sample that all methods have a result of: leave out --common")
     there = np.isin(np.arange(len(run.triplets)), list(common))
 
     def cut(row: Row) -> Row:
         values = {key: np.where(there, column, np.nan) for key, column in row.values.items()}
-        return replace(row, values=values, done=len(common) if row.missing is None else 0)
+        return replace(row, values=values, indices=common if row.missing is None else frozenset())
 
     return [cut(row) for row in rows], len(common)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.columns import COLUMN
 from eval.config import Config, Entry
 from eval.files import write_rows, write_text
 from eval.grids import Grid, bin_name, grids
@@ -16,7 +17,7 @@ from eval.provenance import provenance
 from eval.published import TABLES, Published
 from eval.runs import Run
 from eval.stats import REPEATS
-from eval.summary import COLUMN, Row, Summary, group_of, summarise
+from eval.summary import PREFERENCES, Row, Summary, group_of, summarise
 from ldm.util import UserError
 
 
@@ -92,7 +93,7 @@ def load(args: argparse.Namespace) -> tuple[Summary, str | None]:
 def _absent(entry: Entry, config: str) -> Row:
     """The row of a method that the run does not know yet."""
     reason = entry.why_not or f"not made yet; python -m eval generate --config {config} makes it"
-    return Row(entry.name, entry.label, group_of(entry.kind), (), 0, missing=reason)
+    return Row(entry.name, entry.label, group_of(entry.kind), (), missing=reason)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,11 +136,15 @@ def markdown(title: str, about: Iterable[tuple[str, str]], tables: Sequence[Grid
         width = len(grid.head)
         lines += ["", f"## {grid.title}", ""]
         lines += [_markdown_row(grid.head), "|" + "---|" * width]
-        for section in grid.sections:
-            if len(grid.sections) > 1 or grid.quoted:
+        sections = [section for section in grid.sections if not section.words]
+        for section in sections:
+            if len(sections) > 1 or grid.quoted:
                 lines.append(_markdown_row((f"**{_markdown(section.heading)}**",), width, escape=False))
-            lines += [_markdown_row(row, width) for row in section.rows]
-        lines += ["", *(f"- {_markdown(note)}" for note in grid.notes)]
+            lines += [_markdown_row(row) for row in section.rows]
+        # Below the table, as Markdown has no cells that span columns
+        words = [row for section in grid.sections if section.words for row in section.rows]
+        lines += ["", *(f"- {_markdown(name)}: {_markdown(why)}" for name, why in words)]
+        lines += [f"- {_markdown(note)}" for note in grid.notes]
     return "\n".join(lines) + "\n"
 
 
@@ -208,7 +213,8 @@ def latex(tables: Sequence[Grid]) -> str:
 
 def number_rows(summary: Summary) -> list[dict[str, Any]]:
     """Every measured number, unrounded, one row each: means of all, of a mask bin or of a category, and
-    differences; methods that were not run with the reason and no number."""
+    differences; methods that were not run with the reason and no number. `ours` is the method that is, or is not,
+    preferred to the row's, where the number is of preferences."""
     tables = [
         ("mean", "", {(*key, ""): mean for key, mean in summary.means.items()}),
         ("difference", summary.baseline, {(*key, ""): mean for key, mean in summary.differences.items()}),
@@ -228,6 +234,7 @@ def number_rows(summary: Summary) -> list[dict[str, Any]]:
                     "made_with": summary.label(COLUMN[column].metric),
                     "kind": kind,
                     "against": against,
+                    "ours": summary.ours if COLUMN[column].metric == "pickscore" else "",
                     "part": part,
                     **asdict(mean),
                 }
@@ -240,17 +247,27 @@ def number_rows(summary: Summary) -> list[dict[str, Any]]:
 
 def sample_rows(summary: Summary) -> list[dict[str, Any]]:
     """One row for each triplet and method that has a result, each seed for itself: triplet, method, seed and
-    all scores as they were stored."""
+    all scores as they were stored, with "(mini)" in the names of those that a miniature made."""
     run, rows = summary.run, []
     for method in [member for row in summary.rows for member in row.members]:
         manifest = run.manifest(method)
         folder = run.score_path(method, "any").parent
-        scores = [run.scores(method, path.stem) or {} for path in sorted(folder.glob("*.csv"))]
+        scores = {
+            _score_name(summary, path.stem, name): column
+            for path in sorted(folder.glob("*.csv"))
+            for name, column in (run.scores(method, path.stem) or {}).items()
+        }
         for index in run.done(method):
-            values = {name: _plain(column[index]) for found in scores for name, column in found.items()}
+            values = {name: _plain(column[index]) for name, column in scores.items()}
             about = {"method": method, "seed": manifest[index].get("seed")}
             rows.append({**asdict(run.triplets[index]), **about, **values})
     return rows
+
+
+def _score_name(summary: Summary, metric: str, column: str) -> str:
+    """What a metric's column is called among those of all others: the judges of preference name theirs alike."""
+    name = f"{metric}.{column}" if metric in PREFERENCES else column
+    return f"{name} (mini)" if summary.mini(metric) else name
 
 
 def _plain(value: Any) -> Any:

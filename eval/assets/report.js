@@ -10,6 +10,8 @@
     element.append(...children);
     return element;
   };
+  // A miniature's judgement is to be told from the real judge's wherever it is shown.
+  const named = (key, word) => (data.mini.includes(key) ? `${word} (mini)` : word);
   const fixed = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
   // Cards
@@ -17,11 +19,11 @@
   const scores = (result) => {
     const lines = [];
     if (result.acc !== undefined) {
-      const seen = result.label ? `; best: ${result.label}${result.score === undefined ? "" : ` ${fixed(result.score)}`}` : "";
-      lines.push(make("small", {className: result.acc ? "yes" : "no"}, `${result.acc ? "✓ detected" : "✗ not detected"}${seen}`));
+      const seen = result.label ? `; best: ${result.label}${result.score === undefined ? "" : `\u00a0${fixed(result.score)}`}` : "";
+      lines.push(make("small", {className: result.acc ? "yes" : "no"}, `${result.acc ? "✓" : "✗"} ${named("acc", result.acc ? "detected" : "not detected")}${seen}`));
     }
     if (result.release !== undefined) {
-      lines.push(make("small", {className: result.release ? "yes" : "no"}, `${result.release ? "✓" : "✗"} acc_release`));
+      lines.push(make("small", {className: result.release ? "yes" : "no"}, `${result.release ? "✓" : "✗"} ${named("release", "acc_release")}`));
     }
     const words = [
       [["clip", "CLIP", 2], ["logit", "preference logit", 2], ["seam", "seam", 2]],
@@ -30,7 +32,7 @@
     ];
     words.forEach((line) => {
       const numbers = line.filter(([key]) => result[key] !== undefined);
-      if (numbers.length) lines.push(make("small", {}, numbers.map(([key, word, digits]) => `${word} ${fixed(result[key], digits)}`).join(", ")));
+      if (numbers.length) lines.push(make("small", {}, numbers.map(([key, word, digits]) => `${named(key, word)}\u00a0${fixed(result[key], digits)}`).join(", ")));
     });
     return lines;
   };
@@ -92,14 +94,14 @@
   const base = baseline === null ? "" : methods[baseline].label;
   const OUTCOMES = [
     ["any", true, () => true],
-    ["succeeds: what was asked for is detected", has("acc"), (result) => result.acc === 1],
-    ["fails: not detected", has("acc"), (result) => result.acc === 0],
-    [`succeeds where ${base} fails`, base && has("acc"), against("acc", 1)],
-    [`fails where ${base} succeeds`, base && has("acc"), against("acc", -1)],
-    [`preferred to ${base}`, base && has("logit"), against("logit", 1)],
-    [`${base} preferred`, base && has("logit"), against("logit", -1)],
-    [`higher CLIP than ${base}`, base && has("clip"), against("clip", 1)],
-    [`lower CLIP than ${base}`, base && has("clip"), against("clip", -1)],
+    [`succeeds: ${named("acc", "what was asked for is detected")}`, has("acc"), (result) => result.acc === 1],
+    [`fails: ${named("acc", "not detected")}`, has("acc"), (result) => result.acc === 0],
+    [named("acc", `succeeds where ${base} fails`), base && has("acc"), against("acc", 1)],
+    [named("acc", `fails where ${base} succeeds`), base && has("acc"), against("acc", -1)],
+    [named("logit", `preferred to ${base}`), base && has("logit"), against("logit", 1)],
+    [named("logit", `${base} preferred`), base && has("logit"), against("logit", -1)],
+    [`higher ${named("clip", "CLIP")} than ${base}`, base && has("clip"), against("clip", 1)],
+    [`lower ${named("clip", "CLIP")} than ${base}`, base && has("clip"), against("clip", -1)],
   ].filter(([, there]) => there);
   const value = (key, sign) => (method) => (sample) => {
     const result = sample.results[method];
@@ -107,8 +109,8 @@
   };
   const ORDERS = [
     ["as in the benchmark", true, () => (sample) => sample.index],
-    ["method's CLIP, lowest first", has("clip"), value("clip", 1)],
-    ["method's CLIP, highest first", has("clip"), value("clip", -1)],
+    [`method's ${named("clip", "CLIP")}, lowest first`, has("clip"), value("clip", 1)],
+    [`method's ${named("clip", "CLIP")}, highest first`, has("clip"), value("clip", -1)],
     ["method's seam, strongest first", has("seam"), value("seam", -1)],
     ["mask area, largest first", true, () => (sample) => -sample.share],
   ].filter(([, there]) => there);

@@ -14,7 +14,7 @@ from eval.grids import grids
 from eval.published import TABLES
 from eval.runs import Run
 from eval.summary import summarise
-from eval.tables import latex, provenance, write_tables
+from eval.tables import latex, provenance, sample_rows, write_tables
 from ldm.util import UserError
 from tests.eval.fake_run import METHODS, fake_run, write_scores
 
@@ -50,6 +50,34 @@ def test_means_and_differences_are_those_of_the_stored_scores(run, summary):
     assert summary.differences["hd-painter", "acc"].test.startswith("McNemar")
     assert summary.differences["hd-painter", "clip"].test == "bootstrap"
     assert summary.means["hd-painter", "clip"].clusters == 20  # two samples from each image
+
+
+def test_saturation_is_compared_once(summary):
+    """Contrast is shift and a number of the original: their differences from the baseline are the same."""
+    made = {grid.key: grid for grid in grids(summary)}
+    assert {"saturation shift", "saturation contrast"} <= set(made["beyond"].head)
+    assert "saturation shift" in made["differences"].head
+    assert "saturation contrast" not in made["differences"].head
+    assert ("hd-painter", "saturation_contrast") not in summary.differences
+
+
+@pytest.mark.parametrize(
+    ("names", "ours"),
+    [
+        (["hd-painter-release", "hd-painter,eta=0.02", "hd-painter"], "hd-painter"),
+        (["rasg", "hd-painter-release", "hd-painter,eta=0.02"], "hd-painter-release"),
+    ],
+)
+def test_ours_is_hd_painter_itself_if_it_was_run_and_the_tables_say_so(tmp_path, names, ours):
+    methods = {name: {"label": name.upper(), "kind": "pipeline"} for name in (*names, "stable-inpainting")}
+    summary = summarise(fake_run(tmp_path / "run", 4, methods=methods), repeats=REPEATS)
+    assert (summary.ours, summary.baseline) == (ours, "stable-inpainting")
+    made = {grid.key: grid for grid in grids(summary)}
+    assert any(f"Ours over it: {ours.upper()} preferred" in note for note in made["measured"].notes)
+    assert f"Preference: of {ours.upper()} over the row, against 50%." in made["differences"].notes
+    write_tables(summary, tmp_path / "out")
+    for row in rows_of(tmp_path / "out" / "table.csv"):
+        assert row["ours"] == (ours if row["column"] in ("probability", "win_rate") else "")
 
 
 def test_preference_is_that_of_ours_over_the_row(run, summary):
@@ -115,8 +143,12 @@ def test_measured_and_quoted_figures_are_apart(summary, tmp_path):
 
 def test_what_was_not_run_has_a_reason_and_never_a_number(summary, tmp_path):
     write_tables(summary, tmp_path, "table1")
-    line = next(line for line in (tmp_path / "table1.md").read_text().splitlines() if "| GLIDE | not" in line)
-    assert "not run: weights not included" in line and not re.search(r"\d", line)
+    text = (tmp_path / "table1.md").read_text()
+    assert "\n- GLIDE: not run: weights not included\n" in text  # below the table, not in its column n
+    assert "Not run" not in text and not re.search(r"GLIDE \| not", text)
+    assert (
+        r"GLIDE & \multicolumn{6}{l}{not run: weights not included}" in (tmp_path / "table1.tex").read_text()
+    )
     (row,) = [row for row in rows_of(tmp_path / "table1.csv") if row["method"] == "glide"]
     assert row["not_run"] == "weights not included" and row["value"] == ""
     assert "glide" not in {row["method"] for row in rows_of(tmp_path / "table1-samples.csv")}
@@ -133,8 +165,18 @@ def test_samples_keep_every_stored_score(run, summary, tmp_path):
     rows = rows_of(tmp_path / "table-samples.csv")
     assert len(rows) == 4 * len(run.triplets)
     row = next(row for row in rows if row["method"] == "painta" and row["index"] == "7")
-    assert float(row["clip"]) == run.scores("painta", "clip")["clip"][7]
-    assert (row["best_label"], row["seed"], row["prompt"]) == ("boat", "1", run.triplets[7].prompt)
+    assert float(row["clip (mini)"]) == run.scores("painta", "clip")["clip"][7]
+    assert float(row["seam"]) == run.scores("painta", "seam")["seam"][7]
+    assert (row["best_label (mini)"], row["seed"], row["prompt"]) == ("boat", "1", run.triplets[7].prompt)
+    assert not {"clip", "acc", "acc_release", "best_label", "best_score", "logit"} & row.keys()
+
+
+def test_samples_keep_the_logits_of_both_judges(tmp_path):
+    run = fake_run(tmp_path / "run", 4)
+    write_scores(run, "painta", "pickscore", [{"index": i, "logit": 20 + i} for i in range(4)])
+    (row,) = [row for row in sample_rows(summarise(run, ["painta"], repeats=REPEATS)) if row["index"] == 3]
+    assert row["pickscore.logit"] == 23
+    assert row["minipick.logit (mini)"] == run.scores("painta", "minipick")["logit"][3]
 
 
 def test_missing_scores_are_named_in_the_table(tmp_path):
@@ -177,7 +219,30 @@ def test_only_samples_that_all_rows_have(tmp_path):
     assert {mean.n for mean in summary.means.values()} == {6}
     notes = " ".join(grids(summary)[0].notes)
     assert "Only the 6 triplets count that all rows have a result of." in notes
+    assert "6 of the list's 8 triplets from 4 images" in notes
+    bins = {grid.key: grid for grid in grids(summary)}["bins-clip"]
+    assert sum(map(int, re.findall(r"\(n = (\d+)\)", " ".join(bins.head)))) == 6
     assert main(["table", str(run.path), "--common", "--repeats", "100"]) == 0
+
+
+def keep(run, name, indices):
+    """Leave only these results of a method."""
+    for i in set(range(len(run.triplets))) - set(indices):
+        run.result_path(name, i).unlink()
+
+
+def test_what_is_counted_is_what_was_scored(tmp_path):
+    run = fake_run(tmp_path / "run", 40)
+    for name in ("stable-inpainting", "painta", "hd-painter", "original"):
+        keep(run, name, range(9) if name == "painta" else range(10))
+    made = {grid.key: grid for grid in grids(summarise(run, repeats=REPEATS))}
+    assert made["measured"].notes[0] == "10 of the list's 40 triplets from 5 images; n: those with a result."
+    assert cell(made["measured"], "only PAIntA", "n") == "9"
+    bins = made["bins-clip"]
+    sizes = {head: int(n) for head in bins.head for n in re.findall(r"\(n = (\d+)\)", head)}
+    assert sum(sizes.values()) == 10 and "n: triplets with a score, 10 of the list's 40." in bins.notes
+    short = [head for head in sizes if "(n = " in cell(bins, "only PAIntA", head)]
+    assert len(short) == 1 and not any("(n = " in cell(bins, "HD-Painter", head) for head in sizes)
 
 
 def test_scores_of_results_that_are_gone_or_made_again_do_not_count(tmp_path):
@@ -379,7 +444,7 @@ def test_only_the_methods_of_a_config(run, tmp_path):
     assert "Difference from only PAIntA" in (tmp_path / "table2.md").read_text()
     config.write_text(config.read_text().replace("hd-painter: {}", "rasg: {label: only RASG}"))
     assert main(["table", str(run.path), *flags]) == 0
-    assert f"only RASG | not run: not made yet; python -m eval generate --config {config} makes it" in (
+    assert f"- only RASG: not run: not made yet; python -m eval generate --config {config} makes it" in (
         tmp_path / "table2.md"
     ).read_text().replace("\\_", "_")
     config.write_text(config.read_text().replace("painta: {}", "bld: {kind: bld}"))

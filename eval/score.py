@@ -24,6 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from eval.columns import COLUMN, number
 from eval.files import read_rows, write_rows, write_text
 from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
 from eval.runs import DIGEST, Run, digest_of, still_holds
@@ -80,11 +81,11 @@ def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> lis
     the same names but for the suffix.
     """
     items, seen = [], set()
-    for number, row in enumerate(read_rows(prompts, ["image", "prompt"]), start=2):
+    for line, row in enumerate(read_rows(prompts, ["image", "prompt"]), start=2):
         path = images / row["image"]
         if row["image"] in seen:
             raise UserError(
-                f"{prompts} line {number} names {row['image']} again: a picture has one prompt; score others "
+                f"{prompts} line {line} names {row['image']} again: a picture has one prompt; score others "
                 "with a list and an --out of their own"
             )
         seen.add(row["image"])
@@ -240,17 +241,24 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def means(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, tuple[float, int]]:
-    """(mean, how many) of each column of numbers. An infinite value makes the mean infinite."""
-    found = {}
-    for column in columns:
+def means(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The mean of each column of numbers as text, the same as in the tables where these have the column; with n
+    where a column has fewer values than there are rows."""
+    told = []
+    for name in columns:
         try:
-            values = [float(row[column]) for row in rows if row[column] not in (None, "")]
+            values = np.array([float(row[name]) for row in rows if row[name] not in (None, "")])
         except ValueError:  # words
             continue
-        if values:
-            found[column] = float(np.mean(values)), len(values)
-    return found
+        if not len(values):
+            continue
+        if column := COLUMN.get(name):
+            mean = column.outward(column.inward(values).mean())
+            text = " ".join(filter(None, (name, number(mean, column.digits), column.unit)))
+        else:
+            text = f"{name} {values.mean():.4g}"
+        told.append(text + (f" (n = {len(values)})" if len(values) < len(rows) else ""))
+    return ", ".join(told)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -338,10 +346,7 @@ def run(args: argparse.Namespace) -> int:
     with Progress(total) as progress:  # over all of them, so that the time left is that of all
         for name, metric, items, path in jobs:
             rows = score(items, metric, path, batch_size=args.batch_size, name=name, progress=progress)
-            told = ", ".join(
-                f"{column} {value:.4g}" for column, (value, _) in means(rows, metric.columns).items()
-            )
-            print(f"{name}: {metric.label}: {told} (n = {len(rows)})")
+            print(f"{name}: {metric.label}: {means(rows, metric.columns)}; n = {len(rows)}")
     return 0
 
 

@@ -14,6 +14,7 @@ from eval.files import read_rows, write_rows
 from eval.metrics import Metric
 from eval.runs import Run
 from eval.score import of_folders, of_run, score
+from eval.summary import summarise
 from hdpainter.images import load_image
 from hdpainter.models.download import file_sha256
 from ldm.util import UserError
@@ -205,6 +206,26 @@ def test_the_command_scores_methods_with_results(run, capsys):
     assert run.scores("original", "seam") is None
 
 
+def test_the_printed_means_are_those_of_the_tables(tmp_path, capsys):
+    """PSNR as that of the mean squared error: a picture without any change does not make it infinite."""
+    run = fake_run(tmp_path / "run", 10, metrics=())
+    for i in range(0, 10, 2):
+        spoilt = run.result("painta", i)
+        spoilt[~run.mask(i)] ^= 1 + i
+        Image.fromarray(spoilt).save(run.result_path("painta", i))
+    whole = Image.fromarray(np.full((32, 32), 255, np.uint8))
+    whole.save(run.mask_path(3))  # nothing is outside of it
+    words = ["score", str(run.path), "--metric", "fidelity", "--methods", "painta", "original"]
+    assert main([*words, "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    found = summarise(Run.open(run.path), repeats=100).means["painta", "psnr"]
+    assert 20 < found.value < 60 and found.n == 9
+    assert f"psnr {found.value:.1f} dB (n = 9), max_difference" in told and "; n = 10\n" in told
+    assert (
+        "original: Fidelity outside the mask: psnr ∞ dB (n = 9), max_difference 0.0 (n = 9); n = 10" in told
+    )
+
+
 def test_the_config_may_be_the_runs_own_or_given(run, tmp_path, capsys):
     params = tiny_clip(tmp_path)
     info = json.loads((run.path / "run.json").read_text())
@@ -247,7 +268,7 @@ def test_plain_folders_score_like_a_run(run, folders, tmp_path, capsys):
         main(["score", *words(folders), "--metric", "seam", "--device", "cpu", "--out", str(tmp_path / "s")])
         == 0
     )
-    assert "(n = 10)" in capsys.readouterr().out
+    assert "; n = 10\n" in capsys.readouterr().out
     assert main(["score", str(run.path), "--metric", "seam", "--methods", "painta", "--device", "cpu"]) == 0
     rows = read_rows(tmp_path / "s" / "seam.csv", ["image", "seam"])
     assert [row["image"] for row in rows] == [f"r{i}.png" for i in range(10)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 ROW, BAR, TOP, BOTTOM = 40, 12, 8, 26  # pixels
+FITTING = 42  # letters of a bar's label and value that a phone has room for
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def bar_chart(title: str, bars: Sequence[Bar], limits: tuple[float, float] | Non
         middle, y = top + 20 + BAR / 2, top + 20
         start, end = sorted((0.0, bar.value))
         width = 100 * (min(end, high) - max(start, low)) / (high - low)
-        label = bar.label if len(bar.label) <= 30 else f"{bar.label[:29]}…"
+        room = max(FITTING - len(bar.text), 12)
+        label = bar.label if len(bar.label) <= room else f"{bar.label[: room - 1].rstrip()}…"
         parts.append(
             f'<g class="{bar.kind}"><title>{escape(f"{bar.label}: {bar.text}")}</title>'
             f'<text x="0" y="{top + 14}">{escape(label)}</text>'

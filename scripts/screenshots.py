@@ -1,20 +1,20 @@
 """Visit the page in a headless Chromium like a user and take the pictures of docs/web.md and the README.
 
+    python scripts/screenshots.py [--steps 5]                       # the demo's page
+    python scripts/screenshots.py --report RUN --out outputs/shots  # the report of a results folder
+
 Needs Playwright (pip install playwright) and a Chromium (apt-get install chromium).
 """
 
 import argparse
 import shutil
+import sys
 import time
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
-from hdpainter import plan
-from hdpainter.pipeline import HDPainter
-from hdpainter.web.limits import Limits
-from hdpainter.web.menu import Menu, installed
-from hdpainter.web.server import Server
+from eval.__main__ import main as evaluate
 from ldm.util import UserError
 
 # Without these Chromium calls home at every start, which a closed machine refuses.
@@ -184,24 +184,118 @@ def tour(browser: Browser, url: str, out: Path, steps: int | None) -> None:
     phone.close()
 
 
+class Reader:
+    """Somebody who reads a report's HTML file; `faults` has the page's complaints and requests to others."""
+
+    def __init__(self, browser: Browser, file: Path, viewport: dict[str, int] = LAPTOP, **options):
+        self.context = browser.new_context(viewport=viewport, **options)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE / 8)  # there is no server to wait for
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda line: self.faults.append(line.text) if line.type == "error" else None)
+        self.page.on("request", lambda request: self._note(request.url, file.resolve().as_uri()))
+        self.page.goto(file.resolve().as_uri())
+
+    def _note(self, asked: str, page: str) -> None:
+        if not asked.startswith((page, "data:")):
+            self.faults.append(asked)
+
+    def close(self) -> None:
+        self.context.close()
+
+    @property
+    def cards(self) -> Locator:
+        return self.page.locator("#cards .card")
+
+    @property
+    def viewer(self) -> Locator:
+        return self.page.locator("#viewer")
+
+    @property
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+    def choose(self, filter: str, number: int) -> None:
+        """An entry of one of the gallery's filters."""
+        self.page.locator(f"#filters [name={filter}]").select_option(index=number)
+
+    def card(self, number: int) -> Locator:
+        """A sample's card, in view: the page does not draw what is far from the window."""
+        card = self.cards.nth(number)
+        card.evaluate("card => card.scrollIntoView()")
+        return card
+
+    def enlarge(self, number: int, picture: int) -> None:
+        """A picture of a card in the viewer."""
+        self.card(number).locator(".pictures button").nth(picture).click()
+
+    def shoot(self, path: Path, whole: bool = False) -> None:
+        if whole:  # the page does not draw what is far from the window
+            self.page.add_style_tag(content=".card { content-visibility: visible; }")
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=path, full_page=whole)
+        print(path)
+
+
+def report(browser: Browser, file: Path, out: Path) -> None:
+    """The report in `file` on a laptop, at night and on a phone: the whole page, its gallery, its viewer."""
+    phone = {"has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    visits = {
+        "laptop": (LAPTOP, {}),
+        "dark": (LAPTOP, {"color_scheme": "dark"}),
+        "phone": (PHONE, phone),
+    }
+    for name, (viewport, options) in visits.items():
+        reader = Reader(browser, file, viewport, **options)
+        reader.shoot(out / f"report-{name}.png", whole=True)
+        reader.page.locator("#gallery").evaluate("gallery => gallery.scrollIntoView()")
+        reader.shoot(out / f"report-{name}-gallery.png")
+        if reader.cards.count():
+            reader.enlarge(0, 0)
+            reader.shoot(out / f"report-{name}-viewer.png")
+        print(f"{name}: {reader.overflow} pixels too wide; {reader.faults or 'no complaints'}")
+        reader.close()
+
+
+def demo(browser: Browser, out: Path, model: str, steps: int | None) -> None:
+    """The tour of the demo's page, with a server of its own."""
+    from hdpainter import plan  # with Gradio, which takes seconds, so only once they are needed
+    from hdpainter.pipeline import HDPainter
+    from hdpainter.web.limits import Limits
+    from hdpainter.web.menu import Menu, installed
+    from hdpainter.web.server import Server
+
+    started = time.monotonic()
+    with Server(Menu(installed(model), Limits()), HDPainter.from_config, plan.identify) as server:
+        print(f"server after {time.monotonic() - started:.1f} s")
+        tour(browser, server.url, out, steps)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--steps", type=int, help="of each draft (default: the method's)")
+    parser.add_argument("--report", metavar="RUN", help="a results folder, whose report is shown instead")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     if chromium() is None:
         raise UserError("there is no Chromium: apt-get install chromium")
     args.out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    menu = Menu(installed(args.model), Limits())
-    with (
-        Server(menu, HDPainter.from_config, plan.identify) as server,
-        sync_playwright() as driver,
-    ):
-        print(f"server after {time.monotonic() - started:.1f} s")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        tour(browser, server.url, args.out, args.steps)
+        if args.report:
+            file = args.out / "report.html"
+            if code := evaluate(["report", args.report, "--out", str(file)]):
+                sys.exit(code)
+            report(browser, file, args.out)
+        else:
+            demo(browser, args.out, args.model, args.steps)
         browser.close()
 
 

@@ -1,0 +1,118 @@
+"""The report in a real browser, as wide as a laptop's screen and a phone's."""
+
+import pytest
+
+from eval.report import page
+from eval.summary import summarise
+from tests.eval.fake_run import CATEGORIES, METHODS, fake_run
+from tests.eval.test_report import EVIL
+
+pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
+
+from scripts.screenshots import FLAGS, LAPTOP, PHONE, Reader, chromium
+
+LONG = {
+    "label": "a method of no use whose name is_long_and_without_any_place_to_break_it",
+    "kind": "pipeline",
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if chromium() is None:
+        pytest.skip("browser tests need Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    methods = {**METHODS, "long": LONG}
+    run = fake_run(folder / "run", 30, methods=methods, prompts=[*CATEGORIES, EVIL, "y" * 90])
+    (folder / "report.html").write_text(page(summarise(run, repeats=100), "table1"), encoding="utf-8")
+    return folder / "report.html"
+
+
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
+def reader(browser, file, request):
+    reader = Reader(browser, file, request.param)
+    yield reader
+    assert reader.faults == []
+    reader.close()
+
+
+def number_of(reader):
+    return int(reader.page.locator("#count").inner_text().split()[0])
+
+
+def test_the_page_is_never_wider_than_the_window(reader):
+    assert reader.overflow == 0
+    reader.page.locator("#failures details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    reader.page.locator("#failures details:last-of-type .card").last.wait_for(state="attached")
+    assert reader.page.locator("#failures .card").count() > 12
+    assert reader.overflow == 0
+
+
+def test_labels_of_bars_leave_room_for_their_values(reader):
+    gaps = reader.page.locator(".chart g").evaluate_all(
+        """bars => bars.map(bar => {
+            const [label, value] = [...bar.querySelectorAll("text")].map(text => text.getBoundingClientRect());
+            return value.left - label.right;
+        })"""
+    )
+    assert len(gaps) > 30 and min(gaps) > 0
+
+
+def test_the_gallery_shows_its_samples_and_filters_them(reader):
+    assert reader.page.locator("#count").inner_text() == "30 of 30 samples"
+    shown = reader.cards.count()
+    assert 12 <= shown <= 30 and reader.cards.first.locator("img").count() == 1 + 5
+    reader.page.locator("#more").evaluate("button => button.hidden || button.click()")
+    assert reader.cards.count() > min(shown, 29)
+
+    reader.choose("outcome", 2)  # fails
+    fewer = number_of(reader)
+    assert 0 < fewer < 30
+    marks = reader.cards.locator(
+        "figure:nth-child(4) small:first-of-type"
+    ).all_text_contents()  # HD-Painter's
+    assert marks and all(mark.startswith("✗ not detected (mini)") for mark in marks)
+    reader.choose("prompt", 1)
+    assert number_of(reader) < fewer and reader.overflow == 0
+    reader.page.get_by_role("button", name="Reset").click()
+    reader.page.locator("#count", has_text="30 of 30").wait_for()
+
+
+def test_a_picture_can_be_enlarged(reader):
+    assert not reader.viewer.is_visible()
+    reader.enlarge(0, 0)
+    picture = reader.viewer.locator("img")
+    assert reader.viewer.is_visible() and reader.viewer.locator("p").inner_text().endswith("input and mask")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
+    box, window = reader.viewer.bounding_box(), reader.page.viewport_size
+    assert box["x"] >= 0 and box["x"] + box["width"] <= window["width"]
+    assert box["y"] >= 0 and box["y"] + box["height"] <= window["height"]
+    reader.viewer.get_by_role("button", name="Next").click()
+    assert reader.viewer.locator("p").inner_text().endswith("Stable Inpainting")
+    reader.page.keyboard.press("Escape")
+    assert not reader.viewer.is_visible()
+
+
+def test_a_miniatures_judgements_are_marked_as_such(reader):
+    for judged in ("detected (mini)", "acc_release (mini)", "CLIP (mini)", "preference logit (mini)"):
+        assert judged in reader.card(0).inner_text()
+    outcomes = reader.page.locator("#filters [name=outcome] option").all_inner_texts()
+    assert len(outcomes) == 9 and all("(mini)" in words for words in outcomes[1:])
+    orders = reader.page.locator("#filters [name=order] option").all_inner_texts()
+    assert all("(mini)" in words for words in orders if "CLIP" in words)
+
+
+def test_prompts_are_words_on_the_page_too(reader):
+    reader.choose("prompt", 1 + sorted([*CATEGORIES, EVIL, "y" * 90], key=str.casefold).index(EVIL))
+    assert reader.card(0).locator("h3").inner_text().startswith("</script><img src=x onerror=")
+    assert reader.page.title() == "Table 1: comparison with other methods"

@@ -234,8 +234,11 @@ class Reader:
         self.card(number).locator(".pictures button").nth(picture).click()
 
     def shoot(self, path: Path, whole: bool = False) -> None:
-        if whole:  # the page does not draw what is far from the window
+        if whole:  # also what is far from the window, which the page neither draws nor loads by itself
             self.page.add_style_tag(content=".card { content-visibility: visible; }")
+            self.page.locator(".card img").evaluate_all(
+                "all => Promise.all(all.map(image => { image.loading = 'eager'; return image.decode(); }))"
+            )
         self.page.wait_for_timeout(400)
         self.page.screenshot(path=path, full_page=whole)
         print(path)

@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from hdpainter.console import Parser, finish
 from hdpainter.images import save_png
 from hdpainter.masks import bbox
 from hdpainter.pipeline import HDPainter
+from hdpainter.progress import Progress
 from hdpainter.results import make_folder
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
@@ -42,25 +42,25 @@ def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def sheet(
-    rows: list[list[np.ndarray]], titles: list[str], captions: list[str], cell: int = 320
+    columns: list[list[np.ndarray]], titles: list[str], captions: list[str], cell: int = 320
 ) -> Image.Image:
-    """Pictures in rows under column titles, a caption over each row."""
+    """Pictures in columns under their titles, a caption over each row."""
     pad, head = 10, 30
-    height, width = head + len(rows) * (cell + head), pad + len(titles) * (cell + pad)
+    height, width = head + len(captions) * (cell + head), pad + len(titles) * (cell + pad)
     canvas = np.full((height, width, 3), 255, np.uint8)
 
     def text(words: str, x: int, y: int) -> None:
         cv2.putText(canvas, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
 
-    for column, title in enumerate(titles):
-        text(title, pad + column * (cell + pad), 20)
-    for index, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-        top = head + index * (cell + head)
-        text(caption, pad, top + 18)
-        for column, picture in enumerate(row):
-            left = pad + column * (cell + pad)
+    for index, caption in enumerate(captions):
+        text(caption, pad, head + index * (cell + head) + 18)
+    for column, (pictures, title) in enumerate(zip(columns, titles, strict=True)):
+        left = pad + column * (cell + pad)
+        text(title, left, 20)
+        for index, picture in enumerate(pictures):
+            top = head + index * (cell + head) + head - 5
             small = Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS)
-            canvas[top + head - 5 : top + head - 5 + cell, left : left + cell] = small
+            canvas[top : top + cell, left : left + cell] = small
     return Image.fromarray(canvas)
 
 
@@ -91,26 +91,30 @@ def main(words: list[str]) -> None:
         raise UserError(f"--scenes {min(args.scenes)}: scenes have the numbers 0, 1, 2, ...")
     make_folder(args.out)
     painter = HDPainter.from_config("mini")
-    rows, captions = [], []
-    with tqdm(total=len(args.scenes) * len(METHODS), desc="pictures") as bar:
-        for index in args.scenes:
-            picture, mask, prompt = example(index, painter.models.spec.max_size)
-            folder = args.out / f"scene{index}"
-            save_png(Image.fromarray(picture), folder / "image.png")
-            save_png(Image.fromarray(mask), folder / "mask.png")
-            row = [outlined(picture, mask)]
-            for name in METHODS:
-                result = painter(
-                    Image.fromarray(picture), Image.fromarray(mask), prompt, method=name, seed=index
-                )
-                save_png(result.image, folder / f"{name}.png", result.metadata)
-                row.append(np.array(result.image))
-                bar.update()
-            row.append(detail(row[-1], mask))
-            rows.append(row)
-            captions.append(f'"{prompt}"')
-            titles = ["input and mask", *METHODS, f"{METHODS[-1]}, detail"]
-            save_png(sheet(rows, titles, captions), args.out / "sheet.png")  # there is something to see early
+    examples = [example(index, painter.models.spec.max_size) for index in args.scenes]
+    folders = [args.out / f"scene{index}" for index in args.scenes]
+    for folder, (picture, mask, _) in zip(folders, examples, strict=True):
+        save_png(Image.fromarray(picture), folder / "image.png")
+        save_png(Image.fromarray(mask), folder / "mask.png")
+    pictures, masks, prompts = (list(values) for values in zip(*examples, strict=True))
+    titles = ["input and mask"]
+    columns = [[outlined(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]]
+    with Progress(len(METHODS) * len(examples)) as progress:
+        for method in METHODS:
+            progress.start(method)
+            results = painter(
+                pictures, masks, prompts, method=method, seed=args.scenes, progress=progress.step
+            )
+            for folder, result in zip(folders, results, strict=True):
+                save_png(result.image, folder / f"{method}.png", result.metadata)
+            columns.append([np.array(result.image) for result in results])
+            titles.append(method)
+            if method == METHODS[-1]:
+                columns.append([detail(*pair) for pair in zip(columns[-1], masks, strict=True)])
+                titles.append(f"{method}, detail")
+            captions = [f'"{prompt}"' for prompt in prompts]
+            save_png(sheet(columns, titles, captions), args.out / "sheet.png")  # something to see early
+            progress.finish(method, len(results))
     print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
     print("  hdpainter models download sd2")

@@ -67,8 +67,8 @@ class AutoencoderTraining(Training):
     flat. start: weights to begin with instead of random ones.
 
     decoder_noise: None trains everything; with a number only the decoder is trained, so that diffusion models of
-    these latents stay as they are. It sees latents with noise of any std up to that number (their own is 1) and
-    learns to draw clean pictures from what a diffusion model leaves imperfect.
+    these latents stay as they are. It sees latents with noise of any std up to that number (their own is 1),
+    small ones more often, and learns to draw clean pictures from what a diffusion model leaves imperfect.
 
     An autoencoder this small gives up a channel early if it may, and a dimension of colour with it, and never
     gets them back (`weakest_std` in the figures). Hence a weak KL term, and a linear head, thrown away
@@ -129,7 +129,7 @@ class AutoencoderTraining(Training):
         """The reconstruction loss of pictures x [B, 3, H, W] from noised latents."""
         model = self.network["autoencoder"]
         z = model.encode(x).mode()
-        std = self.decoder_noise / self.scale_factor * torch.rand(len(z), 1, 1, 1, device=z.device)
+        std = self.decoder_noise / self.scale_factor * torch.rand(len(z), 1, 1, 1, device=z.device).square()
         return reconstruction_loss(x, model.decode(z + std * torch.randn_like(z)).float())
 
     def reconstruct(self) -> tuple[Tensor, Tensor]:

@@ -42,11 +42,12 @@ class FeedForward(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(q kᵀ scale) v: [B, h, N, d], [B, h, M, d], [B, h, M, d] -> [B, h, N, d].
 
-    The fused kernel, except on a CPU where a gradient is wanted, or in bfloat16: as long as the logits are few,
-    plain matrix products are up to twice as fast there.
+    The fused kernel, except on a CPU where a gradient is wanted, or in bfloat16 without matrix instructions: as
+    long as the logits are few, plain matrix products are up to twice as fast there.
     """
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
-    slow = q.dtype is torch.bfloat16 or (differentiated and q.dtype is not torch.float16)
+    emulated = q.dtype is torch.bfloat16 and not torch.cpu.get_capabilities().get("amx_bf16")
+    slow = emulated or (differentiated and q.dtype is not torch.float16)
     few = q.shape[:-1].numel() * k.shape[-2] <= PLAIN_SCORES
     if q.device.type == "cpu" and slow and few:
         return ((q * scale) @ k.mT).softmax(

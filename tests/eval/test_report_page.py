@@ -9,24 +9,12 @@ from tests.eval.test_report import EVIL
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from scripts.screenshots import FLAGS, LAPTOP, PHONE, Reader, chromium
+from scripts.screenshots import LAPTOP, PHONE, Reader
 
 LONG = {
     "label": "a method of no use whose name is_long_and_without_any_place_to_break_it",
     "kind": "pipeline",
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if chromium() is None:
-        pytest.skip("browser tests need Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

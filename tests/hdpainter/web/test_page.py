@@ -14,19 +14,7 @@ from hdpainter.web.menu import Menu
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from scripts.screenshots import FLAGS, LAPTOP, PHONE, Visitor, chromium
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if chromium() is None:
-        pytest.skip("browser tests need Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
+from scripts.screenshots import LAPTOP, PHONE, Visitor
 
 
 @pytest.fixture

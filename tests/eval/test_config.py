@@ -1,0 +1,155 @@
+"""Configs of the benchmark: grids, seeds, and mistakes told in one line before anything is made."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.config import Config, expand, seed_of
+from ldm.util import UserError
+from tests.eval.test_generate import made
+
+
+@settings(deadline=None)
+@given(
+    axes=st.dictionaries(
+        st.sampled_from(["steps", "eta", "seed", "painta.until"]),
+        st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True),
+    )
+)
+def test_a_grid_is_every_combination_once(axes):
+    entries = expand("painta", axes, "mini")
+    assert (
+        len(entries)
+        == len({entry.name for entry in entries})
+        == np.prod([len(v) for v in axes.values()] or [1])
+    )
+    for entry in entries:
+        assert entry.base == "painta" and entry.varied.keys() == axes.keys()
+        assert entry.name == ",".join(["painta", *(f"{k}={v}" for k, v in entry.varied.items())])
+        assert all(value in axes[key] for key, value in entry.varied.items())
+        values = vars(entry.how) | vars(entry.how)["override"] | {"seed": entry.seed}
+        assert all(values[key] == value for key, value in entry.varied.items())
+
+
+def test_levels_are_lists_themselves():
+    assert [entry.name for entry in expand("painta", {"painta_levels": [1, 2]}, "mini")] == ["painta"]
+    grid = expand("painta", {"painta_levels": [[1], [1, 2]]}, "mini")
+    assert [entry.name for entry in grid] == ["painta,painta_levels=1", "painta,painta_levels=1+2"]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 999_999), st.integers(0, 999_999))
+def test_seeds(base, other, index, another):
+    assert seed_of(base, False, index) == base
+    same = seed_of(base, True, index) == seed_of(other, True, another)
+    assert same == ((base, index) == (other, another))
+
+
+@pytest.mark.parametrize(
+    ("methods", "values", "message"),
+    [
+        ({"a": {"kind": "magic"}}, {}, "methods: a: kind 'magic' is not one of pipeline, bld, folder"),
+        ({"a": {}}, {}, "unknown method 'a'; known: hd-painter"),
+        ({"painta": {"step": 3}}, {}, "methods: painta: unknown key 'step'; did you mean 'steps'?"),
+        ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
+        ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
+        ({"painta": {"painta.scale": 2}}, {}, "painta: unknown key 'scale'"),
+        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number from 0 up, not 'x'"),
+        ({"painta": {"seed": -1}}, {}, "methods: painta: seed must be a whole number from 0 up, not -1"),
+        ({"painta": {"seed": []}}, {}, "methods: painta: seed is an empty list"),
+        ({"painta": {1: 2}}, {}, "methods: painta: unknown key 1"),
+        ({1: {"kind": "mean"}}, {}, "methods: 1: a name must be text"),
+        ({"a": {"kind": "mean", "label": 3}}, {}, "methods: a: label must be text, not 3"),
+        ({"a": {"kind": "mean", "why_not": True}}, {}, "methods: a: why_not must be text, not True"),
+        ({"a": {"kind": {"x": 1}}}, {}, "methods: a: kind {'x': 1} is not one of"),
+        (
+            {"a": {"kind": "folder", "path": "/", "pattern": "{index.foo}"}},
+            {},
+            "pattern '{index.foo}' does not fit",
+        ),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"seed": -1}}, "benchmark.seed is -1"),
+        ({"a": {"kind": "mean"}}, {"seeds": {"base": -1}}, "seeds.base is -1"),
+        ({"painta": 3}, {}, "methods: painta must be a mapping of settings, not 3"),
+        ({"../a": {"kind": "mean"}}, {}, "'../a' cannot be the name of a folder"),
+        ({"inputs": {"kind": "mean"}}, {}, "'inputs' cannot be the name of a folder"),
+        ({"a": {"kind": "folder"}}, {}, "needs a path, or why_not"),
+        ({"a": {"kind": "folder", "path": "/none"}}, {}, "/none is not a folder of results"),
+        (
+            {"a": {"kind": "folder", "path": "/", "pattern": "{name}.png"}},
+            {},
+            "pattern '{name}.png' does not fit",
+        ),
+        ({"a": {"kind": "bld", "skip": 1.0}}, {}, "skip is 1.0"),
+        ({}, {}, "methods is empty"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"size": 4}}, "benchmark.size is 4"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"size": 10**9}}, "benchmark.size is 1000000000"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"coco": "toy", "images": 0}}, "benchmark.images is 0"),
+        ({"a" * 300: {"kind": "mean"}}, {}, "cannot be the name of a folder"),
+        ({"a": {"kind": "telea", "radius": float("nan")}}, {}, "radius is nan"),
+        ({"painta": {"painta_levels": ["x"]}}, {}, "painta_levels must be a list of downsampling factors"),
+        (
+            {"a": {"kind": "mean"}},
+            {"benchmark": {"samples": None}},
+            "benchmark needs one of samples and list",
+        ),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"coco": "toy"}}, "benchmark.images is how many pictures"),
+        (
+            {"a": {"kind": "mean"}},
+            {"benchmark": {"prompt": "any"}},
+            "prompt must be one of true, other, not 'any'",
+        ),
+        ({"a": {"kind": "mean"}}, {"model": "huge", "batchsize": 3}, "unknown key 'batchsize'; did you mean"),
+        ({"painta": {}}, {"model": "huge"}, "unknown model 'huge'"),
+        ({"a": {"kind": "mean"}}, {"out": ""}, "out is missing"),
+    ],
+)
+def test_bad_configs_are_one_line(write_config, methods, values, message):
+    with pytest.raises(UserError) as error:
+        made(write_config(methods, **values))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("benchmark", ["", "benchmark: toy\n", "benchmark: null\n"])
+def test_a_config_without_a_benchmark_is_refused_with_coco_given_too(tmp_path, benchmark):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"out: a\n{benchmark}methods: {{mean: {{kind: mean}}}}\n")
+    for coco in (None, "here"):
+        with pytest.raises(UserError, match=r"c\.yaml: .*benchmark"):
+            Config.load(path, coco=coco)
+
+
+def test_yaml_s_true_is_the_prompt_setting(tmp_path, toy_root):
+    path = tmp_path / "c.yaml"
+    benchmark = f"{{coco: {toy_root}, samples: 1, prompt: true}}"
+    path.write_text(f"out: a-{{prompt}}\nbenchmark: {benchmark}\nmethods: {{mean: {{kind: mean}}}}\n")
+    assert Config.load(path).out == "a-true"
+    assert Config.load(path, prompt="other").out == "a-other"
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "mini-table1", "mini-table2"])
+def test_the_configs_that_come_with_the_repository(name):
+    config = Config.load(name)
+    names = [entry.name for entry in config.entries()]
+    assert {"stable-inpainting", "hd-painter"} <= set(names)
+    assert config.for_tables["published"] == name.removeprefix("mini-")
+    if config.benchmark.list:
+        assert Path(config.benchmark.list).is_file()
+
+
+def test_the_grids_change_one_thing_at_a_time_and_then_all():
+    entries = {entry.name: entry.how.resolved() for entry in Config.load("mini-release").entries()}
+    painta, release = entries["painta"], entries["hd-painter-release"]
+    all_parts = entries["painta-release"]
+    for part in ("sampler", "painta", "prompts", "masks", "known_region"):
+        values = [getattr(entry, part) for name, entry in entries.items() if name.startswith("painta")]
+        assert (
+            sum(value != getattr(painta, part) for value in values) == 2
+        )  # its own entry, and that with all
+    assert all_parts.rasg is None and release.rasg is not None
+    for part in ("painta", "prompts", "known_region"):
+        assert getattr(all_parts, part) == getattr(release, part)
+    etas = [entry.how.resolved().sampler.eta for entry in Config.load("mini-rasg").entries()]
+    assert {0.02, 0.05, 0.1, 0.25} <= set(etas)

@@ -46,8 +46,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     long as the logits are few, plain matrix products are up to twice as fast there.
     """
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
-    emulated = q.dtype is torch.bfloat16 and not torch.cpu.get_capabilities().get("amx_bf16")
-    slow = emulated or (differentiated and q.dtype is not torch.float16)
+    bare = q.dtype is torch.bfloat16 and not torch.cpu.get_capabilities().get("amx_bf16")
+    slow = bare or (differentiated and q.dtype is not torch.float16)
     few = q.shape[:-1].numel() * k.shape[-2] <= PLAIN_SCORES
     if q.device.type == "cpu" and slow and few:
         return ((q * scale) @ k.mT).softmax(

@@ -56,6 +56,8 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     pl.seed_everything(seed)
     config = OmegaConf.merge({"training": {"params": {"seed": seed}}}, config)  # of what the batches show
     parts = {name: part_card(Path(path)) for name, path in config.training.params.get("parts", {}).items()}
+    start = config.training.params.get("start")
+    earlier = {"start": part_card(Path(start))} if start else {}
     processes = settings.get("processes", 1)
     training = instantiate_from_config(config.training)
     if processes > 1 and not training.parallel:
@@ -84,12 +86,12 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     trainer.fit(training, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)
     if trainer.is_global_zero:
-        export(training, report, config, parts, run_dir)
+        export(training, report, config, {"parts": parts} | earlier, run_dir)
 
 
-def export(training: Training, report: Report, config, parts: dict[str, dict], run_dir: Path) -> None:
-    """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once; `parts` are
-    the cards of the frozen parts."""
+def export(training: Training, report: Report, config, origin: dict[str, dict], run_dir: Path) -> None:
+    """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once; `origin` has
+    the cards of the frozen `parts` and of the model that it began with, `start`."""
     weights = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in training.weights().items()
@@ -104,8 +106,7 @@ def export(training: Training, report: Report, config, parts: dict[str, dict], r
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "last_losses": report.losses,
         "held_out": report.figures,
-        "parts": parts,
-    }
+    } | origin
     save_file(weights, run_dir / "model.safetensors.part", metadata={"format": "pt"})
     (run_dir / "model.json.part").write_text(json.dumps(card, indent=1))
     for name in ("model.safetensors", "model.json"):
@@ -113,13 +114,13 @@ def export(training: Training, report: Report, config, parts: dict[str, dict], r
 
 
 def part_card(weights: Path) -> dict:
-    """What the card beside a part's weights says of its training. Raises UserError if there is none."""
+    """What the card beside some weights says of their training. Raises UserError if there is none."""
     path = weights.with_suffix(".json")
     try:
         card = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"there is no {path}, the card of a part that this training needs; train it first"
+            f"there is no {path}, the card of weights that this training needs; train them first"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the card of a trained part: {error}") from None

@@ -26,6 +26,7 @@ from ldm.data.toycoco import describe_scene
 from ldm.util import UserError
 
 METHODS = ("stable-inpainting", "hd-painter", "hd-painter-release")
+TITLES = ("input and mask", *METHODS, f"{METHODS[-1]}, detail")
 
 
 def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -41,24 +42,22 @@ def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
     return scene.render(size), mask, str(np.random.default_rng(index).choice(names))
 
 
-def sheet(
-    columns: list[list[np.ndarray]], titles: list[str], captions: list[str], cell: int = 320
-) -> Image.Image:
-    """Pictures in columns under their titles, a caption over each row."""
+def sheet(rows: list[list[np.ndarray]], captions: list[str], cell: int = 320) -> Image.Image:
+    """Rows of pictures in columns under `TITLES`, a caption over each row."""
     pad, head = 10, 30
-    height, width = head + len(captions) * (cell + head), pad + len(titles) * (cell + pad)
+    height, width = head + len(rows) * (cell + head), pad + len(TITLES) * (cell + pad)
     canvas = np.full((height, width, 3), 255, np.uint8)
 
     def text(words: str, x: int, y: int) -> None:
         cv2.putText(canvas, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
 
-    for index, caption in enumerate(captions):
-        text(caption, pad, head + index * (cell + head) + 18)
-    for column, (pictures, title) in enumerate(zip(columns, titles, strict=True)):
-        left = pad + column * (cell + pad)
+    lefts = [pad + column * (cell + pad) for column in range(len(TITLES))]
+    for left, title in zip(lefts, TITLES, strict=True):
         text(title, left, 20)
-        for index, picture in enumerate(pictures):
-            top = head + index * (cell + head) + head - 5
+    for index, (pictures, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = head + index * (cell + head) + head - 5
+        text(caption, pad, top - 7)
+        for left, picture in zip(lefts, pictures, strict=True):
             small = Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS)
             canvas[top : top + cell, left : left + cell] = small
     return Image.fromarray(canvas)
@@ -96,25 +95,20 @@ def main(words: list[str]) -> None:
     for folder, (picture, mask, _) in zip(folders, examples, strict=True):
         save_png(Image.fromarray(picture), folder / "image.png")
         save_png(Image.fromarray(mask), folder / "mask.png")
-    pictures, masks, prompts = (list(values) for values in zip(*examples, strict=True))
-    titles = ["input and mask"]
-    columns = [[outlined(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]]
+    rows, captions = [], []
     with Progress(len(METHODS) * len(examples)) as progress:
-        for method in METHODS:
-            progress.start(method)
-            results = painter(
-                pictures, masks, prompts, method=method, seed=args.scenes, progress=progress.step
-            )
-            for folder, result in zip(folders, results, strict=True):
+        for index, folder, (picture, mask, prompt) in zip(args.scenes, folders, examples, strict=True):
+            rows.append([outlined(picture, mask)])
+            captions.append(f'"{prompt}"')
+            for method in METHODS:
+                job = f"scene {index}, {method}"
+                progress.start(job)
+                result = painter(picture, mask, prompt, method=method, seed=index, progress=progress.step)
                 save_png(result.image, folder / f"{method}.png", result.metadata)
-            columns.append([np.array(result.image) for result in results])
-            titles.append(method)
-            if method == METHODS[-1]:
-                columns.append([detail(*pair) for pair in zip(columns[-1], masks, strict=True)])
-                titles.append(f"{method}, detail")
-            captions = [f'"{prompt}"' for prompt in prompts]
-            save_png(sheet(columns, titles, captions), args.out / "sheet.png")  # something to see early
-            progress.finish(method, len(results))
+                rows[-1].append(np.array(result.image))
+                progress.finish(job)
+            rows[-1].append(detail(rows[-1][-1], mask))
+            save_png(sheet(rows, captions), args.out / "sheet.png")  # the first row within a minute
     print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
     print("  hdpainter models download sd2")

@@ -27,10 +27,11 @@ train() {
             "$python" -m ldm.train "configs/train/$stage.yaml" --run-dir "runs/$stage"
         fi
         case "$stage" in
-            mini-inpainting | mini-upscaler | mini-rtmdet)
-                cp "runs/$stage/model.safetensors" "checkpoints/mini/$stage.safetensors"
-                cp "runs/$stage/model.json" "checkpoints/mini/$stage.json"
-                rm -f "checkpoints/mini/$stage.safetensors.sha256" # the hash of what was there before
+            mini-inpainting-2 | mini-upscaler | mini-rtmdet)
+                local model="checkpoints/mini/${stage%-2}"
+                cp "runs/$stage/model.safetensors" "$model.safetensors"
+                cp "runs/$stage/model.json" "$model.json"
+                rm -f "$model.safetensors.sha256" # the hash of what was there before
                 ;;
         esac
     done
@@ -53,11 +54,12 @@ train_beside() {
 if [ $# -gt 0 ]; then
     train "$@"
 elif "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    train mini-autoencoder-f8 mini-decoder-f8 mini-clip mini-inpainting mini-autoencoder-f4 mini-upscaler mini-rtmdet
+    train mini-autoencoder-f8 mini-decoder-f8 mini-clip mini-inpainting mini-inpainting-2
+    train mini-autoencoder-f4 mini-upscaler mini-rtmdet
 else
     # One core for each line of stages, both for the last one: two processes of one model take 1.2 times as long a step.
     train_beside mini-autoencoder-f8 mini-clip mini-autoencoder-f4
     train_beside mini-upscaler mini-decoder-f8 mini-rtmdet
-    train mini-inpainting
+    train mini-inpainting mini-inpainting-2
 fi
 "$python" -m ldm.training.card checkpoints/mini

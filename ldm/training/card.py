@@ -54,8 +54,13 @@ def describe(name: str, card: dict, size: int) -> str:
             lines.append(
                 f"- {part}{facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}"
             )
-        if facts["training"]["params"].get("start"):
-            lines.append(f"- {part}began with the weights of an earlier run, whose steps are not counted")
+        earlier, depth = facts.get("start"), 1
+        while earlier:
+            effort = f"{earlier['steps']} steps in {earlier['minutes']} minutes, seed {earlier['seed']}"
+            lines.append(
+                f"- {part}{'before that, ' * (depth > 1)}began with weights of an earlier run: {effort}"
+            )
+            earlier, depth = earlier.get("start"), depth + 1
         for title, values in (("last training losses", "last_losses"), ("held-out", "held_out")):
             figures = ", ".join(f"{key} {value:.4g}" for key, value in facts[values].items())
             lines.append(f"- {part}{title}: {figures}")

@@ -224,6 +224,23 @@ def test_a_training_begins_with_the_unet_of_another_model(cache, parts, tmp_path
     with pytest.raises(UserError, match="does not fit the config's UNet"):
         InpaintingTraining(config, parts, cache, start=parts["first_stage_model"], **options)
 
+    options["start"] = str(tmp_path / "whole.pt")
+    mixed = InpaintingTraining(config, parts, cache, start_share=0.25, **options)
+    with torch.no_grad():
+        for tensor in mixed.average.module.parameters():
+            tensor += 1
+    name = "diffusion_model.time_embed.0.weight"
+    expected = first.network.state_dict()[name] + 0.75
+    assert torch.allclose(mixed.weights()[f"model.{name}"], expected)
+    with mixed.averaged() as ldm:  # what samples and held-out losses see
+        assert torch.allclose(ldm.model.state_dict()[name], expected)
+    assert torch.equal(mixed.network.state_dict()[name], first.network.state_dict()[name])
+    for share in (1.0, -0.1):
+        with pytest.raises(UserError, match="start_share"):
+            InpaintingTraining(config, parts, cache, start_share=share, **options)
+    with pytest.raises(UserError, match="needs a `start`"):
+        InpaintingTraining(config, parts, cache, start_share=0.5, **options | {"start": None})
+
 
 @pytest.fixture(scope="module")
 def upscaler(cache, parts):

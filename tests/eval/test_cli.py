@@ -111,7 +111,8 @@ def test_a_folder_is_for_one_process(write_config, tmp_path, capsys):
     assert run("generate", "--config", config) == 0
 
 
-def test_a_full_disk_is_one_line_and_what_was_made_stays(write_config, tmp_path, capfd):
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_a_full_disk_is_one_line_and_what_was_made_stays(write_config, tmp_path, capfd, devices):
     config = write_config(CHEAP)
     assert run("generate", "--config", config, "--limit", 1) == 0
     whole = [path for path in (tmp_path / "run").glob("*/*.png")]
@@ -120,7 +121,7 @@ def test_a_full_disk_is_one_line_and_what_was_made_stays(write_config, tmp_path,
     def fill():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        return run("generate", "--config", config)
+        return run("generate", "--config", config, "--devices", devices)
 
     assert os.waitstatus_to_exitcode(os.waitpid(in_child(fill), 0)[1]) == 2
     last = capfd.readouterr().err.splitlines()[-1]

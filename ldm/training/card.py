@@ -36,6 +36,18 @@ How the parts differ from the public models in kind, not only in size:
 """
 
 
+def beginnings(facts: dict) -> list[str]:
+    """The runs before the one that `facts` tell of, the last one first."""
+    texts, what = [], "began with the weights of an earlier run"
+    while facts["training"]["params"].get("start"):
+        if "start" not in facts:
+            return [*texts, f"{what}, whose steps are not counted"]
+        facts = facts["start"]
+        texts.append(f"{what}: {facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}")
+        what = "which itself " + what.removeprefix("which itself ")
+    return texts
+
+
 def describe(name: str, card: dict, size: int) -> str:
     """One model's section. `notes` of its card are what a person wrote into it."""
     scenes = card["training"]["params"]["scenes"]
@@ -54,13 +66,7 @@ def describe(name: str, card: dict, size: int) -> str:
             lines.append(
                 f"- {part}{facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}"
             )
-        earlier, depth = facts.get("start"), 1
-        while earlier:
-            effort = f"{earlier['steps']} steps in {earlier['minutes']} minutes, seed {earlier['seed']}"
-            lines.append(
-                f"- {part}{'before that, ' * (depth > 1)}began with weights of an earlier run: {effort}"
-            )
-            earlier, depth = earlier.get("start"), depth + 1
+        lines += [f"- {part}{text}" for text in beginnings(facts)]
         for title, values in (("last training losses", "last_losses"), ("held-out", "held_out")):
             figures = ", ".join(f"{key} {value:.4g}" for key, value in facts[values].items())
             lines.append(f"- {part}{title}: {figures}")

@@ -503,3 +503,11 @@ def test_cards_tell_what_was_done(tmp_path):
     text = write_cards(tmp_path).read_text()
     for fact in ("40 steps", "1.5 minutes", "12 training scenes", "psnr 31.25", "seed 3"):
         assert fact in text
+    assert "began" not in text
+
+    first = card | {"steps": 7, "training": {"params": {"scenes": 12, "start": "lost.safetensors"}}}
+    second = card | {"start": first, "training": {"params": {"scenes": 12, "start": "first.safetensors"}}}
+    (tmp_path / "mini-upscaler.json").write_text(json.dumps(second))
+    text = write_cards(tmp_path).read_text()
+    assert "began with the weights of an earlier run: 7 steps in 1.5 minutes, seed 3\n" in text
+    assert "which itself began with the weights of an earlier run, whose steps are not counted\n" in text

@@ -95,20 +95,25 @@ def main(words: list[str]) -> None:
     for folder, (picture, mask, _) in zip(folders, examples, strict=True):
         save_png(Image.fromarray(picture), folder / "image.png")
         save_png(Image.fromarray(mask), folder / "mask.png")
-    rows, captions = [], []
+    rows = [[outlined(picture, mask)] for picture, mask, _ in examples]
+    captions = [f'"{prompt}"' for _, _, prompt in examples]
+    first, others = slice(0, 1), slice(1, None)  # something to see early; the others at once are faster
     with Progress(len(METHODS) * len(examples)) as progress:
-        for index, folder, (picture, mask, prompt) in zip(args.scenes, folders, examples, strict=True):
-            rows.append([outlined(picture, mask)])
-            captions.append(f'"{prompt}"')
+        for part in filter(examples.__getitem__, (first, others)):
+            pictures, masks, prompts = (list(values) for values in zip(*examples[part], strict=True))
+            seeds = args.scenes[part]
             for method in METHODS:
-                job = f"scene {index}, {method}"
+                job = f"scene {', '.join(map(str, seeds))}: {method}"
                 progress.start(job)
-                result = painter(picture, mask, prompt, method=method, seed=index, progress=progress.step)
-                save_png(result.image, folder / f"{method}.png", result.metadata)
-                rows[-1].append(np.array(result.image))
-                progress.finish(job)
-            rows[-1].append(detail(rows[-1][-1], mask))
-            save_png(sheet(rows, captions), args.out / "sheet.png")  # the first row within a minute
+                results = painter(pictures, masks, prompts, method=method, seed=seeds, progress=progress.step)
+                for folder, row, result in zip(folders[part], rows[part], results, strict=True):
+                    save_png(result.image, folder / f"{method}.png", result.metadata)
+                    row.append(np.array(result.image))
+                progress.finish(job, len(results))
+            for row, mask in zip(rows[part], masks, strict=True):
+                row.append(detail(row[-1], mask))
+            done = rows[: part.stop]
+            save_png(sheet(done, captions[: len(done)]), args.out / "sheet.png")
     print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
     print("  hdpainter models download sd2")

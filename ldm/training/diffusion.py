@@ -91,8 +91,8 @@ class DiffusionTraining(Training):
             read_unet(ldm, start)
         super().__init__(ldm.model, **budget)
         self.ldm, self.parts = ldm, loaded
-        self.start = {name: tensor.clone() for name, tensor in ldm.model.state_dict().items()}
         self.start_share = start_share
+        self.start = copy.deepcopy(ldm.model.state_dict()) if start_share else {}
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
         self.crops = {int(size): values for size, values in crops.items()}
         self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}

@@ -26,10 +26,17 @@ from ldm.util import UserError, instantiate_from_config, read_yaml
 
 
 def load_config(path: Path, overrides: Sequence[str], gpu: bool):
-    """The YAML at `path`, with its `gpu` section merged in on a GPU, then `key=value` overrides."""
+    """The YAML at `path`, with its `gpu` section merged in on a GPU, then `key=value` overrides.
+
+    One that has a `base`, the name of a file beside it, says only what differs from that.
+    """
     if not path.is_file():
         raise UserError(f"there is no training config {path}; see configs/train/")
     content = read_yaml(path)
+    if base := content.pop("base", None):
+        if not (path.parent / str(base)).is_file():
+            raise UserError(f"{path}: there is no base {base} beside it")
+        content = OmegaConf.to_container(OmegaConf.merge(read_yaml(path.parent / base), content))
     for section in ("training", "trainer", "gpu"):
         if not isinstance(content.get(section, {}), dict):
             raise UserError(f"{path}: {section} must be a mapping, not {content[section]!r}")

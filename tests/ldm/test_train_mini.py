@@ -475,6 +475,22 @@ def test_a_bad_config_ends_in_one_line(content, overrides, problem, tmp_path, ca
     assert re.search(problem, line)
 
 
+def test_a_config_with_a_base_says_only_what_differs(tmp_path):
+    first, second = (
+        load_config(CONFIGS / "train" / f"mini-inpainting{end}.yaml", [], gpu=False) for end in ("", "-2")
+    )
+    differing = {
+        key for key, value in second.training.params.items() if first.training.params.get(key) != value
+    }
+    named = "start start_share text_to_image scenes crops minutes matrix_lr vector_lr attention_lr"
+    assert differing == set(named.split())
+    assert second.trainer.processes == first.trainer.processes and second.trainer.seed != first.trainer.seed
+    assert load_config(CONFIGS / "train/mini-inpainting-2.yaml", [], gpu=True).training.params.minutes == 4
+    (tmp_path / "lost.yaml").write_text("base: none.yaml")
+    with pytest.raises(UserError, match=r"lost\.yaml: there is no base none\.yaml beside it"):
+        load_config(tmp_path / "lost.yaml", [], gpu=False)
+
+
 def test_gpu_settings_apply_on_a_gpu_only():
     path = CONFIGS / "train/mini-inpainting.yaml"
     cpu, gpu = (load_config(path, ["trainer.seed=7"], gpu=g) for g in (False, True))

@@ -106,7 +106,7 @@ class AutoencoderTraining(Training):
         self.kl_weight, self.decoder_noise = kl_weight, decoder_noise
         drawn = scene_cache(cache, "train", scenes, size, self.workers)
         self.data = Crops(drawn, crop_sizes, crop_weights, pixels, candidates, seed)
-        self.held_out = to_tensor(scene_cache(cache, "val", held_out, size).images)
+        self.held_out = to_tensor(np.array(scene_cache(cache, "val", held_out, size).images))
 
     def train_dataloader(self):
         # a resumed run must not see the same crops again
@@ -134,16 +134,14 @@ class AutoencoderTraining(Training):
 
     def reconstruct(self) -> tuple[Tensor, Tensor]:
         """Latent means and reconstructions of the held-out pictures by the averaged weights."""
-        model = self.average.module["autoencoder"].eval()
+        model = self.average["autoencoder"].eval()
         latents = [model.encode(x[None].to(self.device)).mean for x in self.held_out]
         return torch.cat(latents), torch.cat([model.decode(z).float().cpu() for z in latents])
 
     def weights(self):
         """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config, unless
         only the decoder was trained."""
-        state = {
-            name: tensor.clone() for name, tensor in self.average.module["autoencoder"].state_dict().items()
-        }
+        state = {name: tensor.clone() for name, tensor in self.average["autoencoder"].state_dict().items()}
         if self.decoder_noise is not None:
             return state
         latents, _ = self.reconstruct()

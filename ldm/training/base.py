@@ -1,5 +1,6 @@
 """What all trainings share: budget, learning rates, averaged weights, logs, sample sheets."""
 
+import copy
 import csv
 import math
 import time
@@ -12,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.checkpoint import misfit, read_state_dict
@@ -82,14 +82,9 @@ class Training(pl.LightningModule):
         self.network = network
         self.steps, self.minutes, self.workers = steps, minutes, workers
         self.rates = (matrix_lr, vector_lr, attention_lr)
-        self.register_buffer("elapsed", torch.zeros((), dtype=torch.float64))  # seconds, over all resumes
-
-        def average(old: list[Tensor], new: list[Tensor], count: Tensor) -> None:
-            decay = min(average_decay, (1 + int(count)) / (10 + int(count)))
-            torch._foreach_lerp_(old, new, 1 - decay)
-
-        self.average = AveragedModel(network, multi_avg_fn=average)
-        self.average.requires_grad_(False)
+        self.elapsed = 0.0  # seconds, over all resumes
+        self.average_decay = average_decay
+        self.average = copy.deepcopy(network).requires_grad_(False)
         self._last = None
 
     def loss(self, batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -116,13 +111,19 @@ class Training(pl.LightningModule):
     @property
     def progress(self) -> float:
         """How much of the budget is used, 0 to 1."""
-        return min(max(self.global_step / self.steps, float(self.elapsed) / 60 / self.minutes), 1.0)
+        return min(max(self.global_step / self.steps, self.elapsed / 60 / self.minutes), 1.0)
 
     def configure_optimizers(self):
         optimizer = MuonAdam(split_parameters([self.network], *self.rates))
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         return optimizer
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["elapsed"] = self.elapsed
+
+    def on_load_checkpoint(self, checkpoint):
+        self.elapsed = checkpoint["elapsed"]
 
     def on_train_start(self):
         # other noise in every process, and after a resume none that there was before
@@ -139,14 +140,22 @@ class Training(pl.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = group["peak_lr"] * cosine * min(1.0, (progress + 1e-3) / WARM_UP)
 
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the averaged weights towards the trained ones, further while there have been few steps."""
+        decay = min(self.average_decay, (1 + self.global_step) / (10 + self.global_step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+        for average, own in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            average.copy_(own)
+
     def on_train_batch_end(self, outputs, batch, index):
-        self.average.update_parameters(self.network)
+        self.update_average()
         now = time.monotonic()
         if self._last is not None:
             self.elapsed += min(now - self._last, LONGEST_STEP)
         self._last = now
         if self.trainer.world_size > 1:  # learning rates and the end follow one clock
-            torch.distributed.broadcast(self.elapsed, src=0)
+            self.elapsed = self.trainer.strategy.broadcast(self.elapsed)
         if self.progress >= 1:
             self.trainer.should_stop = True
 
@@ -191,7 +200,7 @@ class Report(pl.Callback):
         self.shown = task._last = time.monotonic()
 
     def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:
-        minutes = float(task.elapsed) / 60
+        minutes = task.elapsed / 60
         values = {key: f"{value:.5g}" for key, value in figures.items()}
         row = {"step": task.global_step, "minutes": round(minutes, 2)} | values
         path = self.folder / name
@@ -213,9 +222,10 @@ def most_detailed(images: Iterable[np.ndarray]) -> np.ndarray:
     return max(images, key=lambda image: cv2.Laplacian(image, cv2.CV_16S).std())
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """RGB uint8 [..., H, W, 3] to float [..., 3, H, W] in -1..1, contiguous."""
-    return torch.from_numpy(np.moveaxis(images, -1, -3).copy()).float() / 127.5 - 1
+def to_tensor(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """RGB uint8 [..., H, W, 3] to float [..., 3, H, W] in -1..1 on `device`, contiguous."""
+    levels = torch.as_tensor(images).to(device, non_blocking=True)
+    return levels.movedim(-1, -3).contiguous().float() / 127.5 - 1
 
 
 def to_images(tensor: Tensor) -> np.ndarray:

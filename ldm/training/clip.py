@@ -185,7 +185,7 @@ class ClipTraining(Training):
     def on_train_batch_end(self, outputs, batch, index):
         super().on_train_batch_end(outputs, batch, index)
         if self.progress >= self.fold_at and not self.folded:
-            self.network.load_state_dict(self.average.module.state_dict())
+            self.network.load_state_dict(self.average.state_dict())
             self.fold()
             self.freeze()
 
@@ -216,17 +216,17 @@ class ClipTraining(Training):
         clip.text_projection *= spread[:, None]
         head.bias += head.weight @ start
         head.weight *= spread
-        self.average.module.load_state_dict(self.network.state_dict())
+        self.average.load_state_dict(self.network.state_dict())
         self.folded.fill_(True)
 
     def weights(self):
         """The averaged model under the names that it has within `FrozenOpenCLIPEmbedder`."""
-        return {f"model.{name}": tensor for name, tensor in self.average.module["clip"].state_dict().items()}
+        return {f"model.{name}": tensor for name, tensor in self.average["clip"].state_dict().items()}
 
     def evaluate(self):
         """Zero-shot accuracy of held-out objects; fraction of texts whose words are all read off exactly."""
         _, texts, tokens, categories = self.held_out
-        model = self.average.module.eval()
+        model = self.average.eval()
         clip, tokens = model["clip"], tokens.to(self.device)
         penultimate = text_features(clip, tokens)[0]
         words = model["heads"]["words"](penultimate[torch.arange(len(tokens)), tokens.argmax(-1)]).cpu() > 0
@@ -250,7 +250,7 @@ class ClipTraining(Training):
     def sheet(self):
         """Held-out pictures with the nearest category's name under each, in red if it is not in the picture."""
         images, _, _, categories = self.held_out
-        best = self.classify(self.average.module["clip"].eval())
+        best = self.classify(self.average["clip"].eval())
         shown = []
         for image, label, present in list(zip(denormalise(images), best, categories, strict=True))[:32]:
             picture = cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC)

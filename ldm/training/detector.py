@@ -135,7 +135,7 @@ class DetectorTraining(Training):
     ):
         super().__init__(build_detector(config), **budget)
         self.size = size
-        self.detector = Detector(self.average.module, size)
+        self.detector = Detector(self.average, size)
         self.data = Views(scene_cache(cache, "train", scenes, size, self.workers), batch, size, seed)
         self.held_out = scene_cache(cache, "val", held_out, size, self.workers)
 

@@ -12,41 +12,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.checkpoint import misfit, read_state_dict
-from ldm.data.cache import SceneCache, names, scene_cache
-from ldm.data.masks import random_mask
+from ldm.data.cache import SceneCache, scene_cache
 from ldm.data.objects import CATEGORIES
 from ldm.data.toycoco import describe_scene
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import UserError
 
-from .base import Training, model_part, most_detailed, psnr, read_part, tile, to_images, to_tensor
+from .base import Training, model_part, psnr, read_part, tile, to_images, to_tensor
+from .crops import Blocks, DetailedCrops, InpaintingCrops, SceneCrops, Texts
 
 Batch = dict
 FROZEN = ("first_stage_model", "cond_stage_model")
+BLOCK = 64  # crops that are drawn and encoded at a time
 
 
 class Pool:
-    """Ready samples of one crop size, a part of which is replaced whenever a batch is drawn.
+    """Encoded samples of one crop size, a part of which is replaced whenever a batch is drawn.
 
-    Encoding pictures costs as much as a training step, so a sample is used about `reuse` times, each time with
-    other noise and another timestep.
+    Drawing and encoding a picture costs as much as a training step, so a sample is used about `reuse` times, each
+    time with other noise, another timestep and one of its texts. `blocks` gives new samples.
     """
 
-    def __init__(self, make, size: int, capacity: int, reuse: float):
-        self.make, self.size, self.capacity, self.reuse = make, size, capacity, reuse
-        self.samples: list[dict] = []
+    def __init__(self, blocks: Iterator[Batch], capacity: int, reuse: float):
+        self.blocks, self.capacity, self.reuse = blocks, capacity, reuse
+        self.tensors: Batch = {}
         self.next = 0
+        self.due = float(capacity)  # samples that should have been replaced by now
 
-    def draw(self, rng: np.random.Generator, count: int) -> list[dict]:
+    def draw(self, rng: np.random.Generator, count: int) -> Batch:
         """`count` random samples, after some have been replaced by new ones."""
-        if not self.samples:
-            while len(self.samples) < self.capacity:
-                self.samples += self.make(rng, self.size, min(32, self.capacity - len(self.samples)))
-        fresh = int(count / self.reuse + rng.random())
-        for sample in self.make(rng, self.size, fresh) if fresh else []:
-            self.samples[self.next] = sample
-            self.next = (self.next + 1) % self.capacity
-        return [self.samples[i] for i in rng.integers(self.capacity, size=count)]
+        while self.due > 0:
+            self.due -= self._put(next(self.blocks))
+        self.due += count / self.reuse
+        texts = self.tensors["txt"]
+        chosen, variant = (
+            torch.from_numpy(rng.integers(n, size=count)).to(texts.device) for n in texts.shape[:2]
+        )
+        return {k: v[chosen] for k, v in self.tensors.items()} | {"txt": texts[chosen, variant]}
+
+    def _put(self, block: Batch) -> int:
+        """Put samples in the place of the oldest ones; returns how many."""
+        if not self.tensors:
+            self.tensors = {k: v.new_empty(self.capacity, *v.shape[1:]) for k, v in block.items()}
+        count = min(len(block["txt"]), self.capacity - self.next)
+        for name, tensor in block.items():
+            self.tensors[name][self.next : self.next + count] = tensor[:count]
+        self.next = (self.next + count) % self.capacity
+        return count
 
 
 class DiffusionTraining(Training):
@@ -54,8 +66,8 @@ class DiffusionTraining(Training):
 
     parts: for each frozen part the weights that a previous stage has exported, {"first_stage_model": file, ...}.
     crops: {crop size in pixels: [weight, batch size, pool capacity]}. reuse: see `Pool`.
-    suffixes: one of these follows each caption, "" for none: the words that the methods' prompts add.
-    dropped: probability that a caption is replaced by one of `nulls`, for classifier-free guidance.
+    suffixes, dropped, nulls: see `Texts`; the words that the methods' prompts add, and what classifier-free
+    guidance needs.
     start: a file of a whole model, whose UNet the training begins with instead of random weights.
     start_share: weight of `start` in the mean of both UNets that samples and exports use. Half and half is better
     than either where training has gone on at a high rate: the mean of two minima of one basin lies in its flat
@@ -95,58 +107,55 @@ class DiffusionTraining(Training):
         self.start = copy.deepcopy(ldm.model.state_dict()) if start_share else {}
         self.scenes: SceneCache = scene_cache(cache, "train", scenes, size, self.workers)
         self.crops = {int(size): values for size, values in crops.items()}
-        self.pools = {s: Pool(self.make, s, int(v[2]), reuse) for s, v in self.crops.items()}
-        self.suffixes, self.dropped, self.nulls, self.seed = suffixes, dropped, nulls, seed
+        self.reuse, self.seed = reuse, seed
+        self.texts = Texts(self.tokenize, suffixes, dropped, nulls)
 
     def on_load_checkpoint(self, checkpoint):
         """The frozen parts are the config's, also where the checkpoint was trained with others."""
+        super().on_load_checkpoint(checkpoint)
         frozen = tuple(f"ldm.{name}." for name in FROZEN)
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
 
-    def make(self, rng: np.random.Generator, size: int, count: int) -> list[dict]:
-        """`count` samples from crops of `size` pixels: latents and conditions without their batch axis."""
+    def tokenize(self, texts: list[str]) -> np.ndarray:
+        """Tokens [B, T] for the model's text encoder."""
+        return self.ldm.cond_stage_model.tokenize(texts).numpy()
+
+    def source(self) -> SceneCrops:
+        """What draws the crops."""
+        return SceneCrops(self.scenes, self.texts)
+
+    def encode(self, drawn: Batch) -> Batch:
+        """Latents and conditions of drawn crops."""
         raise NotImplementedError
 
-    def crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str]]:
-        """A crop of a random scene, more often than not around one of its objects, and the scene's captions."""
-        i = int(rng.integers(len(self.scenes.images)))
-        image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
-        room = len(image) - size
-        x, y = rng.integers(room + 1, size=2)
-        if objects and rng.random() < 0.6:
-            x0, y0, x1, y1 = np.array(objects[rng.integers(len(objects))]["box"]) * len(image)
-            x, y = (np.array([x0 + x1, y0 + y1]) - size) / 2 + rng.uniform(-0.25, 0.25, 2) * size
-            x, y = int(np.clip(x, 0, room)), int(np.clip(y, 0, room))
-        return image[y : y + size, x : x + size], self.scenes.records[i]["captions"]
-
-    def caption(self, rng: np.random.Generator, captions: Sequence[str]) -> str:
-        """One of `captions`, or one that says nothing."""
-        if rng.random() < self.dropped:
-            return pick(rng, self.nulls)
-        suffix = pick(rng, self.suffixes)
-        caption = pick(rng, captions)
-        return f"{caption}, {suffix}" if suffix else caption
+    def pool(self, size: int, capacity: int) -> Pool:
+        """Encoded crops of `size` pixels; other ones in every process and after a resume."""
+        seed = (self.seed, self.global_step, self.global_rank)
+        blocks = self.loader(Blocks(self.source(), size, min(BLOCK, capacity), seed))
+        encoded = (
+            {k: v.half() for k, v in self.encode(drawn).items()}
+            | {"txt": drawn["tokens"].to(self.device, non_blocking=True)}
+            for drawn in blocks
+        )
+        return Pool(encoded, capacity, self.reuse)
 
     def train_dataloader(self):
         return torch.utils.data.DataLoader(Endless(self), batch_size=None)
 
     def batches(self) -> Iterator[Batch]:
         """Endless training batches, each of one crop size, which is the same in all processes."""
-        cv2.setNumThreads(1)
         # steps already done must not come again
         order = np.random.default_rng((self.seed, self.global_step))
         rng = np.random.default_rng((self.seed, self.global_step, self.global_rank))
         sizes = list(self.crops)
         weights = np.array([self.crops[s][0] for s in sizes], float)
+        pools = {size: self.pool(size, int(self.crops[size][2])) for size in sizes}
         while True:
             size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
-            samples = self.pools[size].draw(rng, self.crops[size][1])
-            yield collate(samples) | {"txt": [self.caption(rng, s["captions"]) for s in samples]}
-
-    def transfer_batch_to_device(self, batch, device, index):
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            yield pools[size].draw(rng, self.crops[size][1])
 
     def loss(self, batch):
+        batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
         z, cond = self.ldm.get_input(batch, "jpg")
         return self.ldm.p_losses(z, cond, self.timesteps(len(z)))[0], {}
 
@@ -157,8 +166,8 @@ class DiffusionTraining(Training):
     def result(self) -> nn.Module:
         """The averaged UNet, or its mean with that of `start`."""
         if not self.start_share:
-            return self.average.module
-        mean = copy.deepcopy(self.average.module)
+            return self.average
+        mean = copy.deepcopy(self.average)
         for name, tensor in mean.state_dict().items():
             tensor.lerp_(self.start[name].to(tensor), self.start_share)
         return mean
@@ -205,16 +214,6 @@ class Endless(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         return self.training.batches()
-
-
-def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
-    """One of `items`."""
-    return items[rng.integers(len(items))]
-
-
-def collate(samples: list[dict]) -> Batch:
-    """Tensors of the samples stacked; `captions` are left out."""
-    return {k: torch.stack([s[k] for s in samples]).float() for k in samples[0] if k != "captions"}
 
 
 def hull(mask: np.ndarray) -> np.ndarray:
@@ -266,24 +265,8 @@ class InpaintingTraining(DiffusionTraining):
         t = (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
         return t.clamp_max(self.ldm.num_timesteps - 1)  # the product may be rounded up
 
-    def crop(self, rng, size):
-        """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
-        window = int(rng.integers(size, self.scenes.images.shape[1] + 1))
-        image, captions = super().crop(rng, window)
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), captions
-
-    def object(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str]]:
-        """A random object with what is around it, in about its own resolution, and its names."""
-        i = int(rng.integers(len(self.scenes.images)))
-        image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
-        found = pick(rng, objects)
-        x0, y0, x1, y1 = np.array(found["box"]) * len(image)
-        side = max(x1 - x0, y1 - y0) * rng.uniform(1.05, 2)
-        side = int(np.clip(side, 0.875 * size, len(image)))
-        x, y = (np.array([x0 + x1, y0 + y1]) - side) / 2 + rng.uniform(-0.1, 0.1, 2) * side
-        x, y = np.clip((x, y), 0, len(image) - side).astype(int)
-        window = image[y : y + side, x : x + side]
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA), names(found)
+    def source(self):
+        return InpaintingCrops(self.scenes, self.texts, self.single, self.full)
 
     def blank(self, size: int) -> Tensor:
         """The latent [1, C, h, w] of a grey picture, which is all that a full mask leaves."""
@@ -292,27 +275,25 @@ class InpaintingTraining(DiffusionTraining):
             self.blanks[size] = self.ldm.encode_first_stage(grey).mode().float()
         return self.blanks[size]
 
-    def conditions(self, images: np.ndarray, masks: np.ndarray) -> Batch:
+    def conditions(self, images: np.ndarray | Tensor, masks: np.ndarray | Tensor) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
-        x = to_tensor(images).to(self.ldm.device)
-        m = torch.from_numpy(masks).to(x)[:, None]
+        masks = torch.as_tensor(masks)
+        partial = (~masks.flatten(1).all(1)).nonzero().flatten()
+        x = to_tensor(images, self.ldm.device)
+        m = masks.to(x.device, non_blocking=True).to(x)[:, None]
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
             z = self.ldm.encode_first_stage(x).mode().float()
             masked = self.blank(x.shape[-1]).repeat(len(x), 1, 1, 1)
-            partial = ~torch.from_numpy(masks).all(-1).all(-1).to(x.device)
-            if partial.any():
+            if len(partial):
+                partial = partial.to(x.device)
                 kept = (x * (1 - m))[partial]
                 masked[partial] = self.ldm.encode_first_stage(kept).mode().float()
         small = F.interpolate(m, size=z.shape[-2:])
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
-    def make(self, rng, size, count):
-        full = 1.0 if self.progress < self.text_to_image else self.full
-        crops = [(self.object if rng.random() < self.single else self.crop)(rng, size) for _ in range(count)]
-        masks = np.stack([random_mask(rng, size, full) for _ in range(count)])
-        batch = self.conditions(np.stack([c for c, _ in crops]), masks)
-        half = {k: v.half().cpu() for k, v in batch.items()}
-        return [{k: v[i] for k, v in half.items()} | {"captions": crops[i][1]} for i in range(count)]
+    def encode(self, drawn):
+        masks = drawn["masks"]
+        return self.conditions(drawn["images"], masks | (self.progress < self.text_to_image))
 
     def evaluate(self):
         """Held-out losses at t = 900 under the right, the empty and wrong captions, everything masked; the
@@ -397,23 +378,18 @@ class UpscalerTraining(DiffusionTraining):
         self.probe_images = np.stack([scene.render(full)[middle, middle] for scene in scenes])
         self.probe_captions = [scene.captions[0] for scene in scenes]
 
-    def conditions(self, images: np.ndarray) -> Batch:
+    def conditions(self, images: np.ndarray | Tensor) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and the images reduced 4x."""
-        x = to_tensor(images).to(self.ldm.device)
+        x = to_tensor(images, self.ldm.device)
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
             z = self.ldm.encode_first_stage(x).mode().float()
         return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
 
-    def crop(self, rng, size):
-        """The most detailed of three crops: flat areas teach little."""
-        crops = [super(UpscalerTraining, self).crop(rng, size) for _ in range(3)]
-        chosen = most_detailed(image for image, _ in crops)
-        return next(crop for crop in crops if crop[0] is chosen)
+    def source(self):
+        return DetailedCrops(self.scenes, self.texts)
 
-    def make(self, rng, size, count):
-        crops = [self.crop(rng, size) for _ in range(count)]
-        batch = {k: v.half().cpu() for k, v in self.conditions(np.stack([c for c, _ in crops])).items()}
-        return [{k: v[i] for k, v in batch.items()} | {"captions": crops[i][1]} for i in range(count)]
+    def encode(self, drawn):
+        return self.conditions(drawn["images"])
 
     def upscale(self, images: np.ndarray, texts, steps: int = 10, level: int = 20, seed: int = 0) -> Tensor:
         """Images [B, H, W, 3] uint8 reduced 4x and enlarged again by the averaged model."""

@@ -116,7 +116,7 @@ def test_training_the_decoder_alone_leaves_the_latents_as_they_are(cache, autoen
         training.loss(x)[0].backward()
         optimizer.step()
     assert not torch.equal(training.decoder_loss(x), clean)
-    training.average.update_parameters(training.network)
+    training.update_average()
     state = training.weights()
     changed = {
         name for name, tensor in read_state_dict(start).items() if not torch.equal(tensor, state[name])
@@ -158,7 +158,7 @@ def test_the_embedder_gives_the_features_that_were_trained(clip):
     embedder = model_part(str(CONFIGS / "models/mini-inpainting.yaml"), "cond_stage_config")
     embedder.load_state_dict(clip.weights(), strict=False)
     texts = ["a car", "a photo of a teddy bear and a kite under the night sky", ""]
-    trained = text_features(clip.average.module["clip"].eval(), clip.tokenize(texts))[0]
+    trained = text_features(clip.average["clip"].eval(), clip.tokenize(texts))[0]
     assert torch.allclose(embedder.encode(texts), trained, atol=1e-5)
 
 
@@ -226,7 +226,7 @@ def test_a_training_begins_with_the_unet_of_another_model(cache, parts, tmp_path
     options["start"] = str(tmp_path / "whole.pt")
     mixed = InpaintingTraining(config, parts, cache, start_share=0.25, **options)
     with torch.no_grad():
-        for tensor in mixed.average.module.parameters():
+        for tensor in mixed.average.parameters():
             tensor += 1
     name = "diffusion_model.time_embed.0.weight"
     expected = first.network.state_dict()[name] + 0.75
@@ -485,7 +485,7 @@ def test_a_config_with_a_base_says_only_what_differs(tmp_path):
     named = "start start_share text_to_image scenes crops minutes matrix_lr vector_lr attention_lr"
     assert differing == set(named.split())
     assert second.trainer.processes == first.trainer.processes and second.trainer.seed != first.trainer.seed
-    assert load_config(CONFIGS / "train/mini-inpainting-2.yaml", [], gpu=True).training.params.minutes == 4
+    assert load_config(CONFIGS / "train/mini-inpainting-2.yaml", [], gpu=True).training.params.minutes == 5.5
     (tmp_path / "lost.yaml").write_text("base: none.yaml")
     with pytest.raises(UserError, match=r"lost\.yaml: there is no base none\.yaml beside it"):
         load_config(tmp_path / "lost.yaml", [], gpu=False)

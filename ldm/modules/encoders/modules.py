@@ -29,11 +29,12 @@ class TextEncoder(nn.Module):
         """Features [B, max_length, d] of tokens [B, max_length]."""
         raise NotImplementedError
 
-    def forward(self, text: str | Sequence[str]) -> Tensor:
-        """Features [B, max_length, d] of B prompts, on the device of the weights."""
-        return self.encode_tokens(self.tokenize(text).to(next(self.parameters()).device))
+    def forward(self, text: str | Sequence[str] | Tensor) -> Tensor:
+        """Features [B, max_length, d] of B prompts, or of their tokens, on the device of the weights."""
+        tokens = text if isinstance(text, Tensor) else self.tokenize(text)
+        return self.encode_tokens(tokens.to(next(self.parameters()).device))
 
-    def encode(self, text: str | Sequence[str]) -> Tensor:
+    def encode(self, text: str | Sequence[str] | Tensor) -> Tensor:
         """The same as calling the encoder."""
         return self(text)
 

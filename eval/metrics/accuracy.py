@@ -30,6 +30,7 @@ from ldm.training.mmcv_lite import enable_mmdet
 from ldm.util import UserError
 
 _NEEDED = {"mmdet": "mmdet", "mmcv": "mmcv-lite", "mmengine": "mmengine", "pkg_resources": "setuptools<82"}
+_FAINT = 0.05  # detections below are not looked for, unless the threshold is lower
 # What mmengine puts beside the weights: the history of the losses.
 _IGNORE = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -45,7 +46,7 @@ class Accuracy(Metric):
 
     `acc`: 1 where the prompt is among the labels with a score above `threshold`, else 0; the picture is handed to
     mmdet in BGR, as it expects. `acc_release`: the same with RGB, as the authors' release did; published figures
-    compare with this one. `best_label`, `best_score`: the surest detection (BGR), None where there is none.
+    compare with this one. `best_label`, `best_score`: the surest detection (BGR), None where all are below 0.05.
 
     config: a name of a config within mmdet, or a file. weights: a file, by default what mmdet's own list names
     for the config. size: longer side of what the detector sees, in pixels; by default as the test pipeline says.
@@ -95,7 +96,13 @@ class Accuracy(Metric):
             from mmengine.config import Config
 
             register_all_modules()
-            return Config.fromfile(self.config_path)
+            config = Config.fromfile(self.config_path)
+        test = config.model.get("test_cfg") or {}
+        if "score_thr" in test:
+            # Most of the time went into thousands of boxes with scores from 0.001, none of which can suppress a
+            # surer one.
+            test.score_thr = max(test.score_thr, min(_FAINT, self.threshold))
+        return config
 
     @cached_property
     def classes(self) -> list[str]:

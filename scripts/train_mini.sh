@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains the miniature models from nothing into checkpoints/mini/. Run it again to go on where it stopped.
-# On 2 CPU cores all stages take about 6 hours; on a GPU the configs' `gpu` settings apply, half an hour in all.
+# On 2 CPU cores all stages take about 6 hours. On a GPU the configs' `gpu` settings apply, by which they take about 35
+# minutes; of these only mini-inpainting-2 has been run on one.
 #   scripts/train_mini.sh [stage ...]     default: all
 # It takes an environment of its own when none is active; PYTHON names an interpreter that has all it needs instead.
 if [ -z "${PYTHON:-}" ]; then

@@ -485,7 +485,7 @@ def test_a_config_with_a_base_says_only_what_differs(tmp_path):
     named = "start start_share text_to_image scenes crops minutes matrix_lr vector_lr attention_lr"
     assert differing == set(named.split())
     assert second.trainer.processes == first.trainer.processes and second.trainer.seed != first.trainer.seed
-    assert load_config(CONFIGS / "train/mini-inpainting-2.yaml", [], gpu=True).training.params.minutes == 5.5
+    assert load_config(CONFIGS / "train/mini-inpainting-2.yaml", [], gpu=True).training.params.minutes == 5.4
     (tmp_path / "lost.yaml").write_text("base: none.yaml")
     with pytest.raises(UserError, match=r"lost\.yaml: there is no base none\.yaml beside it"):
         load_config(tmp_path / "lost.yaml", [], gpu=False)

@@ -17,6 +17,7 @@ from PIL import Image
 from eval.models import ModelCache, is_inpainting_model, model_identity
 from eval.runs import Sample
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask
+from hdpainter.baselines.reconstruction import reconstruct_background
 from hdpainter.blend import blend
 from hdpainter.images import load_image, to_image, to_tensor
 from hdpainter.inpaint import FACTOR
@@ -182,7 +183,8 @@ class BLD(Kind):
     model: a checkpoint of ``configs/models/registry.yaml`` such as sd2-base; or a pipeline, whose inpainting
         model then runs as text-to-image, with a mask of everything.
     known_region: `exact` and `blended` join the result with the original like those of the other methods;
-        `decoded` leaves the autoencoder's reconstruction, as the public script does.
+        `decoded` leaves the autoencoder's reconstruction, as the public script does; `weights` and `latents` fit
+        the decoder or the latents to the known pixels, as the original paper's program does, 75 steps a picture.
     """
 
     steps: int = 50
@@ -192,7 +194,7 @@ class BLD(Kind):
     negative_prompt: str = ""
     background: Literal["leaving", "entering", "before"] = "leaving"
     start: Literal["noise", "source"] = "noise"
-    known_region: Literal["exact", "blended", "decoded"] = "exact"
+    known_region: Literal["exact", "blended", "decoded", "weights", "latents"] = "exact"
     has_network: ClassVar[bool] = True
 
     def settings(self) -> BLDSettings:
@@ -227,8 +229,10 @@ class BLD(Kind):
             made = []
             for one, picture in zip(inputs, pictures, strict=True):
                 missed = latent_mask(one.mask, size // FACTOR)[1]
+                if self.known_region in ("weights", "latents"):
+                    picture = reconstruct_background(model, picture, one.image, one.mask, self.known_region)
                 image = _resized(np.array(picture), one.image.shape[:2], "lanczos")
-                if self.known_region != "decoded":
+                if self.known_region in ("exact", "blended"):
                     image = blend(one.image, image, one.mask, self.known_region)
                 made.append(Made(image, {"mask_missed": True} if missed else {}))
             return made
@@ -303,7 +307,7 @@ class Original(Kind):
 class Reconstruction(Kind):
     """The original through the model's autoencoder within the mask: the best that the latent space allows."""
 
-    known_region: Literal["exact", "blended", "decoded"] = "exact"
+    known_region: Literal["exact", "blended", "decoded", "weights", "latents"] = "exact"
     has_network: ClassVar[bool] = True
     steps_of_network: ClassVar[float] = 2.0
 

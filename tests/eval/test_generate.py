@@ -26,6 +26,7 @@ from eval.runs import Run
 from eval.version import code_version
 from eval.worker import prefetch
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
+from hdpainter.baselines.reconstruction import reconstruct_background
 from hdpainter.blend import blend
 from hdpainter.masks import stage_size
 from hdpainter.models.download import file_sha256
@@ -183,6 +184,18 @@ def test_bld_on_the_inpainting_model(write_config, tiny_pipeline, painter):
         )
         for i in range(2):
             assert np.abs(run.result(name, i).astype(int) - np.array(expected[i])).max() <= 1
+
+
+def test_bld_with_the_background_reconstructed(write_config, tiny_pipeline, painter):
+    regions = ["decoded", "weights", "latents"]
+    methods = {"bld": {"kind": "bld", "steps": 2, "known_region": regions}}
+    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=1)
+    image, mask = run.image(0), run.mask(0)
+    pictures = {region: run.result(f"bld,known_region={region}", 0) for region in regions}
+    for region in ("weights", "latents"):
+        start = Image.fromarray(pictures["decoded"])
+        expected = reconstruct_background(painter.models.inpainting, start, image, mask, region)
+        assert np.abs(pictures[region].astype(int) - np.array(expected)).max() <= 1
 
 
 def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_path, monkeypatch):

@@ -101,8 +101,16 @@ class Training(pl.LightningModule):
 
     def loader(self, dataset: IterableDataset) -> DataLoader:
         """Batches of an endless dataset; in this process on a CPU, whose cores are busy anyway."""
-        workers = self.workers if self.device.type == "cuda" else 0
-        return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=workers > 0)
+        if self.device.type != "cuda":
+            return DataLoader(dataset, batch_size=None)
+        # forked: the cached scenes are shared, not copied, and nothing has to be picklable
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=True,
+            multiprocessing_context="fork",
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """What `ldm.train` exports: the averaged weights under the names of the finished model."""

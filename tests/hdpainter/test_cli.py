@@ -258,6 +258,7 @@ def test_a_real_ctrl_c_leaves_a_batch_that_goes_on(here):
     write_jobs(here, *"abcdef")
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         os._exit(run("batch", "jobs.yaml", loader=Loader(FakePainter(delay=1.0))))
     # five seconds are left then, so that a busy machine does not miss the moment
     while not list(here.glob("jobs-results/*.png")):

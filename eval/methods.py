@@ -307,7 +307,7 @@ class Original(Kind):
 class Reconstruction(Kind):
     """The original through the model's autoencoder within the mask: the best that the latent space allows."""
 
-    known_region: Literal["exact", "blended", "decoded", "weights", "latents"] = "exact"
+    known_region: Literal["exact", "blended", "decoded"] = "exact"
     has_network: ClassVar[bool] = True
     steps_of_network: ClassVar[float] = 2.0
 

@@ -13,6 +13,7 @@ from ldm.data.masks import random_mask
 from .base import most_detailed
 
 Drawn = dict[str, np.ndarray]
+VARIANTS = 4
 
 
 def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
@@ -22,22 +23,21 @@ def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Texts:
-    """What is said about a picture: `variants` texts for each, as tokens, one of which is taken at every use.
+    """What is said about a picture: `VARIANTS` texts for each, as tokens, one of which is taken at every use.
 
     tokenize: texts -> int [B, T]. suffixes: one of these follows each caption, "" for none. dropped: probability
     that a caption is replaced by one of `nulls`.
     """
 
     tokenize: Callable[[list[str]], np.ndarray]
-    suffixes: Sequence[str] = ("",)
-    dropped: float = 0.1
-    nulls: Sequence[str] = ("",)
-    variants: int = 4
+    suffixes: Sequence[str]
+    dropped: float
+    nulls: Sequence[str]
 
     def tokens(self, rng: np.random.Generator, captions: Sequence[Sequence[str]]) -> np.ndarray:
-        """Tokens [B, variants, T] of pictures that may be called what `captions` has for them."""
-        texts = [self._text(rng, names) for names in captions for _ in range(self.variants)]
-        return self.tokenize(texts).reshape(len(captions), self.variants, -1)
+        """Tokens [B, VARIANTS, T] of pictures that may be called what `captions` has for them."""
+        texts = [self._text(rng, names) for names in captions for _ in range(VARIANTS)]
+        return self.tokenize(texts).reshape(len(captions), VARIANTS, -1)
 
     def _text(self, rng: np.random.Generator, names: Sequence[str]) -> str:
         if rng.random() < self.dropped:
@@ -66,7 +66,7 @@ class SceneCrops:
         return image[y : y + size, x : x + size], self.scenes.records[i]["captions"]
 
     def draw(self, rng: np.random.Generator, size: int, count: int) -> Drawn:
-        """`count` crops: {"images": uint8 [count, size, size, 3], "tokens": int [count, variants, T], ...}."""
+        """`count` crops: {"images": uint8 [count, size, size, 3], "tokens": int [count, VARIANTS, T], ...}."""
         images, captions = zip(*(self.crop(rng, size) for _ in range(count)), strict=True)
         return {"images": np.stack(images), "tokens": self.texts.tokens(rng, captions)}
 

@@ -9,29 +9,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.crops import box
+from demo import detail
+
 from eval.runs import Run
 from ldm.util import UserError
 
 CELL, HEAD, COLUMNS = 110, 16, 10
-CONTEXT = 1.5  # sides of the mask's box
-
-
-def around(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The square [CELL, CELL, 3] around the mask, with something of what is beside it."""
-    x0, y0, x1, y1 = box(mask)
-    height, width = mask.shape
-    side = min(int(CONTEXT * max(x1 - x0, y1 - y0)) + 16, height, width)
-    left = int(np.clip((x0 + x1 - side) // 2, 0, width - side))
-    top = int(np.clip((y0 + y1 - side) // 2, 0, height - side))
-    part = image[top : top + side, left : left + side]
-    return cv2.resize(part, (CELL, CELL), interpolation=cv2.INTER_AREA if side > CELL else cv2.INTER_CUBIC)
 
 
 def sheet(run: Run, method: str, first: int) -> Image.Image:
@@ -45,7 +32,8 @@ def sheet(run: Run, method: str, first: int) -> Image.Image:
     for place, i in enumerate(indices):
         x, y = place % COLUMNS * CELL, place // COLUMNS * (CELL + HEAD)
         draw.text((x + 2, y + 2), run.triplets[i].prompt, fill="black")
-        canvas.paste(Image.fromarray(around(run.result(method, i), run.mask(i))), (x, y + HEAD))
+        cell = Image.fromarray(detail(run.result(method, i), run.mask(i)))
+        canvas.paste(cell.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y + HEAD))
     return canvas
 
 
@@ -63,7 +51,9 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(args.out, quality=88)
+    part = args.out.with_name(f"{args.out.stem}.part{args.out.suffix}")
+    picture.save(part, quality=88)
+    part.replace(args.out)
     print(args.out)
 
 

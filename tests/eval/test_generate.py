@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
 from filelock import FileLock
 from PIL import Image
 
@@ -25,8 +24,6 @@ from eval.models import weights_in
 from eval.runs import Run
 from eval.version import code_version
 from eval.worker import prefetch
-from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
-from hdpainter.baselines.reconstruction import reconstruct_background
 from hdpainter.blend import blend
 from hdpainter.masks import stage_size
 from hdpainter.models.download import file_sha256
@@ -164,57 +161,6 @@ def test_reconstruction_keeps_the_known_region_unless_told_otherwise(write_confi
         image, mask, decoded = run.image(i), run.mask(i), run.result("decoded", i)
         assert not np.array_equal(decoded[~mask], image[~mask])
         assert np.array_equal(run.result("reconstruction", i), blend(image, decoded, mask))
-
-
-def test_bld_on_the_inpainting_model(write_config, tiny_pipeline, painter):
-    methods = {
-        "bld": {"kind": "bld", "steps": 4, "background": ["leaving", "entering"], "known_region": "decoded"}
-    }
-    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
-    assert run.methods == ["bld,background=leaving", "bld,background=entering"]
-    assert run.label(run.methods[0]) == "bld (inpainting UNet, full mask), background leaving"
-    bld = BlendedLatentDiffusion(painter.models.inpainting, 64)
-    for name, background in zip(run.methods, ("leaving", "entering"), strict=True):
-        expected = bld(
-            [run.image(i) for i in range(2)],
-            [run.mask(i) for i in range(2)],
-            [run.triplets[i].prompt for i in range(2)],
-            [seed_of(1, True, i) for i in range(2)],
-            BLDSettings(steps=4, background=background),
-        )
-        for i in range(2):
-            assert np.abs(run.result(name, i).astype(int) - np.array(expected[i])).max() <= 1
-
-
-def test_bld_with_the_background_reconstructed(write_config, tiny_pipeline, painter):
-    regions = ["decoded", "latents"]
-    methods = {"bld": {"kind": "bld", "steps": 2, "known_region": regions}}
-    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=1)
-    image, mask = run.image(0), run.mask(0)
-    decoded, fitted = (run.result(f"bld,known_region={region}", 0) for region in regions)
-    start = Image.fromarray(decoded)
-    expected = reconstruct_background(painter.models.inpainting, start, image, mask, "latents")
-    assert np.abs(fitted.astype(int) - np.array(expected)).max() <= 1
-
-
-def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_path, monkeypatch):
-    config = yaml.safe_load((tiny_pipeline.parent / "tiny-inpainting.yaml").read_text())
-    params = config["model"]["params"]
-    config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentDiffusion"
-    params["conditioning_key"] = "crossattn"
-    params["unet_config"]["params"]["in_channels"] = 4
-    del params["finetune_keys"]
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
-    write_random_checkpoint(tmp_path / "base.yaml", tmp_path / "base.safetensors")
-    entry = {"title": "", "file": str(tmp_path / "base.safetensors"), "config": str(tmp_path / "base.yaml")}
-    entry |= {"licence": "", "parameters": 1, "dtype": "float32", "urls": []}
-    (tmp_path / "registry.yaml").write_text(yaml.safe_dump({"checkpoints": {"tiny-base": entry}}))
-    monkeypatch.setenv("HDPAINTER_REGISTRY", str(tmp_path / "registry.yaml"))
-    methods = {"bld": {"kind": "bld", "model": "tiny-base", "steps": 2}, **BASE}
-    run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=2)
-    assert run.label("bld") == "bld"
-    assert run.done("bld") == run.done("stable-inpainting") == [0, 1]
-    assert np.array_equal(run.result("bld", 0)[~run.mask(0)], run.image(0)[~run.mask(0)])
 
 
 def test_folders_of_results_made_elsewhere(write_config, tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 from eval.models import ModelCache, is_inpainting_model, model_identity
 from eval.runs import Sample
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask
-from hdpainter.baselines.reconstruction import reconstruct_background
+from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.blend import blend
 from hdpainter.images import load_image, to_image, to_tensor
 from hdpainter.inpaint import FACTOR
@@ -184,7 +184,8 @@ class BLD(Kind):
         model then runs as text-to-image, with a mask of everything.
     known_region: `exact` and `blended` join the result with the original like those of the other methods;
         `decoded` leaves the autoencoder's reconstruction, as the public script does; `weights` and `latents` fit
-        the decoder or the latents to the known pixels, as the original paper's program does, 75 steps a picture.
+        the decoder or the latents to the known pixels, as the original paper's program does, 75 steps a picture,
+        and `poisson` is its Poisson blending.
     """
 
     steps: int = 50
@@ -194,7 +195,7 @@ class BLD(Kind):
     negative_prompt: str = ""
     background: Literal["leaving", "entering", "before"] = "leaving"
     start: Literal["noise", "source"] = "noise"
-    known_region: Literal["exact", "blended", "decoded", "weights", "latents"] = "exact"
+    known_region: Literal["exact", "blended", "decoded", "weights", "latents", "poisson"] = "exact"
     has_network: ClassVar[bool] = True
 
     def settings(self) -> BLDSettings:
@@ -231,6 +232,8 @@ class BLD(Kind):
                 missed = latent_mask(one.mask, size // FACTOR)[1]
                 if self.known_region in ("weights", "latents"):
                     picture = reconstruct_background(model, picture, one.image, one.mask, self.known_region)
+                elif self.known_region == "poisson":
+                    picture = paste_poisson(picture, one.image, one.mask)
                 image = _resized(np.array(picture), one.image.shape[:2], "lanczos")
                 if self.known_region in ("exact", "blended"):
                     image = blend(one.image, image, one.mask, self.known_region)

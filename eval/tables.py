@@ -170,22 +170,24 @@ _LATEX = {
     "−": "$-$",
     "±": r"$\pm$",
     "∞": r"$\infty$",
-    "–": "--",
 }
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()))
+    plain = "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()))
+    return re.sub("-(?=-)", "-{}", plain).replace("–", "--")  # the hyphens of an option are no dash
 
 
 def latex(tables: Sequence[Grid]) -> str:
-    r"""The tables as LaTeX to \input; needs the package booktabs."""
-    lines = ["% needs \\usepackage{booktabs}"]
+    r"""The tables as LaTeX to \input; needs the packages booktabs and graphicx. A table that is wider than the
+    line is scaled down to it."""
+    lines = ["% needs \\usepackage{booktabs,graphicx}"]
     for grid in tables:
         width = len(grid.head)
         lines += [
             r"\begin{table}[t]",
             r"\centering\small",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
             f"\\begin{{tabular}}{{l{'c' * (width - 1)}}}",
             r"\toprule",
             " & ".join(map(_latex, grid.head)) + r" \\",
@@ -202,7 +204,7 @@ def latex(tables: Sequence[Grid]) -> str:
                 lines.append(start + " & ".join([*map(_latex, row[:-1]), last]) + r" \\")
         lines += [
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             f"\\caption{{{_latex(grid.title)}. {_latex(' '.join(grid.notes))}}}",
             f"\\label{{tab:{grid.key}}}",
             r"\end{table}",

@@ -1,13 +1,16 @@
-"""Blended Latent Diffusion's background reconstruction: the known pixels through the decoder itself.
+"""Blended Latent Diffusion's background reconstruction: the known pixels, which an autoencoder does not give back as
+they were.
 
-An autoencoder does not give the known pixels back as they were. Rather than pasting them, one fits the decoder's
-weights or the latents to them, for each picture, and holds the fill to what it was; so there is no joint.
+Rather than pasting them, one fits the decoder's weights or the latents to them, for each picture, and holds the fill
+to what it was; so there is no joint (`reconstruct_background`). Or one pastes the fill by Poisson blending
+(`paste_poisson`).
 """
 
 import copy
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 STEPS = 75
 KNOWN_WEIGHT = 100.0  # of the known pixels' error beside the fill's
 RATES = {"weights": 1e-4, "latents": 0.1}  # Adam's learning rates
+FRAME = 2  # pixels around a picture, so that a patch which the program puts one further stays inside
 
 
 def reconstruct_background(
@@ -37,10 +41,9 @@ def reconstruct_background(
     The start is the posterior's mode of `edited`, where the public program takes a sample. In float32.
     """
     autoencoder = copy.deepcopy(model.first_stage_model).float()
-    original = Image.fromarray(source).resize(edited.size, Image.Resampling.BILINEAR)
+    original, unknown = _at_size_of(edited, source, mask)
     fill, known = (to_tensor(picture).to(model.device) for picture in (edited, original))
-    unknown = Image.fromarray(mask).resize(edited.size, Image.Resampling.NEAREST)
-    unknown = torch.from_numpy(np.array(unknown)).to(fill)[None, None]
+    unknown = torch.from_numpy(unknown).to(fill)[None, None]
     with torch.no_grad():
         latents = model.get_first_stage_encoding(autoencoder.encode(fill).mode())
     fitted = {"weights": autoencoder.decoder.parameters, "latents": lambda: [latents]}
@@ -79,3 +82,31 @@ def fit(
             losses.append(loss.item())
     with torch.no_grad():
         return decode(), losses
+
+
+def paste_poisson(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """`source` with the fill of `edited` pasted by Poisson blending, as the public program does it.
+
+    edited, source, mask as in `reconstruct_background`; `edited` may have any size. The patch is the mask's bounding
+    box without its last row and column, and lies at most a pixel further than it was. Where OpenCV refuses a patch,
+    of a few pixels, the fill is copied.
+    """
+    original, unknown = _at_size_of(edited, source, mask)
+    fill, known = np.array(edited), np.array(original)
+    if not unknown.any():
+        return original
+    (top, bottom), (left, right) = (np.flatnonzero(unknown.any(axis))[[0, -1]].tolist() for axis in (1, 0))
+    patch = np.s_[top:bottom, left:right]
+    target = np.pad(known, [(FRAME, FRAME), (FRAME, FRAME), (0, 0)], mode="edge")
+    centre = (left + right) // 2 + 1 + FRAME, (top + bottom) // 2 + 1 + FRAME
+    area = np.where(unknown[patch], np.uint8(255), np.uint8(0))
+    try:
+        joined = cv2.seamlessClone(np.ascontiguousarray(fill[patch]), target, area, centre, cv2.NORMAL_CLONE)
+    except cv2.error:
+        return Image.fromarray(np.where(unknown[..., None], fill, known))
+    return Image.fromarray(joined[FRAME:-FRAME, FRAME:-FRAME])
+
+
+def _at_size_of(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+    original = Image.fromarray(source).resize(edited.size, Image.Resampling.BILINEAR)
+    return original, np.array(Image.fromarray(mask).resize(edited.size, Image.Resampling.NEAREST))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from eval.config import Config, seed_of
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
-from hdpainter.baselines.reconstruction import reconstruct_background
+from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.models.random_weights import write_random_checkpoint
 from ldm.util import UserError
 from tests.eval.test_generate import BASE, made
@@ -34,14 +34,15 @@ def test_bld_on_the_inpainting_model(write_config, tiny_pipeline, painter):
 
 
 def test_bld_with_the_background_reconstructed(write_config, tiny_pipeline, painter):
-    regions = ["decoded", "latents"]
+    regions = ["decoded", "latents", "poisson"]
     methods = {"bld": {"kind": "bld", "steps": 2, "known_region": regions}}
     run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=1)
     image, mask = run.image(0), run.mask(0)
-    decoded, fitted = (run.result(f"bld,known_region={region}", 0) for region in regions)
+    decoded, fitted, pasted = (run.result(f"bld,known_region={region}", 0) for region in regions)
     start = Image.fromarray(decoded)
     expected = reconstruct_background(painter.models.inpainting, start, image, mask, "latents")
     assert np.abs(fitted.astype(int) - np.array(expected)).max() <= 1
+    assert np.array_equal(pasted, np.array(paste_poisson(start, image, mask)))
 
 
 def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -346,11 +348,28 @@ def test_odd_names_do_not_break_any_format(tmp_path):
             widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(widths) == 1, block
     text = latex(grids(summary))
-    body = text.replace("% needs \\usepackage{booktabs}", "")
+    body = text.replace("% needs \\usepackage{booktabs,graphicx}", "")
     assert not re.search(r"(?<!\\)[%#_]", body.replace("\\label{tab:bins-acc_release}", ""))
     assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
     assert rows_of(tmp_path / "out" / "table.csv")[0]["label"] == ODD
     assert rows_of(tmp_path / "out" / "table-samples.csv")[0]["prompt"] == ODD
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_the_latex_compiles_and_fits_the_page(tmp_path):
+    methods = {
+        "odd": {"label": ODD, "kind": "pipeline"},
+        "long": {"label": "a name as long as " * 9, "kind": "pipeline"},
+        "none": {"label": "[*] none", "kind": "folder", "why_not": "make it with python -m eval --here"},
+    }
+    run = fake_run(tmp_path / "run", 6, methods=methods)
+    write_tables(summarise(run, repeats=REPEATS), tmp_path, "table2")
+    page = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table2}\end{document}"
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 @pytest.mark.parametrize("label", ["[2] ours", "*ours"])

@@ -1,9 +1,8 @@
-"""Blended Latent Diffusion's background reconstruction: the known pixels, which an autoencoder does not give back as
-they were.
+"""Blended Latent Diffusion's background reconstruction.
 
-Rather than pasting them, one fits the decoder's weights or the latents to them, for each picture, and holds the fill
-to what it was; so there is no joint (`reconstruct_background`). Or one pastes the fill by Poisson blending
-(`paste_poisson`).
+An autoencoder does not give the known pixels back as they were. Rather than pasting them, one fits the decoder's
+weights or the latents to them, for each picture, and holds the fill to what it was; so there is no joint
+(`reconstruct_background`). Or one pastes the fill by Poisson blending (`paste_poisson`).
 """
 
 import copy
@@ -87,9 +86,9 @@ def fit(
 def paste_poisson(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> Image.Image:
     """`source` with the fill of `edited` pasted by Poisson blending, as the public program does it.
 
-    edited, source, mask as in `reconstruct_background`; `edited` may have any size. The patch is the mask's bounding
-    box without its last row and column, and lies at most a pixel further than it was. Where OpenCV refuses a patch,
-    of a few pixels, the fill is copied.
+    edited, source, mask as in `reconstruct_background`; `edited` may have any size. The patch is the mask's
+    bounding box without its last row and column, and lies at most a pixel further than it was. Where OpenCV
+    refuses a patch, of a few pixels, the fill is copied.
     """
     original, unknown = _at_size_of(edited, source, mask)
     fill, known = np.array(edited), np.array(original)

@@ -364,7 +364,9 @@ def test_the_latex_compiles_and_fits_the_page(tmp_path):
     }
     run = fake_run(tmp_path / "run", 6, methods=methods)
     write_tables(summarise(run, repeats=REPEATS), tmp_path, "table2")
-    page = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table2}\end{document}"
+    page = (
+        r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table2}\end{document}"
+    )
     (tmp_path / "page.tex").write_text(page)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -114,7 +114,7 @@ class Training(pl.LightningModule):
 
     def weights(self) -> dict[str, Tensor]:
         """What `ldm.train` exports: the averaged weights under the names of the finished model."""
-        return self.average.module.state_dict()
+        return self.average.state_dict()
 
     @property
     def progress(self) -> float:

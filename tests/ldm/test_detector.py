@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm.data.objects import CATEGORIES
-from ldm.training.detector import DetectorTraining, Views, average_precision, crop_view
+from ldm.training.detector import DetectorTraining, Views, average_precision, build_detector, crop_view
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 sides = st.integers(12, 100)
@@ -75,3 +75,4 @@ def test_the_detector_learns_and_looks(tmp_path):
     loss.backward()
     assert set(training.evaluate()) == {"map50", "found_in_crops"}
     assert training.sheet().dtype == np.uint8
+    build_detector(CONFIGS / "models/mini-rtmdet.py").load_state_dict(training.weights(), strict=True)

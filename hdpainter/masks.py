@@ -106,10 +106,15 @@ def shrink(mask: np.ndarray, size: tuple[int, int], how: Shrink) -> np.ndarray:
         small = _bicubic(np.where(mask, np.uint8(255), np.uint8(0)), size) > (
             127 if how == "bicubic>0.5" else 0
         )
-    if not small.any():
-        rows, columns = np.nonzero(mask)
-        small[rows * h // height, columns * w // width] = True
-    return small
+    return small if small.any() else touched(mask, size)
+
+
+def touched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The cells of another size in which M has at least one pixel, bool [h, w]."""
+    cells = np.zeros(size, dtype=bool)
+    rows, columns = np.nonzero(mask)
+    cells[rows * size[0] // mask.shape[0], columns * size[1] // mask.shape[1]] = True
+    return cells
 
 
 def prepare(
@@ -117,13 +122,13 @@ def prepare(
 ) -> np.ndarray:
     """M of stage 1, bool: the user's grey mask resized to `size`, binarised, dilated and padded to `multiple`.
 
-    Raises UserError where the user's mask marks nothing; one too small to survive the resize keeps the cells
-    that it touches.
+    Parts too thin to survive the resize keep the cells that they touch. Raises UserError where the user's mask
+    marks nothing.
     """
-    marked = binarize(mask, settings.threshold, name)
+    marked = touched(binarize(mask, settings.threshold, name), size)
     small = _bicubic(mask, size) >= settings.threshold
-    if not small.any():
-        small = shrink(marked, size, "nearest")
+    lost = marked & ~_with_neighbours(small)
+    small |= marked & _with_neighbours(lost)
     return pad_to_multiple(dilate(small, settings.dilate), multiple, settings.pad)
 
 
@@ -165,6 +170,10 @@ def bbox(mask: np.ndarray, margin: int = 0, multiple: int = 1) -> tuple[int, int
         last = -(-(places[-1] + 1 + margin) // multiple) * multiple
         bounds += [int(first), int(min(last, mask.shape[axis]))]
     return tuple(bounds)
+
+
+def _with_neighbours(mask: np.ndarray) -> np.ndarray:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
 def _bicubic(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:

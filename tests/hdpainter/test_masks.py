@@ -125,6 +125,28 @@ def test_shrinking_keeps_full_masks_full_and_never_empties(mask, size, how):
     assert shrink(np.ones_like(mask), size, how).all()
 
 
+@many
+@given(st.data(), st.integers(1, 9), st.integers(1, 9))
+def test_no_part_of_a_mask_is_lost_however_thin(data, height, width):
+    grey = data.draw(nps.arrays(np.uint8, (5 * height, 4 * width), elements=st.sampled_from([0, 0, 0, 255])))
+    grey[0, 0] = 255
+    small = prepare(grey, (height, width), 1, PAPER)
+    rows, columns = np.nonzero(grey)
+    for y, x in zip(rows // 5, columns // 4, strict=True):
+        assert small[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
+
+
+def test_a_wire_beside_a_blob_is_kept_whole_and_the_blob_does_not_grow():
+    y, x = np.mgrid[:600, :800]
+    grey = np.where((x - 400) ** 2 + 2 * (y - 300) ** 2 < 90**2, np.uint8(255), np.uint8(0))
+    blob = np.array(Image.fromarray(grey).resize((200, 150), Image.Resampling.BICUBIC)) > 127
+    assert np.array_equal(prepare(grey, (150, 200), 1, PAPER), blob)
+    grey[100, :] = grey[300, :] = 255
+    both = prepare(grey, (150, 200), 1, PAPER)
+    assert both[25].all() and both[75].all()
+    assert both.sum() <= (blob.sum() + 400 - blob[75].sum()) + 4  # where the wire leaves the blob
+
+
 @pytest.mark.parametrize("variant", [PAPER, RELEASE])
 @pytest.mark.parametrize("place", [(0, 0), (1023, 511), (500, 301)])
 def test_one_pixel_survives_to_every_level(variant, place):

@@ -148,7 +148,7 @@ class PAIntA:
         batch, tokens, _ = queried.shape
         q = attn.to_q(queried).view(batch, tokens, attn.heads, -1).transpose(1, 2)
         k = attn.to_k(context).view(batch, context.shape[1], attn.heads, -1).transpose(1, 2)
-        scores = (q @ k.mT).float() * attn.scale
+        scores = q.float() @ k.float().mT * attn.scale
         weights = token_weights(self.token_indices, context.shape[1], queried.device)
         c = torch.einsum("bhnl,bl->bn", scores.softmax(-1), weights) / attn.heads
         if self.settings.smoothing is not None:

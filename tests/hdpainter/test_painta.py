@@ -264,6 +264,18 @@ def test_half_precision_stays_finite_and_close(dtype):
     assert_close(actual, expected, 0.1 if dtype is torch.bfloat16 else 0.02)
 
 
+def test_logits_beyond_half_precision_do_not_overflow():
+    unet = rule_w(UNetModel(**SMALL_UNET))
+    for name, parameter in unet.named_parameters():
+        if "attn2.to_q" in name or "attn2.to_k" in name:
+            parameter.data *= 300  # q k, before it is scaled, passes 65504
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 3:11, 5:14] = 1
+    with torch.no_grad(), PAIntA(unet.half(), mask, [[1, 2, 3]], (1, 2)) as painta:
+        unet(*unet_inputs(mask, 5))
+        assert painta.c and all(c.isfinite().all() for c in painta.c.values())
+
+
 def test_every_golden_case_of_painta_is_used():
     assert {name for name in cases() if name.startswith("painta_")} == {
         "painta_block_res16",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hdpainter.levels import mask_pyramid, token_weights, transformer_blocks
 from hdpainter.painta import PAIntA
 from hdpainter.settings import RASGSettings
-from ldm.models.diffusion.ddim import Conditioning, DDIMSampler
+from ldm.models.diffusion.ddim import Conditioning, DDIMSampler, Generators
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
 from ldm.util import UserError
@@ -88,10 +88,10 @@ def attention_score(
 def standardize(gradient: Tensor) -> Tensor:
     """gradient / std(gradient), the std of each image over all its values; the mean is kept (section 3.4).
 
-    An image whose gradient is constant (nothing to steer by) gets zeros.
+    An image whose gradient is constant (nothing to steer by) gets zeros; one that is not finite stays so.
     """
     std = gradient.flatten(1).std(dim=1).view(-1, *[1] * (gradient.ndim - 1))
-    return torch.where(std > 0, gradient / std, 0.0)
+    return torch.where(std == 0, 0.0, gradient / std)
 
 
 class RASGSampler(DDIMSampler):
@@ -163,9 +163,18 @@ class RASGSampler(DDIMSampler):
         *,
         target: Mapping[int, Tensor],
         token_indices: Sequence[Iterable[int]],
-        **noise_options: Any,
+        temperature: float = 1.0,
+        noise_dropout: float = 0.0,
+        score_corrector: None = None,
+        corrector_kwargs: None = None,
+        generator: Generators = None,
     ) -> tuple[Tensor, Tensor]:
-        """One step of Eq. 7 (or Eq. 6). DDIM's options for its noise have no effect: there is none."""
+        """One step of Eq. 7 (or Eq. 6). DDIM's options for its noise have no effect: there is none.
+
+        Raises UserError for a score_corrector, whose eps the gradient would not know of.
+        """
+        if score_corrector is not None:
+            raise UserError("RASG has no score_corrector: leave it out, or use DDIMSampler")
         uc = unconditional_conditioning if unconditional_guidance_scale != 1.0 else None
         output, self.score, self.gradient = self.guided_output(x, c, t, uc, target, token_indices)
         if uc is not None:

@@ -261,6 +261,20 @@ def test_the_noise_has_unit_deviation_and_keeps_its_mean():
     assert torch.equal(standardize(torch.zeros(1, 4, 8, 8)), torch.zeros(1, 4, 8, 8))
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_does_not_pass_for_none(value):
+    gradient = randn(0, (2, 4, 8, 8))
+    gradient[1, 0, 0, 0] = value
+    noise = standardize(gradient)
+    assert noise[0].isfinite().all() and noise[1].isnan().any()
+
+
+def test_a_score_corrector_is_refused():
+    sampler = RASGSampler(None)
+    with pytest.raises(UserError, match="no score_corrector"):
+        sampler.p_sample_ddim(None, None, None, 0, target={}, token_indices=[], score_corrector=object())
+
+
 def test_sigma_is_eta_times_the_formula_of_section_4():
     model = diffusion(SMALL_UNET)
     sampler = RASGSampler(model, (2,))

@@ -148,7 +148,8 @@ class DDIMSampler:
 
         Returns the latents [B, C, H, W] and ``{"x_inter": [x_T, ...], "pred_x0": [x_T, ...]}``.
         Raises UserError for the options of SD2's signature that need a VQ model or that it never had:
-        `quantize_x0`, `normals_sequence` and `dynamic_threshold`.
+        `quantize_x0`, `normals_sequence` and `dynamic_threshold`; and for an eta so large that
+        σ_t² > 1 - α_{t-1} at some step.
         """
         for name, value in {
             "quantize_x0": quantize_x0 or None,
@@ -207,6 +208,10 @@ class DDIMSampler:
         """
         device = self.model.device
         steps = self.ddim_timesteps[:timesteps]
+        undefined = np.flatnonzero(self._direction_variances[:timesteps] < 0)
+        if len(undefined):
+            t, sigma = steps[undefined[-1]], self.ddim_sigmas[undefined[-1]]
+            raise UserError(f"eta is too large: σ = {sigma:.3f} exceeds sqrt(1 - α) at timestep {t}")
         if (mask is None) != (x0 is None):
             raise UserError("mask and x0 belong together: give both or neither")
         if ucg_schedule is not None and len(ucg_schedule) != len(steps):
@@ -290,16 +295,15 @@ class DDIMSampler:
         return self.model.to_x0(x, t, output)
 
     def step(self, e_t: Tensor, pred_x0: Tensor, index: int, noise: Tensor) -> Tensor:
-        """Eq. 3: x_{t-1} = sqrt(α_{t-1}) x_0^pred + sqrt(1 - α_{t-1} - σ_t²) eps_t + σ_t noise.
-
-        Raises UserError where σ_t² > 1 - α_{t-1}, for which the process is not defined.
-        """
+        """Eq. 3: x_{t-1} = sqrt(α_{t-1}) x_0^pred + sqrt(1 - α_{t-1} - σ_t²) eps_t + σ_t noise."""
         alpha_prev, sigma = float(self.ddim_alphas_prev[index]), float(self.ddim_sigmas[index])
-        direction = 1.0 - alpha_prev - sigma**2
-        if direction < 0:
-            t = self.ddim_timesteps[index]
-            raise UserError(f"eta is too large: σ = {sigma:.3f} exceeds sqrt(1 - α) at timestep {t}")
+        direction = float(self._direction_variances[index])
         return sqrt(alpha_prev) * pred_x0 + sqrt(direction) * e_t + sigma * noise
+
+    @property
+    def _direction_variances(self) -> np.ndarray:
+        """1 - α_{t-1} - σ_t² of each step; where it is negative, the process is not defined."""
+        return 1.0 - self.ddim_alphas_prev - self.ddim_sigmas**2
 
     @torch.no_grad()
     def encode(

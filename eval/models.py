@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from hdpainter.memory import release_memory
-from hdpainter.models.download import file_sha256, recorded_sha256
+from hdpainter.models.download import checkpoint_sha256
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
@@ -76,7 +76,7 @@ def model_identity(name: str) -> Mapping[str, Any]:
     path = find_checkpoint(spec.inpainting.checkpoint)
     return {
         "config": digest(read_model_config(spec.inpainting.config)),
-        "checkpoint": recorded_sha256(path) or file_sha256(path),
+        "checkpoint": checkpoint_sha256(path),
     }
 
 

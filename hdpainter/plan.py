@@ -19,7 +19,7 @@ from hdpainter.images import FORMATS, MAX_PIXELS, load_image, load_mask
 from hdpainter.job_files import JobFile, Problem
 from hdpainter.jobs import SETTING_KEYS, Job, JobSettings, with_method
 from hdpainter.masks import binarize, padded_size, stage_size
-from hdpainter.models.download import file_sha256, recorded_sha256
+from hdpainter.models.download import checkpoint_sha256, file_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from hdpainter.results import State, digest, state_of
 from hdpainter.settings import Method
@@ -166,7 +166,7 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
         path = find_checkpoint(stage.checkpoint)
         identity[name] = {
             "config": digest(read_model_config(stage.config)),
-            "checkpoint": recorded_sha256(path) or file_sha256(path),
+            "checkpoint": checkpoint_sha256(path),
         }
         if name == "upscaler" and spec.crop_margin is not None:
             identity[name]["crop_margin"] = spec.crop_margin

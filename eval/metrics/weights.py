@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from hdpainter.console import one_line
-from hdpainter.models.download import download, file_sha256, recorded_sha256
+from hdpainter.models.download import checkpoint_sha256, download
 from hdpainter.models.registry import checkpoint_folders
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError
@@ -88,7 +88,7 @@ def building(path: Path, library: str) -> Iterator[None]:
 
 def identity(path: Path) -> dict[str, Any]:
     """What a record of scores says of the weights: the file's name and SHA-256."""
-    return {"file": path.name, "sha256": recorded_sha256(path) or file_sha256(path)}
+    return {"file": path.name, "sha256": checkpoint_sha256(path)}
 
 
 def read_weights(path: Path, prefix: str = "", ignore: Iterable[str] = ()) -> dict[str, Tensor]:

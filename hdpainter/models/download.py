@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
@@ -215,8 +216,25 @@ def sha256_file(path: Path) -> Path:
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """The hash that `record_sha256` kept, if the file has not been written since."""
-    record = sha256_file(path)
-    if not record.is_file() or record.stat().st_mtime_ns < path.stat().st_mtime_ns:
+    """The hash that `record_sha256` kept, if the file has neither been written nor replaced since.
+
+    A file that takes another's place may be an old one, but its ctime says when it came there.
+    """
+    record, about = sha256_file(path), path.stat()
+    if not record.is_file() or record.stat().st_mtime_ns < max(about.st_mtime_ns, about.st_ctime_ns):
         return None
     return record.read_text().split()[0]
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """The hash of a checkpoint: as recorded, or computed, and then recorded if the folder can be written to.
+
+    A record of another hash stays, for ``hdpainter models verify`` to tell of.
+    """
+    if known := recorded_sha256(path):
+        return known
+    digest, record = file_sha256(path), sha256_file(path)
+    with suppress(OSError):
+        if not record.is_file() or record.read_text().split() == [digest, path.name]:
+            record_sha256(path, digest)
+    return digest

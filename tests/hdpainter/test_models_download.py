@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hdpainter.models.download import download, recorded_sha256
+from hdpainter.models.download import checkpoint_sha256, download, recorded_sha256, sha256_file
 from ldm.util import UserError
 
 DATA = save({"weight": torch.arange(60_000, dtype=torch.float32)})
@@ -111,9 +113,23 @@ def target(tmp_path) -> Path:
 def test_a_plain_download(site, target):
     assert fetch(site, target, sha256=SHA256) == target
     assert target.read_bytes() == DATA
-    assert recorded_sha256(target) == SHA256
+    assert recorded_sha256(target) == checkpoint_sha256(target) == SHA256
     assert target.with_name("model.safetensors.sha256").read_text() == f"{SHA256}  model.safetensors\n"
     assert only(target)
+
+
+def test_a_record_does_not_outlive_the_file_it_is_of(tmp_path):
+    weights, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    other.write_bytes(b"other")
+    os.utime(other, (1, 1))
+    weights.write_bytes(DATA)
+    assert recorded_sha256(weights) is None
+    assert checkpoint_sha256(weights) == recorded_sha256(weights) == SHA256
+    time.sleep(0.05)  # clocks of file systems are coarse
+    other.replace(weights)  # an older file, as mv would do
+    assert recorded_sha256(weights) is None
+    assert checkpoint_sha256(weights) == hashlib.sha256(b"other").hexdigest()
+    assert sha256_file(weights).read_text().split()[0] == SHA256  # for `verify` to tell of
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

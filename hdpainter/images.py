@@ -105,7 +105,7 @@ def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]
     try:
         image = _open(source, name)
         _check_size(image, name)
-        profile = image.info.get("icc_profile", b"")
+        profile = image.info.get("icc_profile") or b""  # None if incomplete
         rgb = _to_rgb(ImageOps.exif_transpose(image), background, name)
         rgb.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
         return rgb, name
@@ -179,7 +179,7 @@ def _to_rgb(image: Image.Image, background: str, name: str) -> Image.Image:
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has 32 bits per pixel, of unknown range: save it with 8 or 16 bits")
-    if image.mode == "CMYK" and "icc_profile" in image.info:
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     if image.has_transparency_data:

@@ -117,6 +117,14 @@ def test_an_rgb_colour_profile_reaches_the_result(tmp_path):
     assert load_image(tmp_path / "grey.png").info == {}
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_profile_of_which_a_part_is_missing_counts_as_none(tmp_path, mode):
+    path = tmp_path / "a.jpg"
+    picture().convert(mode).save(path, icc_profile=SRGB)
+    path.write_bytes(path.read_bytes().replace(b"ICC_PROFILE\0\x01\x01", b"ICC_PROFILE\0\x01\x02"))
+    assert load_image(path).info == {}
+
+
 def test_a_broken_cmyk_profile_is_named(tmp_path):
     picture().convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"nonsense" * 20)
     refused(tmp_path / "a.jpg", "a.jpg", "profile")

@@ -1,8 +1,9 @@
 """Running a list of jobs so that it can be interrupted at any moment and started again.
 
-Everything is checked before the model loads. What is done already (see `hdpainter.results`) is skipped, the
-rest is grouped into batches of equal settings and stage 1 size; a batch gives the same pictures as its jobs one
-by one. A batch that fails is tried again job by job, a job that fails is reported, and the others go on.
+Settings, and that files are there and look like pictures, are checked before the model loads. What is done
+already (see `hdpainter.results`) is skipped, the rest is grouped into batches of equal settings and stage 1
+size; a batch gives the same pictures as its jobs one by one. A batch that fails is tried again job by job, a
+job that fails is reported, and the others go on.
 """
 
 import dataclasses
@@ -135,8 +136,11 @@ def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
 
 def remark(result: Any) -> str:
     """What the user should know of a result beyond that it is there."""
-    cut = result.metadata.get("words_cut")
-    return f"; the prompt was too long, its last {cut} words were cut" if cut else ""
+    return "".join(
+        f"; the {name} was too long, its last {cut} words were cut"
+        for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
+        if (cut := result.metadata.get(key))
+    )
 
 
 def paint(

@@ -196,7 +196,12 @@ class HDPainter:
         return self._result(task, low_res, method, superres, {}, progress or _silent)
 
     def _method(self, method: str | Path | Method | None) -> Method:
-        return method if isinstance(method, Method) else Method.load(method or self.models.spec.method)
+        """The method with what it leaves to the model."""
+        if not isinstance(method, Method):
+            method = Method.load(method or self.models.spec.method)
+        if method.superres.crop_margin is None:
+            method = method.override(superres={"crop_margin": self.models.spec.crop_margin})
+        return method
 
     def _task(
         self, image: Source, mask: Source, prompt: str, seed: int, method: Method, size: int | None
@@ -297,8 +302,6 @@ class HDPainter:
 
     def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: Progress) -> Image.Image:
         spec, settings = self.models.spec, method.superres
-        if settings.crop_margin is None:
-            settings = dataclasses.replace(settings, crop_margin=spec.crop_margin)
         longest = spec.max_size // SCALE
         if max(low_res.size) > longest:
             height, width = stage_size(low_res.height, low_res.width, longest)
@@ -331,6 +334,7 @@ class HDPainter:
         return {
             "prompt": task.prompt,
             "words_cut": words_cut(task.prompt),
+            "negative_words_cut": words_cut(method.prompts.negative),
             "seed": task.seed,
             "method": dataclasses.asdict(method),
             "size": [width, height],

@@ -116,15 +116,16 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
             low_res.save(path)
             preview = path.with_suffix(".jpg")
             _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
-            job.remark = _remark(recipe.prompt)
+            job.remark = _remark(recipe.prompt, method.prompts.negative)
             job.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
 
     return work
 
 
-def _remark(prompt: str) -> str:
+def _remark(prompt: str, negative: str) -> str:
     """As the command line tells it for a result."""
-    return remark(SimpleNamespace(metadata={"words_cut": words_cut(prompt)}))
+    cut = {"words_cut": words_cut(prompt), "negative_words_cut": words_cut(negative)}
+    return remark(SimpleNamespace(metadata=cut))
 
 
 def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hdpainter.batch import remark
 from hdpainter.images import save_png
 from hdpainter.painta import PAIntA
 from hdpainter.pipeline import HDPainter, dtype_policy
@@ -139,11 +140,28 @@ def test_settings_are_recorded_and_reproduce_the_picture(painter, photo):
     assert np.array_equal(np.array(again.image), np.array(result.image))
 
 
+def test_what_the_model_decides_is_recorded_too(painter, photo, monkeypatch):
+    picture, mask = photo(200, 120)
+    monkeypatch.setattr(painter.models, "spec", replace(painter.models.spec, crop_margin=8))
+    result = painter(picture, mask, "boat", **FAST)
+    recorded = Method.from_values(result.metadata["method"])
+    assert recorded.superres.crop_margin == 8
+    other = painter(picture, mask, "boat", crop_margin=3, **FAST).metadata["method"]
+    assert other["superres"]["crop_margin"] == 3
+    monkeypatch.setattr(painter.models, "spec", replace(painter.models.spec, crop_margin=None))
+    again = painter(picture, mask, "boat", method=recorded, seed=3)
+    assert np.array_equal(np.array(again.image), np.array(result.image))
+
+
 def test_long_and_empty_prompts(painter, photo):
     picture, mask = photo(64, 64)
     long = painter(picture, mask, "boat " * 200, **FAST)
     assert long.metadata["words_cut"] == 125
     assert painter(picture, mask, "", **FAST).metadata["words_cut"] == 0
+    blurry = painter(picture, mask, "boat", negative_prompt="blurry, " * 60, **FAST)
+    assert blurry.metadata["words_cut"] == 0
+    assert blurry.metadata["negative_words_cut"] == 45
+    assert remark(blurry) == "; the negative prompt was too long, its last 45 words were cut"
 
 
 def test_the_methods_own_words_are_not_the_users_that_were_cut(painter, photo):

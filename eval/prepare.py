@@ -25,6 +25,7 @@ from hdpainter.masks import shrink, stage_size
 from hdpainter.models.download import file_sha256
 from hdpainter.results import differences, digest, make_folder, write_json
 from ldm.data import toycoco
+from ldm.data.cache import DRAWING
 from ldm.util import UserError
 
 Say = Callable[[str], None]
@@ -45,11 +46,11 @@ def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
 
 
 def folder_of(benchmark: Benchmark, out: Path) -> Path:
-    """Where the benchmark's dataset is, or will be drawn to."""
+    """Where the benchmark's dataset is, or will be drawn to; for every version of toy COCO another place."""
     if benchmark.coco != "toy":
         return Path(benchmark.coco)
     cache = Path(benchmark.cache) if benchmark.cache else out / "dataset"
-    return cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}"
+    return cache / f"toycoco-{benchmark.split}-{benchmark.images}-{benchmark.size}-{DRAWING}"
 
 
 @contextmanager

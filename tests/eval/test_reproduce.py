@@ -15,7 +15,6 @@ from eval.__main__ import main, parser_of
 from eval.config import Config
 from eval.requirements import (
     BYTES_A_PIXEL,
-    PACKAGES,
     duration,
     estimate,
     missing,
@@ -24,6 +23,7 @@ from eval.requirements import (
     size,
 )
 from hdpainter.settings import Method
+from ldm.data.cache import DRAWING
 from ldm.data.toycoco import CATEGORIES
 from tests.eval.test_coco import edited
 
@@ -71,9 +71,10 @@ def test_missing_images_are_counted(write_config, toy_root, tmp_path):
 
 
 def test_a_package_that_a_metric_needs(write_config, monkeypatch):
-    monkeypatch.setitem(PACKAGES, "fidelity", ("no_such_package",))
-    (message,) = missing(Config.load(write_config({"mean": {"kind": "mean"}}, metrics=JUDGES)))
-    assert "no_such_package" in message and "pip install --no-deps -r requirements-mmdet.txt" in message
+    monkeypatch.setattr("eval.metrics.accuracy.find_spec", lambda name: None if name == "mmengine" else name)
+    judges = {"accuracy": {"weights": "weights.pth"}}
+    (message,) = missing(Config.load(write_config({"mean": {"kind": "mean"}}, metrics=judges)))
+    assert "mmengine" in message and "pip install --no-deps -r requirements-mmdet.txt" in message
 
 
 def test_estimate_follows_from_samples_steps_and_time(write_config, tiny_pipeline, tmp_path):
@@ -117,7 +118,9 @@ def test_toy_coco_takes_disk_only_until_it_is_drawn(write_config, tmp_path):
     toy = {"coco": "toy", "images": 5, "cache": str(tmp_path / "cache")}
     config = Config.load(write_config({"mean": {"kind": "mean"}}, benchmark=toy))
     before = needed(config).bytes
-    (tmp_path / "cache" / "toycoco-val-5-64").mkdir(parents=True)
+    (tmp_path / "cache" / "toycoco-val-5-64-of-another-version").mkdir(parents=True)
+    assert needed(config).bytes == before
+    (tmp_path / "cache" / f"toycoco-val-5-64-{DRAWING}").mkdir()
     assert before - needed(config).bytes == 5 * 64**2 * BYTES_A_PIXEL
 
 
@@ -344,6 +347,9 @@ def test_script_can_be_told_devices_and_dtype(called):
     assert code == 0 and len(commands) == 10
     made = [command for command in commands if command.split()[2] in ("check", "generate")]
     assert len(made) == 4 and all(c.endswith("--devices cpu,cpu --dtype bfloat16") for c in made)
+    assert called("reproduce_table2.sh", "--mini", "--devices=cuda:1,cuda:2")[1][2].endswith(
+        "--device cuda:1"
+    )
 
 
 def test_script_says_how_it_is_used(called):

@@ -5,18 +5,18 @@
 The label that was asked for is above each.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from demo import detail
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eval.runs import Run
+from hdpainter.console import Parser, finish
+from hdpainter.results import make_folder
 from ldm.util import UserError
+from scripts.demo import detail
 
 CELL, HEAD, COLUMNS = 110, 16, 10
 
@@ -37,25 +37,26 @@ def sheet(run: Run, method: str, first: int) -> Image.Image:
     return canvas
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> int:
+    """Write the sheet."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a results folder of `python -m eval generate`")
     parser.add_argument("method", help="a method of it")
-    parser.add_argument("--out", type=Path, required=True, help="the picture to write")
+    parser.add_argument("--out", type=Path, required=True, help="the picture to write, .jpg or .png")
     parser.add_argument("--first", type=int, default=100, help="how many samples at most (default: 100)")
-    args = parser.parse_args()
-    try:
-        run = Run.open(args.run)
-        run.method(args.method)
-        picture = sheet(run, args.method, args.first)
-    except UserError as error:
-        parser.error(str(error))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args(argv)
+    if args.out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UserError(f"--out {args.out}: give a file that ends in .jpg or .png")
+    run = Run.open(args.run)
+    run.method(args.method)
+    picture = sheet(run, args.method, args.first)
+    make_folder(args.out.parent)
     part = args.out.with_name(f"{args.out.stem}.part{args.out.suffix}")
     picture.save(part, quality=88)
     part.replace(args.out)
     print(args.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("fill_sheet.py", None, main))

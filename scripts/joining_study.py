@@ -11,12 +11,16 @@ commands.
     exact     matched a latent further out: what this program does
     blended   the authors' release's blending, which moves known pixels too
 
-Seeds and prompts are the benchmark's. Started again, it makes what is missing.
+Prompts are the benchmark's, seeds those of a benchmark that does not set any. Started again, it makes what is
+missing.
 """
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,11 +29,13 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from eval.config import Seeds, seed_of  # noqa: E402
+from eval.models import model_identity  # noqa: E402
 from eval.runs import Run, Sample, write_picture  # noqa: E402
 from hdpainter.blend import blend, membrane_blend  # noqa: E402
 from hdpainter.console import Parser, finish  # noqa: E402
 from hdpainter.pipeline import HDPainter  # noqa: E402
-from hdpainter.results import locked, make_folder  # noqa: E402
+from hdpainter.results import digest, locked, make_folder, write_json  # noqa: E402
+from hdpainter.settings import Method  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 WAYS = {
@@ -54,6 +60,16 @@ def fills(painter: HDPainter, run: Run, samples: list[Sample], method: str) -> l
     return [np.array(result.low_res) for result in results]
 
 
+def claim(out: Path, scratch: Path, facts: dict[str, Any]) -> None:
+    """Write down what the fills in `out` are of. Raises UserError where they are of something else."""
+    path = out / "study.json"
+    if path.is_file() and digest(json.loads(path.read_text(encoding="utf-8"))) != digest(facts):
+        raise UserError(
+            f"{out} has fills of other samples, methods or weights: give another --out, or delete it"
+        )
+    write_json(path, facts, scratch)
+
+
 def main(argv: list[str]) -> int:
     """Write the folders."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +86,14 @@ def main(argv: list[str]) -> int:
         if (given := getattr(args, name)) is not None and given < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {given}")
     run = Run.open(args.run)
+    facts = {
+        "samples": run.info["fingerprint"],
+        "method": dataclasses.asdict(Method.load(args.method)),
+        "model": model_identity(args.model),
+        "dtype": args.dtype,
+    }
     with locked(args.out) as scratch:
+        claim(args.out, scratch, facts)
         folders = {way: args.out / way for way in WAYS}
         for folder in folders.values():
             make_folder(folder)

@@ -34,6 +34,7 @@ from hdpainter.pipeline import HDPainter  # noqa: E402
 from hdpainter.rasg import standardize  # noqa: E402
 from hdpainter.settings import Method  # noqa: E402
 from ldm.training.base import to_tensor  # noqa: E402
+from ldm.util import UserError  # noqa: E402
 
 BASELINE = "stable-inpainting"
 VARIANTS = ["rasg,eta=0.02", "rasg,eta=0.05", "rasg,eta=0.1", "rasg", "hd-painter-release"]
@@ -43,7 +44,11 @@ def variant(text: str) -> Method:
     """The method of "NAME" or "NAME,eta=VALUE", with that as its name."""
     name, _, eta = text.partition(",eta=")
     method = Method.load(name)
-    return dataclasses.replace(method.adjusted(eta=float(eta)), name=text) if eta else method
+    try:
+        eta = eta and float(eta)
+    except ValueError:
+        raise UserError(f"--variants {text}: eta must be a number") from None
+    return dataclasses.replace(method.adjusted(eta=eta), name=text) if eta else method
 
 
 def halves(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """scripts/joining_study.py: the fills of the benchmark, joined in several ways."""
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -8,7 +9,7 @@ from eval.__main__ import main
 from eval.config import Config
 from eval.runs import Run
 from hdpainter.console import finish
-from ldm.util import CONFIGS
+from ldm.util import CONFIGS, UserError
 from scripts import joining_study
 
 
@@ -35,6 +36,9 @@ def test_the_same_fills_are_joined_in_four_ways(write_config, tiny_pipeline, tmp
         assert len({picture.tobytes() for picture in made.values()}) == 4
     assert joining_study.main(words) == 0
     assert "0 fills" in capsys.readouterr().out
+    words[words.index("--method") + 1] = "painta"
+    with pytest.raises(UserError, match="has fills of other samples, methods or weights"):
+        joining_study.main(words)
 
 
 def test_the_config_scores_what_the_script_writes():

@@ -203,7 +203,7 @@ def read_list(coco: Coco, path: str | Path) -> list[Triplet]:
             raise UserError(
                 f"{path} line {number}: image_idx and segment_idx must be whole numbers"
             ) from None
-        for key in ("image_id", "annotation_id", "file_name", "category"):
+        for key in ("image_id", "annotation_id", "file_name", "category", "other"):
             if key in row and row[key] != str(getattr(triplet, key)):
                 raise UserError(
                     f"{path} line {number} does not match the dataset: {key} is {row[key]!r} in the list, "

@@ -1,6 +1,7 @@
 """Small text files: read with errors that name them, written whole or not at all."""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from ldm.util import UserError
 def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file with a header. Raises UserError if it cannot be read or lacks a column."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
             rows = list(reader)
@@ -47,7 +48,7 @@ def write_text(path: Path, text: str) -> Path:
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """The file to write in place of `path`, whose name it gets once it is complete."""
-    part = path.parent / f"{path.name}.part"
+    part = path.parent / f"{path.name}.{os.getpid()}.part"
     make_folder(path.parent)
     try:
         yield part

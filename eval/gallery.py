@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -55,8 +56,9 @@ class Gallery:
         self._scores: dict[str, dict[str, np.ndarray]] = {}
         for row in self.rows:
             found = self._scores[row.name] = {}
+            scores = cache(self.run.scores)
             for key, (metric, column, _) in SHOWN.items():
-                columns = self.run.scores(row.members[0], metric or summary.preferences or "") or {}
+                columns = scores(row.members[0], metric or summary.preferences or "") or {}
                 if column in columns:
                     found[key] = columns[column]
         self.mini = [key for key, (metric, *_) in SHOWN.items() if summary.mini(metric or "pickscore")]

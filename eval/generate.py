@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,8 @@ def _generate(
     entries = config.entries()
     chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
     dtypes = {computing_dtype(device, config.dtype) for device in devices}
+    for entry in chosen.values():
+        entry.how.check(config.benchmark.size)
     coco = dataset(config.benchmark, out, say)
     triplets = draw(coco, config.benchmark)
     listed = [entry for entry in entries if entry.name in chosen or entry.why_not]
@@ -97,9 +99,8 @@ def _generate(
     for name, entry in chosen.items():
         done = _tidy(run, entry)
         summary.skipped += len(done & sizes.keys())
-        left = {index: size for index, size in sizes.items() if index not in done}
-        if left:
-            todo[name] = _batches(entry, left, config.batch_size)
+        if batches := _batches(entry, sizes, config.batch_size, done):
+            todo[name] = batches
     if networks := [name for name in todo if chosen[name].how.has_network]:
         _refuse_other_dtypes(run, networks, dtypes)
     display = _Display(todo, {name: chosen[name].how.cost() for name in todo}, stream)
@@ -138,18 +139,25 @@ def _refuse_other_dtypes(run: Run, methods: Sequence[str], dtypes: set[str]) -> 
             )
 
 
-def _batches(entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int) -> deque[Batch]:
-    """Batches of samples that can be made at once, in the order of their first ones."""
+def _batches(
+    entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int, done: Container[int]
+) -> deque[Batch]:
+    """Batches of samples that can be made at once, in the order of their first ones, without those that are done.
+
+    Which samples share a batch does not depend on what is done: in half precision a picture's rounding depends on
+    its batch, and a run that was stopped should give the pictures of one that was not.
+    """
     groups: dict[Any, list[int]] = {}
     group_of = {size: entry.how.group(size) for size in set(sizes.values())}
     for index, size in sizes.items():
         groups.setdefault(group_of[size], []).append(index)
-    batches = [
-        Batch(entry.name, tuple(indices[start : start + batch_size]))
+    whole = (
+        indices[start : start + batch_size]
         for indices in groups.values()
         for start in range(0, len(indices), batch_size)
-    ]
-    return deque(sorted(batches, key=lambda batch: batch.indices[0]))
+    )
+    left = [tuple(index for index in batch if index not in done) for batch in whole]
+    return deque(Batch(entry.name, indices) for indices in sorted(filter(None, left)))
 
 
 def _tidy(run: Run, entry: Entry) -> set[int]:

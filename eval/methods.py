@@ -21,6 +21,7 @@ from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_backgr
 from hdpainter.blend import blend
 from hdpainter.images import load_image, to_image, to_tensor
 from hdpainter.inpaint import FACTOR
+from hdpainter.levels import transformer_blocks
 from hdpainter.masks import pad_to_multiple, padded_size
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.settings import Method
@@ -45,6 +46,8 @@ class Made:
     note: dict[str, Any] = field(default_factory=dict)
 
 
+MULTIPLE = 64  # of the sides of pictures that a UNet takes: it halves the latents three times
+
 Paint = Callable[[Sequence[Input]], list[Made]]
 Progress = Callable[[str, int, int], None]
 
@@ -64,6 +67,9 @@ class Kind:
     def identity(self) -> dict[str, Any]:
         """Plain values of all that determines the results, apart from inputs, prompts and seeds."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+
+    def check(self, size: int) -> None:
+        """Raise UserError if it cannot work at this evaluation size, the longer side in pixels."""
 
     def cost(self) -> float:
         """About how long a picture takes, in evaluations of the UNet."""
@@ -159,6 +165,10 @@ class Pipeline(Kind):
 
     def load(self, models: ModelCache, progress: Progress) -> Paint:
         painter, method = models.painter(self.model, self.spec()), self.resolved()
+        unet = painter.models.inpainting.model.diffusion_model
+        for acts, levels in ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels)):
+            if acts and levels:
+                list(transformer_blocks(unet, levels))  # raises for levels that it does not have
 
         def paint(inputs: Sequence[Input]) -> list[Made]:
             results = painter(
@@ -205,6 +215,12 @@ class BLD(Kind):
     def identity(self) -> dict[str, Any]:
         self.settings()
         return {**super().identity(), "model": model_identity(self.model)}
+
+    def check(self, size: int) -> None:
+        if size % MULTIPLE:
+            raise UserError(
+                f"benchmark.size is {size}: for Blended Latent Diffusion give a multiple of {MULTIPLE}"
+            )
 
     def cost(self) -> float:
         return self.steps * (1 - self.skip) * 2

@@ -27,6 +27,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
         ("weights", _by_method(summary, weights)),
         ("size", about.get("size")),
         ("dtype", _by_method(summary, lambda m: run.dtypes(m) if _has_network(summary, m) else ())),
+        ("batch", _by_method(summary, lambda m: run.noted(m, "batch") if _has_network(summary, m) else ())),
         ("code", _by_method(summary, lambda m: run.noted(m, "code") or ["not recorded"])),
         ("fingerprint", about.get("fingerprint")),
     ]

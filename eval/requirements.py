@@ -2,7 +2,6 @@
 takes."""
 
 import argparse
-import importlib.util
 import math
 import shlex
 import shutil
@@ -22,7 +21,6 @@ from eval.coco import Coco, Triplet
 from eval.config import Config
 from eval.files import read_rows
 from eval.metrics import make_metric, read_metrics
-from eval.metrics.weights import HOW_TO_INSTALL
 from eval.prepare import draw, folder_of, prompts_of
 from eval.runs import RUN_FILE, Run
 from eval.worker import threads_for
@@ -33,7 +31,6 @@ from ldm.checkpoint import build
 from ldm.data.objects import CATEGORIES
 from ldm.util import UserError, read_model_config
 
-PACKAGES = {"accuracy": ("mmdet", "mmengine"), "pickscore": ("transformers",)}  # beyond the package's own
 MSCOCO = "http://images.cocodataset.org"
 BYTES_A_PIXEL = 3.0  # of a lossless picture, at most
 LONG = 2.0
@@ -112,21 +109,13 @@ def missing(
     for entry in selection.chosen(config.entries(), methods):
         if not entry.why_not:
             ask(entry.how.identity)
+            ask(entry.how.check, config.benchmark.size)
     metrics = ask(read_metrics, config.for_tables.get("metrics", "metrics")) or {}
     for name, params in metrics.items():
-        ask(_packages, name)
         metric = ask(partial(make_metric, name, params, source=source))
         if metric and prompts:
             ask(metric.check, prompts)
     return list(dict.fromkeys(found))
-
-
-def _packages(metric: str) -> None:
-    absent = [name for name in PACKAGES.get(metric, ()) if importlib.util.find_spec(name) is None]
-    if absent:
-        raise UserError(
-            f"the metric {metric!r} needs {', '.join(absent)}, which is not installed; {HOW_TO_INSTALL}"
-        )
 
 
 def _samples(config: Config) -> list[Triplet]:

@@ -5,7 +5,8 @@
     RUN/inputs/000000.png             image at evaluation size; 000000-mask.png: its mask, black and white
     RUN/METHOD/000000.png             result at evaluation size
     RUN/METHOD/manifest.jsonl         one line for each finished result: index, seed, seconds, sha256, settings,
-                                      device, dtype of the network, code (the version of it)
+                                      device, code (the version of it); of networks also dtype and
+                                      batch (how many were made at once)
     RUN/METHOD/scores/METRIC.csv      one row for each scored result: index, the metric's columns, and the digest
                                       (SHA-256) of the picture that was scored
 

@@ -143,12 +143,12 @@ def score(
     metric.check([item.prompt for item in items])
     record = _record(metric)
     with _locked(path):
-        rows = _kept(items, path, record)
+        rows, others = _kept(items, path, record)
         todo = [item for item in items if item.key[1] not in rows]
 
         def save() -> None:
             done = [rows[item.key[1]] for item in items if item.key[1] in rows]
-            write_rows(path, [items[0].key[0], *metric.columns, DIGEST], done)
+            write_rows(path, [items[0].key[0], *metric.columns, DIGEST], [*done, *others])
 
         def begin() -> None:
             save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
@@ -203,22 +203,28 @@ def _evaluated(
             yield batch, metric(images, masks, [item.prompt for item in batch], originals)
 
 
-def _kept(items: Sequence[Item], path: Path, record: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The rows of `path` that still hold: made with these settings, of what the items are now."""
+def _kept(
+    items: Sequence[Item], path: Path, record: Mapping[str, Any]
+) -> tuple[dict[int | str, dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of `path` that still hold: made with these settings, of what the items are now. And those of
+    pictures, in plain folders, that are on another list."""
     try:
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         same = all(known[key] == json.loads(json.dumps(record[key])) for key in ("settings", "columns"))
         written = path.stat().st_mtime_ns
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
-        return {}
+        return {}, []
     if not same:
-        return {}
-    stored = {row[items[0].key[0]]: row for row in read_rows(path, [items[0].key[0]])}
-    return {
+        return {}, []
+    column, names = items[0].key[0], {str(item.key[1]) for item in items}
+    stored = {row[column]: row for row in read_rows(path, [column])}
+    others = [row for name, row in stored.items() if column == "image" and name not in names]
+    rows = {
         item.key[1]: {**stored[name], DIGEST: item.digest}
         for item in items
         if (name := str(item.key[1])) in stored and _holds(item, stored[name], written)
     }
+    return rows, others
 
 
 def _holds(item: Item, row: Mapping[str, Any], written: int) -> bool:

@@ -7,6 +7,7 @@ numbers.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -263,10 +264,14 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
         reason = info.get("why_not") or "no results yet; python -m eval generate makes them"
         return Row(name, label, group, members, missing=str(reason))
     values: dict[str, np.ndarray] = {}
+    scores = cache(run.scores)
     for column in COLUMNS:
         if column.metric == "pickscore":
             continue  # a comparison of two rows
-        found = [_column(run, member, column.metric, column.key) for member in members]
+        found = [
+            _column(run, member, column.metric, column.key, scores(member, column.metric))
+            for member in members
+        ]
         if all(each is not None for each in found):
             values[column.key] = np.mean([column.inward(each) for each in found], axis=0)
     return Row(name, label, group, members, frozenset(done), values)
@@ -287,8 +292,9 @@ def _of_common(run: Run, rows: Sequence[Row]) -> tuple[list[Row], int]:
     return [cut(row) for row in rows], len(common)
 
 
-def _column(run: Run, method: str, metric: str, key: str) -> np.ndarray | None:
-    scores = run.scores(method, metric)
+def _column(
+    run: Run, method: str, metric: str, key: str, scores: Mapping[str, np.ndarray] | None
+) -> np.ndarray | None:
     if scores is None or key not in scores:
         return None
     try:
@@ -308,7 +314,7 @@ def _with_preferences(run: Run, rows: list[Row], ours: str | None, metric: str |
         return rows
 
     def logits(row: Row) -> list[np.ndarray]:
-        found = [_column(run, member, metric, "logit") for member in row.members]
+        found = [_column(run, m, metric, "logit", run.scores(m, metric)) for m in row.members]
         return [] if row.missing or any(each is None for each in found) else found
 
     own = logits(next(row for row in rows if row.name == ours))

@@ -103,9 +103,9 @@ class Worker:
             for batch, inputs in prefetch((batch, self._read(batch)) for batch in batches):
                 paint = self._paint_of(batch.method)
                 started = time.monotonic()
-                made, failures = _one_by_one_if_need_be(paint, inputs)
+                made, failures, together = _one_by_one_if_need_be(paint, inputs)
                 seconds = (time.monotonic() - started) / len(inputs)
-                saving.append(writer.submit(self._save, batch, made, failures, seconds, report))
+                saving.append(writer.submit(self._save, batch, made, failures, together, seconds, report))
                 while saving and (len(saving) > AHEAD or saving[0].done()):
                     saving.popleft().result()
             while saving:
@@ -135,12 +135,13 @@ class Worker:
         batch: Batch,
         made: Sequence[tuple[Input, Made]],
         failures: list[tuple[int, str]],
+        together: int,
         seconds: float,
         report: Callable[[Report], None],
     ) -> None:
         settings = self.run.method(batch.method)["hash"]
         network = self.entries[batch.method].how.has_network
-        dtype = {"dtype": dtype_name(self.models.dtype)} if network else {}
+        computed = {"dtype": dtype_name(self.models.dtype), "batch": together} if network else {}
         rows = [
             {
                 "index": one.sample.index,
@@ -152,7 +153,7 @@ class Worker:
                 "settings": settings,
                 "device": str(self.models.device),
                 "code": self._code,
-                **dtype,
+                **computed,
                 **result.note,
             }
             for one, result in made
@@ -162,15 +163,15 @@ class Worker:
 
 def _one_by_one_if_need_be(
     paint: Paint, inputs: Sequence[Input]
-) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
-    """What could be made, and (index, message) of what could not."""
+) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]], int]:
+    """What could be made, (index, message) of what could not, and how many were made at once."""
     made, failures = _attempt(paint, inputs)
-    if failures and len(inputs) > 1:
-        release_memory()
-        single = [_attempt(paint, [one]) for one in inputs]
-        made = [pair for pairs, _ in single for pair in pairs]
-        failures = [failure for _, failed in single for failure in failed]
-    return made, failures
+    if not failures or len(inputs) == 1:
+        return made, failures, len(inputs)
+    release_memory()
+    single = [_attempt(paint, [one]) for one in inputs]
+    made = [pair for pairs, _ in single for pair in pairs]
+    return made, [failure for _, failed in single for failure in failed], 1
 
 
 def _attempt(paint: Paint, inputs: Sequence[Input]) -> tuple[list[tuple[Input, Made]], list[tuple[int, str]]]:
@@ -249,7 +250,8 @@ class Workers:
         idle = deque(ours for _ in range(AHEAD) for ours in self._processes)
         while waiting or under_way:
             while waiting and idle:
-                self._send(idle.popleft(), waiting.popleft())
+                with suppress(OSError):  # its process has ended; what it said last, if anything, waits below
+                    idle.popleft().send(waiting.popleft())
                 under_way += 1
             for ours in connection.wait(list(self._processes)):
                 message = self._receive(ours)
@@ -258,12 +260,6 @@ class Workers:
                 report(message)
                 under_way -= 1
                 idle.append(ours)
-
-    def _send(self, ours: connection.Connection, batch: Batch) -> None:
-        try:
-            ours.send(batch)
-        except OSError:
-            self._receive(ours)
 
     def _receive(self, ours: connection.Connection) -> Any:
         try:

@@ -16,7 +16,7 @@ set -euo pipefail
 usage() { sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
 table=$1
 shift
-mini= prompts= out= rest=()
+mini= prompts= out= device= rest=()
 while [ $# -gt 0 ]; do
   case $1 in
     --mini) mini=mini ;;
@@ -27,6 +27,13 @@ while [ $# -gt 0 ]; do
         --out) out=$(realpath -m "$2") ;;
         --coco) rest+=(--coco "$(realpath -m "$2")") ;;
       esac
+      shift
+      ;;
+    --devices=*) set -- --devices "${1#*=}" "${@:2}"; continue ;;
+    --devices)
+      [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
+      device=${2%%,*} # where the scores are computed
+      rest+=("$1" "$2")
       shift
       ;;
     --help | -h) usage 0 ;;
@@ -49,7 +56,7 @@ for prompt in ${prompts:-${mini:+other} true}; do
     1) failed=1; echo "Some results failed; going on with the others. Start again to try them again." >&2 ;;
     *) exit "$code" ;;
   esac
-  python -m eval score "$run"
+  python -m eval score "$run" ${device:+--device "$device"}
   python -m eval table "$run" --config "$config"
   python -m eval report "$run" --config "$config" --out "$run/$table.html"
 done

@@ -72,6 +72,7 @@ class OpenClip:
     def settings(self) -> dict[str, Any]:
         """What determines the features. What goes without saying is left out."""
         usual = {
+            "prefix": "",
             "quick_gelu": bool(self.config.get("quick_gelu", False)),
             "mean": OPENAI_DATASET_MEAN,
             "std": OPENAI_DATASET_STD,

@@ -165,6 +165,7 @@ def test_a_written_list_is_read_back(toy, tmp_path):
         ("image_idx,segment_idx\n0,x\n", "line 2: image_idx and segment_idx must be whole numbers"),
         ("image_idx,segment_idx\n0\n", "line 2 does not have 2 values"),
         ("image_idx,segment_idx,category\n0,0,unicorn\n", "category is 'unicorn' in the list"),
+        ("image_idx,segment_idx,other\n0,0,unicorn\n", "other is 'unicorn' in the list"),
         ("image_idx,segment_idx,image_id\n0,0,139\n", "image_id is '139' in the list, '10000001' in"),
         ("\xff\xfe\x00", "is not a CSV file|has no column"),
     ],

@@ -28,6 +28,7 @@ from hdpainter.blend import blend
 from hdpainter.masks import stage_size
 from hdpainter.models.download import file_sha256
 from hdpainter.models.random_weights import write_random_checkpoint
+from ldm.data.cache import DRAWING
 from ldm.util import UserError
 from tests.eval.test_coco import edited
 
@@ -88,7 +89,7 @@ def test_toy_coco_that_another_process_draws_is_waited_for(write_config, tmp_pat
         with FileLock(cache / ".lock"):
             held.set()
             time.sleep(0.5)
-            shutil.copytree(toy_root, cache / "toycoco-val-8-64")
+            shutil.copytree(toy_root, cache / f"toycoco-val-8-64-{DRAWING}")
 
     threading.Thread(target=draw).start()
     held.wait()
@@ -357,6 +358,18 @@ def test_a_batch_that_fails_is_tried_one_by_one(write_config, tiny_pipeline, mon
     assert calls == [4, 1, 1, 1, 1, 2, 1, 1]
     assert summary.run.done("stable-inpainting") == [0, 1, 3, 4, 5]
     assert summary.failures == [("stable-inpainting", 2, "FloatingPointError: the decoded image holds NaN")]
+
+
+def test_what_shares_a_batch_does_not_depend_on_what_was_made_before(write_config, tiny_pipeline):
+    config = write_config(BASE, model=str(tiny_pipeline), batch_size=4)
+    run, _ = made(config)
+    rows = run.manifest("stable-inpainting")
+    assert [rows[i]["batch"] for i in range(6)] == [4, 4, 4, 4, 2, 2]
+    path = run.folder("stable-inpainting") / "manifest.jsonl"
+    path.write_text("".join(f"{json.dumps(rows[i])}\n" for i in (0, 1, 4)))
+    made(config)
+    rows = run.manifest("stable-inpainting")
+    assert [rows[i]["batch"] for i in range(6)] == [4, 4, 2, 2, 2, 1]
 
 
 def test_only_pictures_of_one_padded_size_share_a_batch(

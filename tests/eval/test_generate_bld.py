@@ -6,6 +6,7 @@ import yaml
 from PIL import Image
 
 from eval.config import Config, seed_of
+from eval.requirements import missing
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
 from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.models.random_weights import write_random_checkpoint
@@ -63,6 +64,17 @@ def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_pa
     assert run.label("bld") == "bld"
     assert run.done("bld") == run.done("stable-inpainting") == [0, 1]
     assert np.array_equal(run.result("bld", 0)[~run.mask(0)], run.image(0)[~run.mask(0)])
+
+
+def test_what_cannot_work_is_told_before_anything_is_made(write_config, tiny_pipeline, tmp_path):
+    bld = write_config({"bld": {"kind": "bld"}}, model=str(tiny_pipeline), benchmark={"size": 48})
+    with pytest.raises(UserError, match="size is 48: for Blended Latent Diffusion give a multiple of 64"):
+        made(bld)
+    assert any("size is 48" in line for line in missing(Config.load(bld)))
+    levels = write_config({"painta": {"painta_levels": [3]}}, model=str(tiny_pipeline))
+    with pytest.raises(UserError, match=r"no transformer blocks at downsampling factor\(s\) \[3\]"):
+        made(levels)
+    assert not list((tmp_path / "run").glob("painta/*.png"))
 
 
 @pytest.mark.parametrize("kind", ["bld", "reconstruction"])

@@ -166,6 +166,11 @@ def test_the_quick_gelu_reaches_the_network_and_the_settings(clip_params):
     assert not torch.allclose(*cosines, atol=1e-4)
 
 
+def test_which_network_of_a_file_it_is_belongs_to_the_settings(clip_params):
+    one, other = (make_metric("clip", clip_params | extra).settings for extra in ({}, {"prefix": "ema."}))
+    assert one["prefix"] == clip_params["prefix"] and other == {**one, "prefix": "ema."}
+
+
 def test_other_weights_than_the_models_are_refused(clip_params, tmp_path):
     state = read_state_dict(clip_params["weights"])
     bad = {k: v for k, v in state.items() if not k.endswith("ln_final.bias")}

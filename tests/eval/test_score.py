@@ -295,6 +295,15 @@ def test_plain_folders_are_scored_again_where_anything_is_another(folders, capsy
         age(path)
     assert (asked(), asked()) == (2, 0)
 
+    # lists of other pictures of the folder, in turn, cost each other nothing
+    for part, new in ((rows[:4], 1), (rows[4:], 0), (rows[:4], 0)):
+        write_rows(folders["prompts"], ["image", "prompt"], part)
+        assert asked() == new
+    assert len(read_rows(folders["images"] / "scores" / "brightness.csv", ["image"])) == 10
+    text = folders["prompts"].read_text(encoding="utf-8")
+    folders["prompts"].write_text(text, encoding="utf-8-sig")  # as spreadsheets do
+    assert asked() == 0
+
     write_rows(folders["prompts"], ["image", "prompt"], [*rows, rows[0] | {"prompt": "a zebra"}])
     assert main(["score", *words(folders), "--metric", "seam", "--device", "cpu"]) == 2
     assert "line 12 names r0.png again" in capsys.readouterr().err

@@ -233,7 +233,7 @@ def _batch(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     if find_spec("matplotlib") is None:
-        raise UserError("the figures need matplotlib: pip install 'hdpainter-ldm[explain]'")
+        raise UserError("the figures need matplotlib: pip install -e '.[explain]'")
     from hdpainter.explain import by_name, explain  # brings the networks with it
 
     if args.frames < 1:

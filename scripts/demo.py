@@ -8,6 +8,7 @@ object, the prompt the name of a category that the scene does not have, drawn wi
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def main(words: list[str]) -> None:
             save_png(sheet(done, captions[: len(done)]), args.out / "sheet.png")
     print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
+    if not shutil.which("hdpainter"):
+        print("  source .venv/bin/activate")
     print("  hdpainter models download sd2")
     print('  hdpainter inpaint --model sd2 --image photo.jpg --mask mask.png --prompt "boat" --out boat.png')
 

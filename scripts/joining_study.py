@@ -6,7 +6,7 @@
 A folder for each way, of pictures named as in RUN. `configs/eval/mini-joining.yaml` scores them and has all
 commands.
 
-    beside    exact, matched to the known pixels right beside the mask, as this program did at first
+    beside    exact, matched to the known pixels right beside the mask
     pasted    nothing is matched
     exact     matched a latent further out: what this program does
     blended   the authors' release's blending, which moves known pixels too

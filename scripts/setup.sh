@@ -1,8 +1,8 @@
-# Sourced by the other scripts: goes to the repository's root and, when no virtual environment is active, makes
-# and enters .venv with the pinned requirements. Needs Python 3.11 or newer and nothing else.
+# Sourced by the other scripts: goes to the repository's root and, when no virtual environment is active, nor
+# environment.yml's of conda, makes and enters .venv with the pinned requirements. Needs Python 3.11 or newer and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [ -z "${VIRTUAL_ENV:-}" ]; then
+if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != hdpainter ]; then
   # The stamp is written last, so that an interrupted installation is made anew.
   stamp=".venv/requirements.$(cat requirements*.txt | cksum | cut -d' ' -f1)"
   if [ ! -f "$stamp" ]; then
@@ -20,6 +20,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   source .venv/bin/activate
 fi
 python -c 'import hdpainter' 2>/dev/null || {
-  echo "The active environment $VIRTUAL_ENV lacks the package: run 'pip install -e .' in it, or deactivate it" >&2
+  echo "The active environment ${VIRTUAL_ENV:-${CONDA_PREFIX:-}} lacks the package: run 'pip install -r requirements.txt &&" \
+    "pip install --no-deps -r requirements-mmdet.txt && pip install --no-deps -e .' in it, or deactivate it" >&2
   exit 2
 }

@@ -48,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "convert", help="a .ckpt file or a diffusers folder (SD 1.x) into a .safetensors file"
     )
-    command.add_argument("source", type=Path)
-    command.add_argument("target", type=Path)
+    command.add_argument("source", type=Path, help="a .ckpt file or a diffusers folder")
+    command.add_argument("target", type=Path, help="the .safetensors file to write")
     command.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
     command.add_argument(
         "--ema", action="store_true", help="take the moving averages (model_ema.*) as the weights"

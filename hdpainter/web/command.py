@@ -33,7 +33,7 @@ def add_parser(subparsers: Any, default_model: str) -> None:
     """Add ``web`` to the commands; the parsed arguments have a `run(args)` that returns the exit status."""
     parser = subparsers.add_parser(
         "web",
-        help="open a page in the browser, and an HTTP API",
+        help="serve a page for the browser, and an HTTP API",
         description="Serves a page on this machine only, unless --host says otherwise. Ctrl-C ends it.",
     )
     parser.set_defaults(run=run)
@@ -76,7 +76,7 @@ def add_parser(subparsers: Any, default_model: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     if find_spec("gradio") is None:
-        raise UserError("the page needs gradio: pip install 'hdpainter-ldm[web]'")
+        raise UserError("the page needs gradio: pip install -e '.[web]'")
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
     auth = login(args.host, args.auth or os.environ.get("HDPAINTER_AUTH"), args.no_auth)
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -244,19 +245,20 @@ def export(split: str, images: int, size: int, out: Path, workers: int = 1) -> N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: draw a split into an MSCOCO folder."""
+    """Draw a split as an MSCOCO folder."""
     parser = argparse.ArgumentParser(prog="python -m ldm.data.toycoco", description=main.__doc__)
-    parser.add_argument("--split", choices=SPLITS, default="val")
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--size", type=int, default=256, help="pixels of the square images")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="which scenes (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=500, help="how many (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="pixels of a side (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     args = parser.parse_args(argv)
     start = time.perf_counter()
     try:
         export(args.split, args.images, args.size, args.out, args.workers)
     except UserError as error:
-        parser.error(str(error))
+        print(f"toycoco: error: {error}", file=sys.stderr)
+        return 2
     rate = args.images / (time.perf_counter() - start)
     print(f"{args.images} images of {args.split} in {args.out} ({rate:.0f} images per second)")
     return 0

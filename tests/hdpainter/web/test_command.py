@@ -57,7 +57,7 @@ def test_mistakes_are_told_in_one_line(words, message, capsys):
 def test_a_missing_gradio_is_told(monkeypatch, capsys):
     monkeypatch.setattr("hdpainter.web.command.find_spec", lambda name: None)
     assert main(["web"]) == 2
-    assert "pip install 'hdpainter-ldm[web]'" in capsys.readouterr().err
+    assert "pip install -e '.[web]'" in capsys.readouterr().err
 
 
 def test_help_does_not_wait_for_gradio():

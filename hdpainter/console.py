@@ -5,6 +5,7 @@ Exit codes: 0 all done; 1 some results failed, or an error of the program; 2 a m
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -43,6 +44,9 @@ def finish(
 
     try:
         return command([word for word in words if word != DEBUG]) or 0
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is printed at exit
+        return 1
     except KeyboardInterrupt:
         return fail(interrupted, 130)
     except UserError as error:

@@ -334,3 +334,12 @@ def test_commands_are_checked_without_torch(module):
     """It takes seconds to import, and a mistake, --help or the page's first sight need none of it."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from hdpainter.console import finish; "
+    code += "sys.exit(finish('x', [], lambda words: print('line\\n' * 100_000)))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(timeout=60) == 1

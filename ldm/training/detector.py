@@ -153,8 +153,8 @@ class DetectorTraining(Training):
         samples = learner.samples(len(batch))
         for sample, (_, boxes, labels) in zip(samples, batch, strict=True):
             sample.gt_instances = InstanceData(
-                bboxes=torch.tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4),
-                labels=torch.tensor(labels, dtype=torch.long, device=self.device),
+                bboxes=torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4),
+                labels=torch.as_tensor(labels, dtype=torch.long, device=self.device),
             )
         losses = self.network.loss(learner.inputs([view for view, _, _ in batch]), samples)
         parts = {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()}

@@ -44,11 +44,12 @@ def variant(text: str) -> Method:
     """The method of "NAME" or "NAME,eta=VALUE", with that as its name."""
     name, _, eta = text.partition(",eta=")
     method = Method.load(name)
+    if not eta:
+        return method
     try:
-        eta = eta and float(eta)
+        return dataclasses.replace(method.adjusted(eta=float(eta)), name=text)
     except ValueError:
         raise UserError(f"--variants {text}: eta must be a number") from None
-    return dataclasses.replace(method.adjusted(eta=eta), name=text) if eta else method
 
 
 def halves(values: np.ndarray) -> np.ndarray:

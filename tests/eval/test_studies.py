@@ -57,6 +57,10 @@ def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, c
         rasg_study.main([str(run.path), *words, "--variants", "rasg,eta=x"])
 
 
+def test_a_variant_of_eta_zero_is_not_the_methods_own():
+    assert rasg_study.variant("rasg,eta=0").sampler.eta == 0 != rasg_study.variant("rasg").sampler.eta
+
+
 def test_white_noise_is_what_the_figures_are_measured_against():
     noise = np.random.default_rng(0).normal(size=(20, 4, 32, 32)).astype(np.float32)
     figures = rasg_study.directions(noise, np.ones((32, 32), bool))

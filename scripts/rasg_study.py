@@ -47,9 +47,10 @@ def variant(text: str) -> Method:
     if not eta:
         return method
     try:
-        return dataclasses.replace(method.adjusted(eta=float(eta)), name=text)
+        value = float(eta)
     except ValueError:
         raise UserError(f"--variants {text}: eta must be a number") from None
+    return dataclasses.replace(method.adjusted(eta=value), name=text)
 
 
 def halves(values: np.ndarray) -> np.ndarray:

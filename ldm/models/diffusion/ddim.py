@@ -210,8 +210,7 @@ class DDIMSampler:
         steps = self.ddim_timesteps[:timesteps]
         undefined = np.flatnonzero(self._direction_variances[:timesteps] < 0)
         if len(undefined):
-            t, sigma = steps[undefined[-1]], self.ddim_sigmas[undefined[-1]]
-            raise UserError(f"eta is too large: σ = {sigma:.3f} exceeds sqrt(1 - α) at timestep {t}")
+            raise self._too_large_an_eta(undefined[-1])
         if (mask is None) != (x0 is None):
             raise UserError("mask and x0 belong together: give both or neither")
         if ucg_schedule is not None and len(ucg_schedule) != len(steps):
@@ -295,15 +294,24 @@ class DDIMSampler:
         return self.model.to_x0(x, t, output)
 
     def step(self, e_t: Tensor, pred_x0: Tensor, index: int, noise: Tensor) -> Tensor:
-        """Eq. 3: x_{t-1} = sqrt(α_{t-1}) x_0^pred + sqrt(1 - α_{t-1} - σ_t²) eps_t + σ_t noise."""
+        """Eq. 3: x_{t-1} = sqrt(α_{t-1}) x_0^pred + sqrt(1 - α_{t-1} - σ_t²) eps_t + σ_t noise.
+
+        Raises UserError where σ_t² > 1 - α_{t-1}, for which the process is not defined.
+        """
         alpha_prev, sigma = float(self.ddim_alphas_prev[index]), float(self.ddim_sigmas[index])
         direction = float(self._direction_variances[index])
+        if direction < 0:
+            raise self._too_large_an_eta(index)
         return sqrt(alpha_prev) * pred_x0 + sqrt(direction) * e_t + sigma * noise
 
     @property
     def _direction_variances(self) -> np.ndarray:
         """1 - α_{t-1} - σ_t² of each step; where it is negative, the process is not defined."""
         return 1.0 - self.ddim_alphas_prev - self.ddim_sigmas**2
+
+    def _too_large_an_eta(self, index: int) -> UserError:
+        t, sigma = self.ddim_timesteps[index], self.ddim_sigmas[index]
+        return UserError(f"eta is too large: σ = {sigma:.3f} exceeds sqrt(1 - α) at timestep {t}")
 
     @torch.no_grad()
     def encode(

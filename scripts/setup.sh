@@ -1,5 +1,6 @@
 # Sourced by the other scripts: goes to the repository's root and, when no virtual environment is active, nor
-# environment.yml's of conda, makes and enters .venv with the pinned requirements. Needs Python 3.11 or newer and nothing else.
+# environment.yml's of conda, makes and enters .venv with the pinned requirements. Needs Python 3.11 or newer and
+# nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != hdpainter ]; then

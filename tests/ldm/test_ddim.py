@@ -404,3 +404,11 @@ def test_what_cannot_be_is_refused(options, message):
     model = tiny.Oracle(lambda x, t, c: x)
     with pytest.raises(UserError, match=message):
         DDIMSampler(model).sample(**{"S": 5, "batch_size": 2, "shape": (4, 2, 2), "verbose": False} | options)
+
+
+def test_a_single_step_that_is_not_defined_is_refused_too():
+    sampler = DDIMSampler(tiny.Oracle(lambda x, t, c: x))
+    sampler.make_schedule(5, ddim_eta=30.0)
+    zero = torch.zeros(1, 4, 2, 2)
+    with pytest.raises(UserError, match="eta is too large"):
+        sampler.step(zero, zero, 1, zero)

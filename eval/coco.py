@@ -261,7 +261,7 @@ def _annotation_file(root: Path, split: str | None) -> Path:
     if not found:
         raise UserError(
             f"{folder} has no instances_*.json: give the folder of MSCOCO 2017, or make toy COCO with "
-            "python -m ldm.data.toycoco"
+            "python -m hdpainter.mini.world.toycoco"
         )
     if len(found) > 1:
         raise UserError(f"{folder} has {', '.join(file.name for file in found)}: say which with --split")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.methods import KINDS, Kind
-from hdpainter.results import digest
+from hdpainter.files import digest
 from hdpainter.settings import from_mapping
 from ldm.util import CONFIGS, UserError, read_yaml
 

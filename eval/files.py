@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hdpainter.results import make_folder
+from hdpainter.files import make_folder
 from ldm.util import UserError
 
 

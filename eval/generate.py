@@ -23,9 +23,9 @@ from eval.models import ModelCache, computing_dtype, model_identity
 from eval.prepare import dataset, draw, open_run, write_inputs
 from eval.runs import MANIFEST, Run
 from eval.worker import Batch, Report, Worker, Workers, disk_error
+from hdpainter.jobs.progress import Progress
+from hdpainter.jobs.results import locked
 from hdpainter.masks import stage_size
-from hdpainter.progress import Progress
-from hdpainter.results import locked
 from ldm.util import UserError
 
 

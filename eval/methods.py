@@ -19,12 +19,12 @@ from eval.runs import Sample
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask
 from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.blend import blend
-from hdpainter.images import load_image, to_image, to_tensor
+from hdpainter.images import load_image
 from hdpainter.inpaint import FACTOR
-from hdpainter.levels import transformer_blocks
 from hdpainter.masks import pad_to_multiple, padded_size
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.settings import Method
+from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
 
 
@@ -168,7 +168,7 @@ class Pipeline(Kind):
         unet = painter.models.inpainting.model.diffusion_model
         for acts, levels in ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels)):
             if acts and levels:
-                list(transformer_blocks(unet, levels))  # raises for levels that it does not have
+                unet.transformer_blocks(levels)  # raises for levels that it does not have
 
         def paint(inputs: Sequence[Input]) -> list[Made]:
             results = painter(

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from hdpainter.files import digest
 from hdpainter.memory import release_memory
+from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.download import checkpoint_sha256
+from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
-from hdpainter.pipeline import HDPainter, dtype_policy, usable_device
-from hdpainter.plan import identify
-from hdpainter.results import digest
+from hdpainter.pipeline import HDPainter
 from ldm.checkpoint import DTypes
 from ldm.util import UserError, read_model_config
 

@@ -20,12 +20,13 @@ from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config, Entry
 from eval.files import write_rows
 from eval.models import checkpoint_of, weights_in
-from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample, write_picture
+from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample
+from hdpainter.files import digest, file_sha256, make_folder, write_json
+from hdpainter.images import save_png
+from hdpainter.jobs.results import differences
 from hdpainter.masks import shrink, stage_size
-from hdpainter.models.download import file_sha256
-from hdpainter.results import differences, digest, make_folder, write_json
-from ldm.data import toycoco
-from ldm.data.cache import DRAWING
+from hdpainter.mini.scenes import DRAWING
+from hdpainter.mini.world import toycoco
 from ldm.util import UserError
 
 Say = Callable[[str], None]
@@ -150,8 +151,9 @@ def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Pat
     def write(triplet: Triplet) -> None:
         image, mask = coco.image(triplet), _mask(coco, triplet, run.size)
         small = Image.fromarray(image).resize(mask.shape[::-1], Image.Resampling.BICUBIC)
-        write_picture(run.image_path(triplet.index), np.array(small), scratch)
-        write_picture(run.mask_path(triplet.index), np.where(mask, np.uint8(255), np.uint8(0)), scratch)
+        grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+        save_png(small, run.image_path(triplet.index), scratch=scratch)
+        save_png(grey, run.mask_path(triplet.index), scratch=scratch)
 
     _in_threads(write, todo, "inputs", say)
 

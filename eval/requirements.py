@@ -25,10 +25,10 @@ from eval.prepare import draw, folder_of, prompts_of
 from eval.runs import RUN_FILE, Run
 from eval.worker import threads_for
 from hdpainter.inpaint import FACTOR
+from hdpainter.mini.world.objects import CATEGORIES
+from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.registry import PipelineSpec
-from hdpainter.pipeline import dtype_policy, usable_device
 from ldm.checkpoint import build
-from ldm.data.objects import CATEGORIES
 from ldm.util import UserError, read_model_config
 
 MSCOCO = "http://images.cocodataset.org"

@@ -14,10 +14,7 @@ Evaluation size: image and mask resized (bicubic) to `size` pixels on the longer
 mask that is not zero counts, as in the authors' release. The same mask is filled, cropped and scored.
 """
 
-import hashlib
-import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -25,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from eval.files import read_rows
+from hdpainter.files import file_sha256
 from hdpainter.images import load_image
-from hdpainter.models.download import file_sha256
 from ldm.util import UserError
 
 RUN_FILE, TRIPLETS_FILE, INPUTS, MANIFEST = "run.json", "triplets.csv", "inputs", "manifest.jsonl"
@@ -215,22 +211,6 @@ def still_holds(row: Mapping[str, Any], digest: str, picture: Path, written: int
         return not newer or (bool(stored) and file_sha256(picture) == stored)
     except OSError:
         return False
-
-
-def write_picture(path: Path, pixels: np.ndarray, scratch: Path) -> str:
-    """Write RGB uint8 [H, W, 3] or grey [H, W] as PNG; returns the file's SHA-256.
-
-    It is prepared in `scratch`, a folder of the same file system, and renamed into place when it is on the disk.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    part = scratch / f"{path.parent.name}-{path.name}"
-    with part.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def read_samples(path: Path) -> list[Sample]:

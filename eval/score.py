@@ -28,10 +28,9 @@ from eval.columns import COLUMN, number
 from eval.files import read_rows, write_rows, write_text
 from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
 from eval.runs import DIGEST, Run, digest_of, still_holds
+from hdpainter.files import digest, file_sha256, make_folder
 from hdpainter.images import load_image, load_mask
-from hdpainter.models.download import file_sha256
-from hdpainter.progress import Progress
-from hdpainter.results import digest, make_folder
+from hdpainter.jobs.progress import Progress
 from ldm.util import UserError
 
 SAVE_SECONDS = 5.0
@@ -358,7 +357,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _metrics(args: argparse.Namespace, results: Run | None) -> list[Metric]:
     """The metrics that the command line names, or all of the config; with the config's parameters."""
-    from hdpainter.pipeline import usable_device  # takes seconds, so only once it is needed
+    from hdpainter.models.devices import usable_device  # takes seconds, so only once it is needed
 
     device = usable_device(args.device)
     configured = read_metrics(args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG)

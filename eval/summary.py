@@ -15,7 +15,7 @@ import numpy as np
 from eval.columns import COLUMN, COLUMNS, Column
 from eval.runs import Run
 from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
-from hdpainter.results import digest
+from hdpainter.files import digest
 from ldm.util import UserError
 
 BOUNDS = ("original", "reconstruction", "mean", "telea")  # kinds that are no competitors

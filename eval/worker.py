@@ -20,13 +20,15 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 
 from eval.config import Entry, seed_of
 from eval.methods import Input, Made, Paint
 from eval.models import ModelCache, dtype_name
-from eval.runs import Run, write_picture
+from eval.runs import Run
 from eval.version import code_version
 from hdpainter.console import one_line
+from hdpainter.images import save_png
 from hdpainter.memory import release_memory
 from ldm.util import UserError
 
@@ -147,8 +149,10 @@ class Worker:
                 "index": one.sample.index,
                 "seed": one.seed,
                 "seconds": round(seconds, 4),
-                "sha256": write_picture(
-                    self.run.result_path(batch.method, one.sample.index), result.image, self.scratch
+                "sha256": save_png(
+                    Image.fromarray(result.image),
+                    self.run.result_path(batch.method, one.sample.index),
+                    scratch=self.scratch,
                 ),
                 "settings": settings,
                 "device": str(self.models.device),

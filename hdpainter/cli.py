@@ -15,13 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hdpainter import batch, job_files, jobs, plan
 from hdpainter.console import DEBUG, Parser, finish
 from hdpainter.explain import METHODS
+from hdpainter.files import make_folder
+from hdpainter.jobs import batch, job_files, plan
+from hdpainter.jobs.job import MAX_NAME, SETTING_KEYS, JobSettings, make_job, parse_text, with_method
+from hdpainter.jobs.progress import Progress
+from hdpainter.jobs.results import save_result
 from hdpainter.models import commands
+from hdpainter.models.identity import identify
 from hdpainter.models.registry import PipelineSpec
-from hdpainter.progress import Progress
-from hdpainter.results import make_folder, save_result
 from hdpainter.web import command as web
 from ldm.util import UserError
 
@@ -33,9 +36,7 @@ Load = Callable[[str, str | None, str | None, bool], batch.Painter]
 Identify = Callable[[str, bool], dict[str, Any]]
 
 
-def main(
-    argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify = plan.identify
-) -> int:
+def main(argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify = identify) -> int:
     """Run a command and return its exit code.
 
     argv: the words after the program's name. load, identify: make a painter, and the identity of its model, from
@@ -142,9 +143,9 @@ def _add_explain(subparsers: Any) -> None:
     _add_common(parser, f"model (default: {DEFAULT_MODEL})", EXPLAIN_KEYS)
 
 
-def _add_common(parser: argparse.ArgumentParser, model: str, keys: Sequence[str] = jobs.SETTING_KEYS) -> None:
+def _add_common(parser: argparse.ArgumentParser, model: str, keys: Sequence[str] = SETTING_KEYS) -> None:
     parser.add_argument("--model", help=model)
-    for setting in fields(jobs.JobSettings):
+    for setting in fields(JobSettings):
         if setting.name not in keys:
             continue
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
@@ -167,7 +168,7 @@ def _given_settings(args: argparse.Namespace, keys: Sequence[str]) -> dict[str, 
     """The settings that the command line gives, with paths made independent of the job file's folder."""
     given = {key: value for key in keys if (value := getattr(args, key)) is not None}
     values = {
-        key: jobs.parse_text(key, value) if isinstance(value, str) else value for key, value in given.items()
+        key: parse_text(key, value) if isinstance(value, str) else value for key, value in given.items()
     }
     if Path(values.get("method", "")).suffix in (".yaml", ".yml"):
         values["method"] = str(Path(values["method"]).absolute())
@@ -177,20 +178,18 @@ def _given_settings(args: argparse.Namespace, keys: Sequence[str]) -> dict[str, 
 def _inpaint(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out} must end in .png: results are lossless")
-    if len(args.out.name.encode(errors="replace")) > jobs.MAX_NAME:
-        raise UserError(
-            f"--out {args.out.name[:20]}... is longer than {jobs.MAX_NAME} bytes; give a shorter name"
-        )
+    if len(args.out.name.encode(errors="replace")) > MAX_NAME:
+        raise UserError(f"--out {args.out.name[:20]}... is longer than {MAX_NAME} bytes; give a shorter name")
     record_path = args.out.with_suffix(".json")
     for path in (args.out, record_path):
         if path.is_dir():
             raise UserError(f"{path} is a folder; give another --out")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; give another --out, or allow --overwrite")
-    values = _given_settings(args, ("image", "mask", "prompt", *jobs.SETTING_KEYS))
+    values = _given_settings(args, ("image", "mask", "prompt", *SETTING_KEYS))
     model = args.model or DEFAULT_MODEL
-    job = replace(jobs.make_job(values, Path(), "hdpainter inpaint", {}), name=args.out.stem)
-    job = jobs.with_method(job, PipelineSpec.load(model).method)
+    job = replace(make_job(values, Path(), "hdpainter inpaint", {}), name=args.out.stem)
+    job = with_method(job, PipelineSpec.load(model).method)
     method = plan.resolve(job.settings)
     size = plan.check_pixels(job, method.masks.threshold)
     task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
@@ -209,7 +208,7 @@ def _inpaint(args: argparse.Namespace) -> int:
 def _batch(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
-    file = job_files.read_jobs(args.file, _given_settings(args, ("prompt", *jobs.SETTING_KEYS)))
+    file = job_files.read_jobs(args.file, _given_settings(args, ("prompt", *SETTING_KEYS)))
     source = args.file.resolve()
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
     out = args.out or file.out or beside
@@ -241,7 +240,7 @@ def _explain(args: argparse.Namespace) -> int:
     if args.out.is_dir() and any(args.out.iterdir()) and not args.overwrite:
         raise UserError(f"{args.out} is not empty; give another --out, or allow --overwrite")
     values = _given_settings(args, ("image", "mask", "prompt", *EXPLAIN_KEYS))
-    job = jobs.make_job(values, Path(), "hdpainter explain", {})
+    job = make_job(values, Path(), "hdpainter explain", {})
     methods = [plan.resolve(replace(job.settings, method=name)) for name in args.methods]
     by_name(methods)
     plan.check_pixels(job, methods[0].masks.threshold)

@@ -1,23 +1,22 @@
-"""Reading pictures and masks from any source, writing results, and the way to tensors and back.
+"""Reading pictures and masks from any source, and writing results.
 
 Whatever is not understood is refused with a UserError that names the file and the fix; nothing is guessed.
 """
 
+import hashlib
 import io
 import json
 import os
-import uuid
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from hdpainter.files import make_folder, replacing
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor  # torch takes seconds to import; pictures are checked without it
 
 Source = str | os.PathLike | Image.Image | np.ndarray
 
@@ -50,50 +49,37 @@ def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> np.n
     return np.array(rgb.convert("L"))
 
 
-def save_png(image: Image.Image, path: str | os.PathLike, metadata: dict[str, Any] | None = None) -> None:
+def save_png(
+    image: Image.Image,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+    scratch: Path | None = None,
+) -> str:
     """Write a PNG with the settings as JSON in the text chunk "hdpainter"; missing folders are made.
 
-    The file appears whole or not at all: it is written beside its place and then renamed.
+    The file appears whole or not at all, see `files.replacing`. Returns its SHA-256. Raises CannotWrite where it
+    cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(
             f"{path} does not end in .png: results are PNG files, which keep every pixel as it is"
         )
+    content = encode_png(image, metadata)
+    make_folder(path.parent)
+    with replacing(path, scratch) as part:
+        part.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def encode_png(image: Image.Image, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a PNG with `metadata` as JSON in the text chunk "hdpainter"."""
     text = PngImagePlugin.PngInfo()
     if metadata is not None:
         text.add_text("hdpainter", json.dumps(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        image.save(temporary, format="PNG", pnginfo=text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_tensor(image: Image.Image | np.ndarray) -> "Tensor":
-    """An RGB image (PIL or uint8 [H, W, 3]) as a contiguous float tensor [1, 3, H, W] in [-1, 1]."""
-    import torch
-
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-    # Contiguous NCHW: torch's CPU GroupNorm loses digits on permuted strides.
-    return (pixels / 127.5 - 1).permute(2, 0, 1)[None].contiguous()
-
-
-def to_image(tensor: "Tensor", rounding: Literal["round", "truncate"] = "round") -> Image.Image:
-    """A tensor [1, 3, H, W] or [3, H, W] in [-1, 1] as a PIL image; values outside are clipped.
-
-    "truncate" is what the authors' release does. Raises FloatingPointError where the tensor is not finite.
-    """
-    if not tensor.isfinite().all():
-        raise FloatingPointError(
-            "the decoded image holds NaN or infinite values: try dtype float32, or weaker guidance"
-        )
-    pixels = (tensor.detach().float().reshape(tensor.shape[-3:]).clamp(-1, 1) + 1) * 127.5
-    if rounding == "round":
-        pixels = pixels.round()
-    return Image.fromarray(pixels.byte().permute(1, 2, 0).contiguous().cpu().numpy())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=text)
+    return buffer.getvalue()
 
 
 def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]:

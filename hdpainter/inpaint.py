@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdpainter.images import to_tensor
-from hdpainter.masks import pyramid, stack
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import full_prompt, token_indices
 from hdpainter.rasg import RASGSampler
 from hdpainter.settings import Method
+from hdpainter.tensors import pyramid, stack, to_tensor
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
 

@@ -1,34 +1,10 @@
-"""Finding the transformer blocks of a UNet by the downsampling factor of the latent that they run at."""
+"""What the methods tell the levels of a UNet, by their downsampling factors: masks and the tokens that count."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ldm.modules.attention import BasicTransformerBlock
-from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.util import UserError
-
-
-def transformer_blocks(
-    unet: UNetModel, levels: Iterable[int]
-) -> Iterator[tuple[int, int, BasicTransformerBlock]]:
-    """Yield (stage, factor, block) in execution order for the blocks at the downsampling factors `levels`.
-
-    Raises UserError when a level has no transformer block, since the method would silently do less than asked.
-    """
-    levels = set(levels)
-    found = [
-        (stage, factor, block)
-        for stage, (module, factor) in enumerate(zip(unet.stages, unet.stage_factors, strict=True))
-        if factor in levels
-        for block in module.modules()
-        if isinstance(block, BasicTransformerBlock)
-    ]
-    if missing := levels - {factor for _, factor, _ in found}:
-        raise UserError(f"the UNet has no transformer blocks at downsampling factor(s) {sorted(missing)}")
-    yield from found
 
 
 def mask_pyramid(mask: Tensor | Mapping[int, Tensor], levels: Iterable[int]) -> dict[int, Tensor]:

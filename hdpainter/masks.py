@@ -5,18 +5,14 @@ True = fill (the paper's M = 1); the networks get float tensors [B, 1, h, w] wit
 (height, width).
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor  # torch takes seconds to import; masks are checked without it
 
 Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
 Pad = Literal["edge", "zero", "reflect"]
@@ -130,19 +126,6 @@ def prepare(
     lost = marked & ~_with_neighbours(small)
     small |= marked & _with_neighbours(lost)
     return pad_to_multiple(dilate(small, settings.dilate), multiple, settings.pad)
-
-
-def stack(masks: Iterable[np.ndarray]) -> "Tensor":
-    """Masks [H, W] of one size as a float tensor [B, 1, H, W], 1 = fill."""
-    import torch
-
-    return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
-
-
-def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> "dict[int, Tensor]":
-    """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
-    height, width = masks[0].shape
-    return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}
 
 
 def soft_mask(

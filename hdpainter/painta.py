@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdpainter.levels import mask_pyramid, token_weights, transformer_blocks
+from hdpainter.levels import mask_pyramid, token_weights
 from hdpainter.settings import PAIntASettings
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
@@ -68,7 +68,7 @@ class PAIntA:
     def __enter__(self) -> "PAIntA":
         if PAIntA.on(self.unet):
             raise RuntimeError("PAIntA is already active on this UNet")
-        for stage, factor, block in transformer_blocks(self.unet, self.levels):
+        for stage, factor, block in self.unet.transformer_blocks(self.levels):
             if not block.disable_self_attn:
                 block.self_attention = partial(self._self_attention, block, (stage, factor))
                 self._patched.append(block)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdpainter.levels import mask_pyramid, token_weights, transformer_blocks
+from hdpainter.levels import mask_pyramid, token_weights
 from hdpainter.painta import PAIntA
 from hdpainter.settings import RASGSettings
 from ldm.models.diffusion.ddim import Conditioning, DDIMSampler, Generators
@@ -44,7 +44,7 @@ class CrossAttentionScores:
     """
 
     def __init__(self, unet: UNetModel, levels: Iterable[int]):
-        blocks = list(transformer_blocks(unet, levels))
+        blocks = unet.transformer_blocks(levels)
         self.layers: list[tuple[int, CrossAttention]] = [(factor, block.attn2) for _, factor, block in blocks]
         self.stop = max(stage for stage, _, _ in blocks) + 1
         self._scores: dict[int, list[Tensor]] = {}

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdpainter.images import to_image, to_tensor
-from hdpainter.masks import bbox, pad_to_multiple, padded_size, soft_mask, stack
+from hdpainter.masks import bbox, pad_to_multiple, padded_size, soft_mask
 from hdpainter.prompts import full_prompt
 from hdpainter.settings import SuperResSettings
+from hdpainter.tensors import stack, to_image, to_tensor
 from hdpainter.tiling import tiled
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import LatentUpscaleDiffusion

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.console import Parser, finish
+from hdpainter.files import make_folder
 from hdpainter.images import save_png
+from hdpainter.jobs.progress import Progress
 from hdpainter.masks import bbox
+from hdpainter.mini.world.objects import CATEGORIES
+from hdpainter.mini.world.toycoco import describe_scene
 from hdpainter.pipeline import HDPainter
-from hdpainter.progress import Progress
-from hdpainter.results import make_folder
-from ldm.data.objects import CATEGORIES
-from ldm.data.toycoco import describe_scene
 from ldm.util import UserError
 
 METHODS = ("stable-inpainting", "hd-painter", "hd-painter-release")

@@ -6,7 +6,7 @@ python scripts/make_random_checkpoint.py --config configs/models/sd2-inpainting.
 import argparse
 from pathlib import Path
 
-from hdpainter.models.commands import DTYPES
+from hdpainter.models.devices import DTYPES
 from hdpainter.models.random_weights import write_random_checkpoint
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

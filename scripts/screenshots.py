@@ -266,14 +266,14 @@ def report(browser: Browser, file: Path, out: Path) -> None:
 
 def demo(browser: Browser, out: Path, model: str, steps: int | None) -> None:
     """The tour of the demo's page, with a server of its own."""
-    from hdpainter import plan  # with Gradio, which takes seconds, so only once they are needed
+    from hdpainter.models.identity import identify
     from hdpainter.pipeline import HDPainter
     from hdpainter.web.limits import Limits
     from hdpainter.web.menu import Menu, installed
     from hdpainter.web.server import Server
 
     started = time.monotonic()
-    with Server(Menu(installed(model), Limits()), HDPainter.from_config, plan.identify) as server:
+    with Server(Menu(installed(model), Limits()), HDPainter.from_config, identify) as server:
         print(f"server after {time.monotonic() - started:.1f} s")
         tour(browser, server.url, out, steps)
 

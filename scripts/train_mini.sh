@@ -25,7 +25,7 @@ train() {
         if [ -f "runs/$stage/model.json" ]; then
             echo "$stage is finished (runs/$stage/model.json)"
         else
-            "$python" -m ldm.train "configs/train/$stage.yaml" --run-dir "runs/$stage"
+            "$python" -m hdpainter.mini.train "configs/train/$stage.yaml" --run-dir "runs/$stage"
         fi
         case "$stage" in
             mini-inpainting-2 | mini-upscaler | mini-rtmdet)
@@ -63,4 +63,4 @@ else
     train_beside mini-upscaler mini-decoder-f8 mini-rtmdet
     train mini-inpainting mini-inpainting-2
 fi
-"$python" -m ldm.training.card checkpoints/mini
+"$python" -m hdpainter.mini.card checkpoints/mini

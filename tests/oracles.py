@@ -1,7 +1,7 @@
 """The plain equations, written for clarity and not for speed: what the fast paths must equal.
 
 Full attention matrices, one image at a time, loops where the paper has sums. Also the slow side of
-scripts/bench.py.
+benchmarks/steps.py.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hdpainter.levels import transformer_blocks
 from hdpainter.settings import PAIntASettings
 from ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -89,7 +88,7 @@ class FullMatrixPAIntA:
     def __init__(self, unet, masks, token_indices, levels, settings=None):
         self.unet, self.masks, self.token_indices = unet, masks, [list(t) for t in token_indices]
         self.settings = settings or PAIntASettings()
-        self.blocks = [(factor, block) for _, factor, block in transformer_blocks(unet, levels)]
+        self.blocks = [(factor, block) for _, factor, block in unet.transformer_blocks(levels)]
 
     def __enter__(self):
         for factor, block in self.blocks:
@@ -128,7 +127,7 @@ def rasg_gradient(
     """
     x_t = x_t.detach().requires_grad_()
     batch, scores = len(x_t), []
-    layers = [block.attn2 for _, _, block in transformer_blocks(unet, levels)]
+    layers = [block.attn2 for _, _, block in unet.transformer_blocks(levels)]
 
     def record(attn, q, k, v):
         a_cross = similarity(attn, q, k)

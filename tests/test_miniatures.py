@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from eval.__main__ import main as evaluate
 from eval.metrics import make_metric, read_metrics
 from hdpainter import HDPainter
+from hdpainter.mini.training.base import psnr, to_images, to_tensor
+from hdpainter.mini.training.diffusion import hull
+from hdpainter.mini.world.objects import CATEGORIES
+from hdpainter.mini.world.toycoco import describe_scene
 from hdpainter.settings import Method
-from ldm.data.objects import CATEGORIES
-from ldm.data.toycoco import describe_scene
-from ldm.training.base import psnr, to_images, to_tensor
-from ldm.training.diffusion import hull
 
 FOLDER = Path(__file__).parents[1] / "checkpoints" / "mini"
 HELD_OUT = 20_000  # scenes that neither the trainings nor the figures of the card have seen

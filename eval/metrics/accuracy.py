@@ -26,7 +26,7 @@ from eval.metrics.weights import (
     load_strictly,
     read_weights,
 )
-from ldm.training.mmcv_lite import enable_mmdet
+from hdpainter.mini.mmcv_lite import enable_mmdet
 from ldm.util import UserError
 
 _NEEDED = {"mmdet": "mmdet", "mmcv": "mmcv-lite", "mmengine": "mmengine", "pkg_resources": "setuptools<82"}

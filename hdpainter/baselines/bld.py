@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hdpainter.images import to_image, to_tensor
 from hdpainter.inpaint import FACTOR
+from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.ddim import Conditioning, DDIMSampler, draw_noise
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters

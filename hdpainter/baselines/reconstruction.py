@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hdpainter.images import to_image, to_tensor
+from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 
 STEPS = 75

@@ -16,13 +16,14 @@ from PIL import Image
 from hdpainter.explain import METHODS
 from hdpainter.explain.page import render
 from hdpainter.explain.trace import Recorder, Trace
-from hdpainter.images import Source, load_image, load_mask, save_png, to_image
+from hdpainter.files import make_folder
+from hdpainter.images import Source, load_image, load_mask, save_png
 from hdpainter.inpaint import FACTOR
-from hdpainter.masks import prepare, pyramid, stage_size
+from hdpainter.masks import prepare, stage_size
 from hdpainter.pipeline import HDPainter, Result
 from hdpainter.prompts import CONTEXT_LENGTH, token_indices, word_spans
-from hdpainter.results import make_folder
 from hdpainter.settings import Method, whole_number
+from hdpainter.tensors import pyramid, to_image
 from ldm.util import UserError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hdpainter.levels import token_weights, transformer_blocks
+from hdpainter.levels import token_weights
 from hdpainter.painta import PAIntA
 from hdpainter.rasg import RASGSampler, attention_score
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.modules.attention import BasicTransformerBlock, CrossAttention
+from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 
@@ -86,7 +86,7 @@ class Recorder:
         self._steps: list[dict[str, np.ndarray]] = []
 
     def __enter__(self) -> "Recorder":
-        for _, level, block in transformer_blocks(self.unet, attention_levels(self.unet)):
+        for _, level, block in self.unet.transformer_blocks():
             self._handles.append(block.attn2.register_forward_pre_hook(partial(self._look, level)))
         return self
 
@@ -160,13 +160,7 @@ class Recorder:
 
 def attention_levels(unet: UNetModel) -> list[int]:
     """The downsampling factors, ascending, at which a UNet has transformer blocks."""
-    return sorted(
-        {
-            factor
-            for module, factor in zip(unet.stages, unet.stage_factors, strict=True)
-            if any(isinstance(part, BasicTransformerBlock) for part in module.modules())
-        }
-    )
+    return sorted({level for _, level, _ in unet.transformer_blocks()})
 
 
 def _array(values: Tensor) -> np.ndarray:

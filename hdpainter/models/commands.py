@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from hdpainter.models.download import download, file_sha256, record_sha256, recorded_sha256, sha256_file
+from hdpainter.files import file_sha256, make_folder
+from hdpainter.models.download import download, record_sha256, recorded_sha256, sha256_file
 from hdpainter.models.registry import (
     MODELS,
     Checkpoint,
@@ -13,10 +14,7 @@ from hdpainter.models.registry import (
     pipeline_names,
     registry,
 )
-from hdpainter.results import make_folder
 from ldm.util import UserError, read_model_config
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -50,7 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     command.add_argument("source", type=Path, help="a .ckpt file or a diffusers folder")
     command.add_argument("target", type=Path, help="the .safetensors file to write")
-    command.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+    command.add_argument(
+        "--dtype", help="float32, bfloat16 or float16, of the weights (default: as they are)"
+    )
     command.add_argument(
         "--ema", action="store_true", help="take the moving averages (model_ema.*) as the weights"
     )
@@ -174,12 +174,11 @@ def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert `args.source` to `args.target`."""
-    import torch  # it takes seconds to import
+    from hdpainter.models.convert import convert  # torch takes seconds to import
+    from hdpainter.models.devices import dtype_named
 
-    from hdpainter.models.convert import convert
-
+    dtype = dtype_named(args.dtype) if args.dtype else None
     make_folder(args.target.parent)
-    dtype = args.dtype and getattr(torch, args.dtype)
     dropped = convert(args.source, args.target, dtype=dtype, ema=args.ema)
     if dropped:
         print(f"left out: {', '.join(dropped)}")

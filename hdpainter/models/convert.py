@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import INERT_GLOBALS, SCHEDULE, dtype_for, read_state_dict, write_safetensors
+from hdpainter.models.safetensors import write_safetensors
+from ldm.checkpoint import INERT_GLOBALS, SCHEDULE, dtype_for, read_state_dict
 from ldm.util import UserError
 
 

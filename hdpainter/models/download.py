@@ -1,6 +1,5 @@
 """Resumable, checked downloads with the standard library only."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
+from hdpainter.files import CannotWrite, file_sha256, write_text
 from ldm.util import UserError
 
 _BLOCK = 1 << 20
@@ -199,15 +199,9 @@ def _check(part: _Part, sha256: str | None) -> str:
     return digest
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def record_sha256(path: Path, digest: str) -> None:
     """Keep the file's hash beside it, in the format of sha256sum."""
-    sha256_file(path).write_text(f"{digest}  {path.name}\n")
+    write_text(sha256_file(path), f"{digest}  {path.name}\n")
 
 
 def sha256_file(path: Path) -> Path:
@@ -234,7 +228,7 @@ def checkpoint_sha256(path: Path) -> str:
     if known := recorded_sha256(path):
         return known
     digest, record = file_sha256(path), sha256_file(path)
-    with suppress(OSError):
+    with suppress(OSError, CannotWrite):
         if not record.is_file() or record.read_text().split() == [digest, path.name]:
             record_sha256(path, digest)
     return digest

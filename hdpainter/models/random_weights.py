@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import build, write_safetensors
+from hdpainter.models.safetensors import write_safetensors
+from ldm.checkpoint import build
 from ldm.util import read_model_config
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
-from hdpainter.jobs import JobSettings
+from hdpainter.jobs.job import JobSettings
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, pipeline_names
 from hdpainter.settings import Method, method_names
 from hdpainter.web.limits import Limits

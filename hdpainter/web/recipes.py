@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from hdpainter.jobs import JobSettings
-from hdpainter.plan import resolve
+from hdpainter.jobs.job import JobSettings
+from hdpainter.jobs.plan import resolve
 from hdpainter.settings import Method
 
 

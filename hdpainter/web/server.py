@@ -21,7 +21,8 @@ MEBI = 2**20
 class Server:
     """Context manager around a server in the background; `url` is where it can be reached.
 
-    load: makes the painter of a model's name. identify: as `hdpainter.plan.identify`. port: 0 takes any free one.
+    load: makes the painter of a model's name. identify: as `hdpainter.models.identity.identify`.
+    port: 0 takes any free one.
     auth: user and password to ask for, or None.
     """
 

@@ -36,7 +36,7 @@ GONE = (gr.update(value=None, visible=False),) * 3
 class Studio:
     """Everything behind the page. Methods named after an event return what its outputs on the page become.
 
-    load: makes the painter of a model's name. identify: as `hdpainter.plan.identify`.
+    load: makes the painter of a model's name. identify: as `hdpainter.models.identity.identify`.
     """
 
     def __init__(

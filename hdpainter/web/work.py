@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hdpainter import plan
-from hdpainter.batch import make_record, remark
 from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
-from hdpainter.jobs import Job as FileJob
+from hdpainter.jobs import plan
+from hdpainter.jobs.batch import make_record, remark
+from hdpainter.jobs.job import Job as FileJob
 from hdpainter.masks import shrink
 from hdpainter.prompts import words_cut
 from hdpainter.web.engine import Job, Work
@@ -139,7 +139,7 @@ def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.I
 def finish(
     draft: Draft, superres: bool, folder: Path, identify: Callable[[str, bool], dict[str, Any]]
 ) -> Work:
-    """Work that delivers the draft as a `Finished`; `identify` is `hdpainter.plan.identify`."""
+    """Work that delivers the draft as a `Finished`; `identify` is `hdpainter.models.identity.identify`."""
     recipe, photo = draft.recipe.at(superres=superres), draft.subject.photo
     method = recipe.method
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hdpainter.mini.world import toycoco
 from hdpainter.pipeline import HDPainter
-from ldm.data import toycoco
 from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)
 
 

@@ -1,4 +1,4 @@
-"""What scripts/bench_eval.py says of speed: its share of time is that of the networks, and of nothing else."""
+"""What benchmarks/evaluation.py says of speed: its share of time is that of the networks, and of nothing else."""
 
 import os
 import re
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.evaluation import NETWORKS, NetworkClock, main, time_method
 from eval.config import Config
 from hdpainter.console import finish
-from scripts.bench_eval import NETWORKS, NetworkClock, main, time_method
 
 METHODS = {
     "stable-inpainting": {"steps": 2},

@@ -13,7 +13,7 @@ import pytest
 from eval.__main__ import main
 from eval.coco import Coco, read_list
 from eval.runs import Run
-from hdpainter.results import locked
+from hdpainter.jobs.results import locked
 
 CHEAP = {"original": {"kind": "original"}, "mean": {"kind": "mean"}}
 

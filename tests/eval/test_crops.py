@@ -36,7 +36,12 @@ def test_the_crop_is_the_release_s():
     assert box(mask) == tuple(case["bbox_xyxy"])
     assert crop(image, mask).shape[1::-1] == tuple(case["crop_wh"])
     assert np.array_equal(pad_square(crop(image, mask)), picture("crop_padded.png"))
-    assert np.array_equal(resize(picture("crop_padded.png"), 224, "cubic"), picture("crop_224.png"))
+    # OpenCV rounds one value in 150,000 differently on some processors.
+    difference = np.abs(
+        resize(picture("crop_padded.png"), 224, "cubic").astype(int) - picture("crop_224.png")
+    )
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-4
 
 
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1)).map(

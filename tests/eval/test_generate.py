@@ -25,10 +25,10 @@ from eval.runs import Run
 from eval.version import code_version
 from eval.worker import prefetch
 from hdpainter.blend import blend
+from hdpainter.files import file_sha256
 from hdpainter.masks import stage_size
-from hdpainter.models.download import file_sha256
+from hdpainter.mini.scenes import DRAWING
 from hdpainter.models.random_weights import write_random_checkpoint
-from ldm.data.cache import DRAWING
 from ldm.util import UserError
 from tests.eval.test_coco import edited
 
@@ -81,7 +81,7 @@ def test_toy_coco_that_another_process_draws_is_waited_for(write_config, tmp_pat
     cache = tmp_path / "cache"
     benchmark = {"coco": "toy", "images": 8, "samples": 2, "cache": str(cache)}
     config = write_config({"mean": {"kind": "mean"}}, benchmark=benchmark)
-    monkeypatch.setattr("ldm.data.toycoco.export", lambda *_: pytest.fail("drawn twice"))
+    monkeypatch.setattr("hdpainter.mini.world.toycoco.export", lambda *_: pytest.fail("drawn twice"))
     cache.mkdir()
     held = threading.Event()
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from eval.metrics import make_metric, read_metrics
-from ldm.training.mmcv_lite import enable_mmdet
+from hdpainter.mini.mmcv_lite import enable_mmdet
 from ldm.util import UserError
 
 from .judges import pictures, rectangle
@@ -127,12 +127,12 @@ def test_categories_that_the_detector_does_not_know_are_refused(accuracy):
 
 
 def test_the_miniature_sees_what_it_was_trained_on(tmp_path):
-    """Its views are those of ldm.training.detector, and it knows toy COCO's categories."""
+    """Its views are those of hdpainter.mini.training.detector, and it knows toy COCO's categories."""
     from mmdet.registry import MODELS
     from mmengine.config import Config
 
-    from ldm.data.objects import CATEGORIES
-    from ldm.training.detector import Detector, crop_view
+    from hdpainter.mini.training.detector import Detector, crop_view
+    from hdpainter.mini.world.objects import CATEGORIES
     from ldm.util import CONFIGS
 
     config = Config.fromfile(CONFIGS / "models/mini-rtmdet.py")

@@ -22,9 +22,9 @@ from eval.requirements import (
     seconds_per_evaluation,
     size,
 )
+from hdpainter.mini.scenes import DRAWING
+from hdpainter.mini.world.toycoco import CATEGORIES
 from hdpainter.settings import Method
-from ldm.data.cache import DRAWING
-from ldm.data.toycoco import CATEGORIES
 from tests.eval.test_coco import edited
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

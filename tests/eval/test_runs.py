@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from eval.runs import MANIFEST, Run, write_picture
+from eval.runs import MANIFEST, Run
+from hdpainter.images import save_png
 from ldm.util import UserError
 from tests.eval.fake_run import fake_run, write_scores
 
@@ -98,7 +100,7 @@ def test_pictures_are_lossless(tmp_path, size, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     run = Run(tmp_path, {"methods": {}, "size": 20}, [])
     run.folder("a").mkdir(exist_ok=True)
-    write_picture(run.result_path("a", 7), pixels, tmp_path)
+    save_png(Image.fromarray(pixels), run.result_path("a", 7), scratch=tmp_path)
     assert np.array_equal(run.result("a", 7), pixels)
     assert [path.name for path in run.folder("a").iterdir()] == ["000007.png"]
     assert not list(tmp_path.glob("*.png"))

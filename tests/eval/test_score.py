@@ -15,8 +15,8 @@ from eval.metrics import Metric
 from eval.runs import Run
 from eval.score import of_folders, of_run, score
 from eval.summary import summarise
+from hdpainter.files import file_sha256
 from hdpainter.images import load_image
-from hdpainter.models.download import file_sha256
 from ldm.util import UserError
 
 from .fake_run import fake_run

@@ -1,4 +1,4 @@
-"""scripts/rasg_study.py and scripts/fill_sheet.py, on a run of the tiny pipeline."""
+"""studies/rasg.py and studies/fills.py, on a run of the tiny pipeline."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 from eval.runs import Run
 from hdpainter.console import finish
 from ldm.util import UserError
-from scripts import fill_sheet, rasg_study
+from studies import fills, rasg
 from tests.eval.test_generate import made
 
 
@@ -18,15 +18,15 @@ def run(write_config, tiny_pipeline) -> Run:
 
 def test_the_sheet_shows_each_fill_in_its_cell(run, tmp_path, capsys):
     out = tmp_path / "new" / "fills.png"
-    assert fill_sheet.main([str(run.path), "painta", "--out", str(out), "--first", "2"]) == 0
+    assert fills.main([str(run.path), "painta", "--out", str(out), "--first", "2"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     sheet = np.array(Image.open(out))
-    cell, head = fill_sheet.CELL, fill_sheet.HEAD
-    assert sheet.shape == (cell + head, fill_sheet.COLUMNS * cell, 3)
+    cell, head = fills.CELL, fills.HEAD
+    assert sheet.shape == (cell + head, fills.COLUMNS * cell, 3)
     shown = [sheet[head:, i * cell : (i + 1) * cell] for i in range(3)]
     assert (shown[0] != shown[1]).any() and (shown[2] == 255).all()
     for i in range(2):
-        expected = Image.fromarray(fill_sheet.detail(run.result("painta", i), run.mask(i)))
+        expected = Image.fromarray(fills.detail(run.result("painta", i), run.mask(i)))
         assert np.array_equal(shown[i], expected.resize((cell, cell), Image.Resampling.LANCZOS))
     assert [path.name for path in out.parent.iterdir()] == ["fills.png"]
 
@@ -39,14 +39,14 @@ def test_the_sheet_shows_each_fill_in_its_cell(run, tmp_path, capsys):
     ],
 )
 def test_mistakes_of_a_sheet_are_one_line(run, words, message, capsys):
-    assert finish("fill_sheet.py", [str(run.path), *words], fill_sheet.main) == 2
+    assert finish("fills.py", [str(run.path), *words], fills.main) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
 
 def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, capsys):
     words = ["--samples", "1", "--model", str(tiny_pipeline), "--device", "cpu"]
-    assert rasg_study.main([str(run.path), *words, "--variants", "rasg,eta=0.02"]) == 0
+    assert rasg.main([str(run.path), *words, "--variants", "rasg,eta=0.02"]) == 0
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["variant", "along", "across", "inside", "spread", "S"]
     assert [line[0].strip("| ") for line in lines[2:]] == ["original", "stable-inpainting", "rasg,eta=0.02"]
@@ -54,17 +54,17 @@ def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, c
     along = [float(x) for x in lines[4][1].split(",")]
     assert len(along) == 2 and all(-1 <= x <= 1 for x in along)
     with pytest.raises(UserError, match="eta must be a number"):
-        rasg_study.main([str(run.path), *words, "--variants", "rasg,eta=x"])
+        rasg.main([str(run.path), *words, "--variants", "rasg,eta=x"])
 
 
 def test_a_variant_of_eta_zero_is_not_the_methods_own():
-    assert rasg_study.variant("rasg,eta=0").sampler.eta == 0 != rasg_study.variant("rasg").sampler.eta
+    assert rasg.variant("rasg,eta=0").sampler.eta == 0 != rasg.variant("rasg").sampler.eta
     with pytest.raises(UserError, match=r"eta is 5\.0: give a number from 0 to 1"):
-        rasg_study.variant("rasg,eta=5")
+        rasg.variant("rasg,eta=5")
 
 
 def test_white_noise_is_what_the_figures_are_measured_against():
     noise = np.random.default_rng(0).normal(size=(20, 4, 32, 32)).astype(np.float32)
-    figures = rasg_study.directions(noise, np.ones((32, 32), bool))
+    figures = rasg.directions(noise, np.ones((32, 32), bool))
     assert abs(figures["along"].mean()) < 0.05 and abs(figures["across"].mean()) < 0.05
     assert figures["inside"] == pytest.approx(1, abs=0.02)

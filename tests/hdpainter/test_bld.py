@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask, text_conditioning
-from hdpainter.images import to_image
-from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule
+from hdpainter.tensors import to_image
+from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import UserError

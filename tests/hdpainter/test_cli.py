@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line(here, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert run(*INPAINT, "--out", "out.png") == 2
     assert capsys.readouterr().err.endswith("error: out.png cannot be written: No space left on device\n")
     assert sorted(path.name for path in here.iterdir()) == ["a.png", "m.png"]
@@ -329,7 +329,7 @@ def test_the_whole_way_with_a_model_of_random_weights(tmp_path, random_model, ca
     assert "0 of 2 jobs to do" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["hdpainter.cli", "hdpainter.plan", "hdpainter.web.menu"])
+@pytest.mark.parametrize("module", ["hdpainter.cli", "hdpainter.jobs.plan", "hdpainter.web.menu"])
 def test_commands_are_checked_without_torch(module):
     """It takes seconds to import, and a mistake, --help or the page's first sight need none of it."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

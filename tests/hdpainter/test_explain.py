@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from matplotlib.colors import Normalize
 from PIL import Image
 
-from hdpainter import plan
 from hdpainter.cli import main
 from hdpainter.explain import METHODS, explain
 from hdpainter.explain.panels import Bar, Cell, Panels
 from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
+from hdpainter.models.identity import identify
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import token_indices
 from hdpainter.settings import Method, PAIntASettings, SamplerSettings
@@ -304,8 +304,8 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
         loads.append(args)
         return painter
 
-    def identify(model, superres):
-        return {} if model == "sd2" else plan.identify(model, superres)
+    def known(model, superres):
+        return {} if model == "sd2" else identify(model, superres)
 
     def run(*words):
         words = (
@@ -320,7 +320,7 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
             "new/e",
             *words,
         )
-        code = main(words, load=load, identify=identify)
+        code = main(words, load=load, identify=known)
         return code, "".join(capsys.readouterr())
 
     for words, message in {

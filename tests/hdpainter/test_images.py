@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis.extra import numpy as nps
 from PIL import Image, ImageCms
 
 from hdpainter import images
-from hdpainter.images import load_image, load_mask, save_png, to_image, to_tensor
+from hdpainter.files import CannotWrite
+from hdpainter.images import load_image, load_mask, save_png
+from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
 
 many = settings(max_examples=60, deadline=None)
@@ -245,12 +248,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     path = tmp_path / "out.png"
     save_png(picture(), path)
 
-    def full_disk(self, file, **_):
-        file.write_bytes(b"half")
+    def full_disk(file, content):
+        file.open("wb").write(content[:4])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(CannotWrite, match="no space"):
         save_png(picture(seed=1), path)
     assert list(tmp_path.iterdir()) == [path]
     assert np.array_equal(Image.open(path), picture())

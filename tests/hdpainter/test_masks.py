@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as nps
 from PIL import Image
 from torch.nn import functional as F
 
-from hdpainter.images import load_mask, to_tensor
+from hdpainter.images import load_mask
 from hdpainter.masks import (
     MaskSettings,
     bbox,
@@ -22,12 +22,11 @@ from hdpainter.masks import (
     pad_to_multiple,
     padded_size,
     prepare,
-    pyramid,
     shrink,
     soft_mask,
-    stack,
     stage_size,
 )
+from hdpainter.tensors import pyramid, stack, to_tensor
 from ldm.util import UserError
 from tests.support import GOLDEN, assert_close, golden
 

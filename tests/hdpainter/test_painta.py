@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdpainter.masks import pyramid
 from hdpainter.painta import PAIntA
 from hdpainter.settings import PAIntASettings
+from hdpainter.tensors import pyramid
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util import UserError

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hdpainter.batch import remark
 from hdpainter.images import save_png
+from hdpainter.jobs.batch import remark
+from hdpainter.models.devices import dtype_policy
 from hdpainter.painta import PAIntA
-from hdpainter.pipeline import HDPainter, dtype_policy
+from hdpainter.pipeline import HDPainter
 from hdpainter.settings import Method, method_names
 from hdpainter.superres import SuperResolution
 from ldm.util import UserError

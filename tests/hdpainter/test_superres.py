@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from hdpainter.blend import poisson_blend
-from hdpainter.images import to_image
 from hdpainter.settings import SuperResSettings
 from hdpainter.superres import BlendingSampler, SuperResolution, latent_mask
+from hdpainter.tensors import to_image
 from hdpainter.tiling import ramps, starts, tiled
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import LatentUpscaleDiffusion

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from hdpainter.levels import mask_pyramid, transformer_blocks
-from hdpainter.masks import prepare, pyramid
+from hdpainter.levels import mask_pyramid
+from hdpainter.masks import prepare
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.painta import PAIntA, normalize, smooth
 from hdpainter.prompts import token_indices
 from hdpainter.rasg import CrossAttentionScores, RASGSampler, attention_score, standardize
 from hdpainter.settings import Method
 from hdpainter.superres import latent_mask
+from hdpainter.tensors import pyramid
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import read_model_config
@@ -39,7 +40,7 @@ def sd2():
 
 
 def stages_of(unet, levels):
-    return [stage for stage, _, _ in transformer_blocks(unet, levels)]
+    return [stage for stage, _, _ in unet.transformer_blocks(levels)]
 
 
 @pytest.mark.parametrize("method", VARIANTS, ids=lambda m: m.name)

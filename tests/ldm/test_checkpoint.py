@@ -19,7 +19,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ldm.checkpoint import build, load_into, misfit, read_state_dict, write_safetensors
+from hdpainter.models.safetensors import write_safetensors
+from ldm.checkpoint import build, load_into, misfit, read_state_dict
 from ldm.util import CONFIGS, UserError
 from tests.ldm import tiny
 from tests.support import GOLDEN, rule_w

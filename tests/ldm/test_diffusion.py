@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import DiffusionWrapper
-from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule
+from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.util import UserError, instantiate_from_config
 from tests.ldm import tiny

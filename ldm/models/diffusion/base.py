@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.models.base import TrainedModule, batch_images
-from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule, check_parameterization
+from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule, check_parameterization
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, default, instantiate_from_config

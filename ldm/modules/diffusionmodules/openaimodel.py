@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
 from ldm.modules.diffusionmodules.util import checkpoint, normalization, timestep_embedding, zero_module
 from ldm.util import UserError
 
@@ -292,6 +292,27 @@ class UNetModel(nn.Module):
         transformers run.
         """
         return [*self.input_blocks, self.middle_block, *self.output_blocks]
+
+    def transformer_blocks(
+        self, levels: Iterable[int] | None = None
+    ) -> list[tuple[int, int, BasicTransformerBlock]]:
+        """(stage, level, block) of the transformer blocks at the downsampling factors `levels`, as they run.
+
+        None: at all. Raises UserError where a level has no transformer block: what is to act there would silently
+        do less than asked.
+        """
+        blocks = [
+            (stage, factor, block)
+            for stage, (module, factor) in enumerate(zip(self.stages, self.stage_factors, strict=True))
+            for block in module.modules()
+            if isinstance(block, BasicTransformerBlock)
+        ]
+        if levels is None:
+            return blocks
+        wanted = set(levels)
+        if missing := wanted - {factor for _, factor, _ in blocks}:
+            raise UserError(f"the UNet has no transformer blocks at downsampling factor(s) {sorted(missing)}")
+        return [found for found in blocks if found[1] in wanted]
 
     def begin(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None

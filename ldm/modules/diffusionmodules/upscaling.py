@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.gaussian import GaussianDiffusion, Schedule
+from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 
 

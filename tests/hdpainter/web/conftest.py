@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdpainter import plan
+from hdpainter.models.identity import identify
 from hdpainter.pipeline import HDPainter
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu
@@ -30,7 +30,7 @@ def server(tiny_pipeline, loaded):
     from hdpainter.web.server import Server
 
     menu = Menu({str(tiny_pipeline): True}, Limits(megapixels=2, upload_mb=8))
-    with Server(menu, loaded, plan.identify) as running:
+    with Server(menu, loaded, identify) as running:
         yield running
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdpainter import plan
 from hdpainter.cli import main
 from hdpainter.images import load_image
-from hdpainter.jobs import JobSettings
+from hdpainter.jobs.job import JobSettings
+from hdpainter.models.identity import identify
 from hdpainter.web.recipes import Recipe, as_command
 
 
@@ -101,7 +101,7 @@ def test_a_picture_by_three_requests_is_that_of_the_command_line(
         str(tiny_pipeline), "a boat", JobSettings(method="hd-painter", seed=5, steps=2, superres=False)
     )
     words = shlex.split(as_command(picture.name, mask.name, [recipe]))
-    assert main(words[1:], load=lambda *_: painter, identify=plan.identify) == 0
+    assert main(words[1:], load=lambda *_: painter, identify=identify) == 0
     made = Path(words[-1])
     assert np.array_equal(Image.open(made), image)
     assert json.loads(made.with_suffix(".json").read_text("utf-8"))["hash"] == record["hash"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdpainter import plan
 from hdpainter.images import load_image
+from hdpainter.models.identity import identify
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu
 
@@ -275,7 +275,7 @@ def test_a_photo_of_24_megapixels(browser, tiny_pipeline, loaded, tmp_path):
     pixels = np.stack([columns // 24, rows // 16, (columns + rows) // 40], -1) % 224 + grain[..., None]
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "large.jpg", quality=90)
     started = time.monotonic()
-    with Server(Menu({str(tiny_pipeline): True}, Limits()), loaded, plan.identify) as server:
+    with Server(Menu({str(tiny_pipeline): True}, Limits()), loaded, identify) as server:
         visitor = Visitor(browser, server.url)
         visitor.load(tmp_path / "large.jpg")
         print(f"24 megapixels on the page after {time.monotonic() - started:.1f} s")

@@ -8,8 +8,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hdpainter.cli import _given_settings, _parser
-from hdpainter.job_files import read_jobs
-from hdpainter.jobs import SETTING_KEYS, JobSettings
+from hdpainter.jobs.job import SETTING_KEYS, JobSettings
+from hdpainter.jobs.job_files import read_jobs
 from hdpainter.settings import method_names
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 

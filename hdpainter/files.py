@@ -1,0 +1,77 @@
+"""The one way to write a file, and the hashes of files and of plain values.
+
+A file appears whole or not at all: it is written under another name, brought to the disk and then renamed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ldm.util import UserError
+
+
+class CannotWrite(UserError):
+    """A file or folder cannot be written: the disk is full, or its permissions do not allow it."""
+
+
+@contextmanager
+def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """A file to write in the place of `path`, whose name it gets when the block ends without an error.
+
+    It lies beside `path`, or in `scratch`, a folder of the same file system, and has the suffix of `path`.
+    Raises CannotWrite for an OSError within the block; whatever is raised, `path` stays as it was.
+    """
+    part = (scratch or path.parent) / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.part{path.suffix}"
+    try:
+        yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, scratch: Path | None = None) -> Path:
+    """Write a text file in UTF-8, whole or not at all; its folder is made. Raises CannotWrite."""
+    make_folder(path.parent)
+    with replacing(path, scratch) as part:
+        # A file's name that is not Unicode holds lone surrogates: in JSON, backslashes are its own escapes.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def write_json(path: Path, values: Any, scratch: Path | None = None) -> Path:
+    """Write plain values as an indented JSON file, like `write_text`."""
+    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n", scratch)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if need be. Raises CannotWrite where it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be made: {error.strerror}; give another folder") from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be written to: {error.strerror}; give another folder") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,228 @@
+"""Running a list of jobs so that it can be interrupted at any moment and started again.
+
+Settings, and that files are there and look like pictures, are checked before the model loads. What is done
+already (see `hdpainter.jobs.results`) is skipped, the rest is grouped into batches of equal settings and stage 1
+size; a batch gives the same pictures as its jobs one by one. A batch that fails is tried again job by job, a
+job that fails is reported, and the others go on.
+"""
+
+import dataclasses
+import json
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from hdpainter.console import one_line
+from hdpainter.files import digest, write_json
+from hdpainter.images import load_image, load_mask
+from hdpainter.jobs.job_files import JobFile, Problem
+from hdpainter.jobs.plan import Task, plan
+from hdpainter.jobs.progress import Progress
+from hdpainter.jobs.results import FORMAT, locked, relative_to, save_result
+from hdpainter.memory import out_of_memory, release_memory
+from ldm.util import UserError
+
+
+class Painter(Protocol):
+    """What a batch needs of `hdpainter.HDPainter`: lists in, a list of `Result`s out."""
+
+    def __call__(self, image: list, mask: list, prompt: list[str], **settings: Any) -> Sequence[Any]: ...
+
+
+@dataclass
+class Summary:
+    """How a run ended: names of the results made now and of those made before, and what failed."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[Problem] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0: every job is done. 1: some failed. 130: interrupted by Ctrl-C."""
+        return 130 if self.interrupted else int(bool(self.failed))
+
+    def __str__(self) -> str:
+        counts = f"{len(self.done)} done, {len(self.skipped)} done before, {len(self.failed)} failed"
+        return f"interrupted: {counts}; start again to go on" if self.interrupted else counts
+
+
+def run(
+    file: JobFile,
+    out: Path,
+    model: Mapping[str, Any],
+    method: str,
+    load: Callable[[], Painter],
+    *,
+    batch_size: int = 1,
+    overwrite: bool = False,
+    stream: TextIO | None = None,
+) -> Summary:
+    """Make the pictures of `file` that are not yet in `out`, with a record beside each and a summary.json.
+
+    Args:
+        out: folder for the results, made if need be. One process at a time may write to it.
+        model: what `models.identity.identify` says of the model; a result of another model is made again.
+        method: of jobs that name none: the model's own.
+        load: makes the painter; called only when there is something to do.
+        batch_size: how many jobs of equal settings and stage 1 size to run at once at most.
+        overwrite: replace files that this job file did not make.
+        stream: where progress goes; standard error by default.
+
+    Raises UserError when another process writes to `out` and, unless `overwrite`, when a result would replace
+    a file that this job file did not make. Errors of single jobs are in the summary.
+    """
+    with locked(out) as scratch:
+        tasks, problems = plan(file, out, model, method)
+        todo = [task for task in tasks if task.state.kind != "done"]
+        taken = [task.state.message for task in todo if task.state.kind == "taken"]
+        report = out / "summary.json"
+        if _foreign(report):
+            taken.append(f"{report} exists and was not made by a batch")
+        if taken and not overwrite:
+            more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+            raise UserError(f"{taken[0]}{more}; move it, give another --out, or allow --overwrite")
+        summary = Summary([], [task.job.name for task in tasks if task.state.kind == "done"], problems)
+        started = time.monotonic()
+        with Progress(len(todo), stream) as progress:
+            progress.say(f"{file.source}: {len(todo)} of {len(tasks) + len(problems)} jobs to do -> {out}")
+            for problem in problems:
+                progress.say(f"cannot run {problem}")
+            for task in tasks:
+                if task.state.message:
+                    progress.say(f"{task.job.name}: {task.state.message}")
+            try:
+                if todo:
+                    _paint_all(todo, load(), file.source, scratch, summary, batch_size, progress)
+            except KeyboardInterrupt:
+                summary.interrupted = True
+        facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
+        write_json(report, {**facts, **dataclasses.asdict(summary)}, scratch)
+        progress.say(f"{summary} -> {report}")
+    return summary
+
+
+def _foreign(report: Path) -> bool:
+    """Whether there is a summary.json that no batch wrote."""
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(found, dict) and {"source", "done", "skipped", "failed"} <= found.keys())
+
+
+def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
+    """The record of a task's result: all that is needed to make it again.
+
+    source: the job file; None for a single picture.
+    """
+    job, folder = task.job, task.path.parent
+    return {
+        "format": FORMAT,
+        "name": job.name,
+        "source": source and relative_to(folder, source),
+        "hash": digest(task.inputs),
+        "files": {"image": relative_to(folder, job.image), "mask": relative_to(folder, job.mask)},
+        "inputs": task.inputs,
+        "metadata": result.metadata,
+    }
+
+
+def remark(result: Any) -> str:
+    """What the user should know of a result beyond that it is there."""
+    return "".join(
+        f"; the {name} was too long, its last {cut} words were cut"
+        for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
+        if (cut := result.metadata.get(key))
+    )
+
+
+def paint(
+    painter: Painter, tasks: Sequence[Task], progress: Callable[[str, int, int], None]
+) -> Sequence[Any]:
+    """The Results of tasks of one `batch_key`."""
+    images = [load_image(task.job.image) for task in tasks]
+    return painter(
+        images,
+        [load_mask(task.job.mask, image.size) for task, image in zip(tasks, images, strict=True)],
+        [task.job.prompt for task in tasks],
+        method=tasks[0].method,
+        seed=[task.job.settings.seed for task in tasks],
+        size=tasks[0].job.settings.size,
+        superres=tasks[0].job.settings.superres,
+        progress=progress,
+    )
+
+
+def _paint_all(
+    todo: Sequence[Task],
+    painter: Painter,
+    source: Path,
+    scratch: Path,
+    summary: Summary,
+    batch_size: int,
+    progress: Progress,
+) -> None:
+    groups = deque(_groups(todo, batch_size))
+    while groups:
+        group = groups.popleft()
+        progress.start(", ".join(task.job.name for task in group))
+        started = time.monotonic()
+        outcome = _try(painter, group, progress)
+        if not isinstance(outcome, _Failure):
+            seconds = (time.monotonic() - started) / len(group)
+            for task, result in zip(group, outcome, strict=True):
+                record = make_record(task, result, source)
+                save_result(task.path, result.image, record, scratch)
+                summary.done.append(task.job.name)
+                progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result)}")
+            continue
+        release_memory()
+        if len(group) > 1:
+            others = " and all others" if outcome.no_memory else ""
+            progress.say(
+                f"{len(group)} jobs at once failed ({outcome.message}); these{others} run one by one"
+            )
+            if outcome.no_memory:
+                groups = deque([task] for other in groups for task in other)
+            groups.extendleft([task] for task in reversed(group))
+        else:
+            job = group[0].job
+            summary.failed.append(Problem(job.where, outcome.message, outcome.trace))
+            progress.finish(f"{job.name}: failed: {outcome.message}")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What is kept of an error: not the error itself, which holds on to the memory of the failed try."""
+
+    message: str
+    trace: str
+    no_memory: bool
+
+
+def _try(painter: Painter, group: Sequence[Task], progress: Progress) -> Sequence[Any] | _Failure:
+    try:
+        return paint(painter, group, progress.step)
+    except Exception as error:
+        trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        return _Failure(one_line(error), trace, out_of_memory(error))
+
+
+def _groups(todo: Iterable[Task], batch_size: int) -> list[list[Task]]:
+    """Batches of tasks that can run together, in the order of their first ones."""
+    alike: dict[str, list[Task]] = {}
+    for task in todo:
+        alike.setdefault(task.batch_key, []).append(task)
+    return [
+        tasks[start : start + batch_size]
+        for tasks in alike.values()
+        for start in range(0, len(tasks), batch_size)
+    ]

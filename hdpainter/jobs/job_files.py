@@ -1,0 +1,300 @@
+"""Reading lists of jobs from YAML, CSV, JSON Lines or a folder of pictures; all give the same jobs.
+
+A mistake in one job (a missing key, a value out of range) becomes a `Problem` and leaves the others alone. A key
+that no job has stops the whole file with a UserError: then the file is not what its writer thinks it is.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hdpainter.jobs.job import JOB_KEYS, Job, check_keys, make_job, name_key, parse_text
+from ldm.util import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FILE_KEYS = ("model", "out", "defaults", "jobs")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A job that cannot run: its place in the job file, why, and where in the program if that is to blame."""
+
+    where: str
+    message: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job file as read. `model` and `out` are None where the file does not say."""
+
+    source: Path
+    jobs: list[Job]
+    problems: list[Problem]
+    model: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A job as written, or what is wrong with it."""
+
+    where: str
+    values: Mapping[str, Any]
+    problem: str = ""
+
+
+def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> JobFile:
+    """Read `source`: a .yaml, .yml, .csv or .jsonl file, or a folder.
+
+    Relative paths are relative to the job file. `flags`, the command line's settings, go before the file's
+    `defaults`, and what a job says itself goes before both. A job without a seed takes the default one (0 if
+    nobody gives any), so that its picture depends neither on its place in the file nor on the other jobs.
+
+    Raises UserError when the file as a whole cannot be understood.
+    """
+    source = Path(source)
+    header, base = {}, source
+    if source.is_dir():
+        entries = list(_folder(source))
+    else:
+        base = source.parent
+        reader = _READERS.get(source.suffix.lower())
+        if reader is None:
+            raise UserError(
+                f"{source}: unknown kind of job file; known: {', '.join(_READERS)}, or a folder of images"
+            )
+        header, entries = reader(source)
+    if not entries:
+        raise UserError(f"{source} has no jobs")
+
+    defaults = {**header.get("defaults", {}), **(flags or {})}
+    jobs, problems = [], []
+    names = {"summary": "the report of the batch, summary.json"}
+    seen: dict[Job, str] = {}
+    for entry in entries:
+        try:
+            if entry.problem:
+                raise UserError(entry.problem)
+            job = make_job({**defaults, **entry.values}, base, entry.where, names)
+            names[name_key(job.name)] = entry.where
+            if original := seen.get(replace(job, name="")):
+                raise UserError(f"the same as {original}; remove it, or give it another seed")
+            seen[replace(job, name="")] = entry.where
+            jobs.append(job)
+        except UserError as error:
+            problems.append(Problem(entry.where, str(error).removeprefix(f"{entry.where}: ")))
+    out = header.get("out")
+    return JobFile(
+        source, jobs, problems, _model(header.get("model"), base), None if out is None else base / out
+    )
+
+
+def _model(model: str | None, base: Path) -> str | None:
+    is_file = model is not None and Path(model).suffix in (".yaml", ".yml")
+    return str(base / model) if is_file else model
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+
+
+def _entry(values: Mapping[str, Any], where: str) -> _Entry:
+    check_keys(values, JOB_KEYS, where)
+    return _Entry(where, {key: value for key, value in values.items() if value is not None})
+
+
+# YAML and JSON Lines
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of repeated keys in silence; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        _unique([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UserError(
+            f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one mapping"
+        )
+    return values
+
+
+def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
+    text = _read_text(path)
+    try:
+        header = yaml.load(text, _StrictLoader)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, such as 2024-13-01
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path} must hold a mapping with the key 'jobs'")
+    check_keys(header, FILE_KEYS, path.name)
+    header = {key: value for key, value in header.items() if value is not None}
+    for key, kind, what in (
+        ("model", str, "text"),
+        ("out", str, "text"),
+        ("defaults", dict, "a mapping"),
+        ("jobs", list, "a list"),
+    ):
+        if key in header and not isinstance(header[key], kind):
+            raise UserError(f"{path.name}: {key} must be {what}, not {header[key]!r}")
+    if "defaults" in header:
+        defaults = _entry(header["defaults"], f"{path.name}, defaults")
+        header["defaults"] = dict(defaults.values)
+    entries = []
+    for number, values in enumerate(header.get("jobs", ()), 1):
+        where = f"{path.name}, job {number}"
+        entries.append(_entry(values, where) if isinstance(values, dict) else _not_a_mapping(where, values))
+    return header, entries
+
+
+def _read_jsonl(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
+    entries = []
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            values = json.loads(line, object_pairs_hook=_unique)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON: {error}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        entries.append(_entry(values, where) if isinstance(values, dict) else _not_a_mapping(where, values))
+    return {}, entries
+
+
+def _not_a_mapping(where: str, values: Any) -> _Entry:
+    return _Entry(where, {}, f"a job must be a mapping of keys to values, not {values!r}")
+
+
+# CSV
+
+
+def _read_csv(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
+    """An empty cell is a key that is not given, except a prompt: that is the empty prompt."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    entries = []
+    try:
+        columns = next(reader, [])
+        check_keys(columns, JOB_KEYS, f"{path.name}, line 1")
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{path.name}, line 1: a column stands twice")
+        for cells in reader:
+            where = f"{path.name}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if len(cells) != len(columns):
+                message = (
+                    f"{len(cells)} cells under {len(columns)} columns; put text with commas in double quotes"
+                )
+                entries.append(_Entry(where, {}, message))
+                continue
+            values = {
+                key: parse_text(key, cell)
+                for key, cell in zip(columns, cells, strict=True)
+                if cell or key == "prompt"
+            }
+            entries.append(_Entry(where, values))
+    except csv.Error as error:
+        raise UserError(f"{path.name}, line {reader.line_num} is not valid CSV: {error}") from None
+    return {}, entries
+
+
+_READERS = {".yaml": _read_yaml, ".yml": _read_yaml, ".csv": _read_csv, ".jsonl": _read_jsonl}
+
+
+# Folders
+
+
+def _folder(folder: Path) -> Iterator[_Entry]:
+    """Images `boat.jpg` with masks `boat_mask.png` beside them, or `images/boat.jpg` and `masks/boat.png`.
+
+    The prompt comes from `boat.txt` beside the image, from `prompts.csv` (columns image, prompt and any setting;
+    several rows for one image are several jobs), from `prompts.txt` (one line for each image, in the order of
+    their names), or from the defaults, whichever is found first.
+    """
+    parts = (folder / "images", folder / "masks")
+    images, masks = _images_and_masks(*(parts if parts[0].is_dir() else (folder, folder)))
+    rows = _prompt_rows(folder, images)
+    for name, image in images.items():
+        where = image.relative_to(folder).as_posix()
+        files = {"image": where}
+        if name in masks:
+            files["mask"] = masks.pop(name).relative_to(folder).as_posix()
+        text = image.with_suffix(".txt")
+        jobs = rows.pop(name, [_Entry(where, {"name": name})])
+        if text.is_file():
+            jobs = [_Entry(where, {"name": name, "prompt": _read_text(text).strip()})]
+        for job in jobs:
+            values = {**files, **job.values, "image": where}
+            problem = "" if "mask" in values else f"no mask; it should be called {name}_mask.png"
+            yield replace(job, values=values, problem=job.problem or problem)
+    for mask in masks.values():
+        yield _Entry(mask.relative_to(folder).as_posix(), {}, "this mask has no image of its name")
+    for name, strays in rows.items():
+        for row in strays:
+            yield replace(row, problem=row.problem or f"there is no image {name!r} in {folder.name}")
+
+
+def _images_and_masks(image_folder: Path, mask_folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Both by the image's name without suffix, sorted. A mask may have `_mask` after that name; where images and
+    masks share a folder it must have."""
+    shared = image_folder == mask_folder
+    images, masks = {}, {}
+    for path in sorted(image_folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not (shared and path.stem.endswith("_mask")):
+            _add(images, path.stem, path)
+    for path in sorted(mask_folder.iterdir()) if mask_folder.is_dir() else ():
+        if path.suffix.lower() in IMAGE_SUFFIXES and (not shared or path.stem.endswith("_mask")):
+            _add(masks, path.stem if path.stem in images else path.stem.removesuffix("_mask"), path)
+    return images, masks
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    if name in found:
+        raise UserError(f"{found[name]} and {path.name} have the same name; rename one")
+    found[name] = path
+
+
+def _prompt_rows(folder: Path, images: Mapping[str, Path]) -> dict[str, list[_Entry]]:
+    """The rows of prompts.csv or prompts.txt by the name of their image."""
+    table, lines = folder / "prompts.csv", folder / "prompts.txt"
+    rows: dict[str, list[_Entry]] = {}
+    if table.is_file() and lines.is_file():
+        raise UserError(f"{folder} has both prompts.csv and prompts.txt; keep one")
+    if table.is_file():
+        for entry in _read_csv(table)[1]:
+            rows.setdefault(Path(str(entry.values.get("image", ""))).stem, []).append(entry)
+    elif lines.is_file() and "prompts" not in images:
+        prompts = _read_text(lines).splitlines()
+        if len(prompts) != len(images):
+            raise UserError(
+                f"{lines} has {len(prompts)} lines for {len(images)} images; write one line for each"
+            )
+        for name, prompt in zip(images, prompts, strict=True):
+            rows[name] = [_Entry(images[name].name, {"name": name, "prompt": prompt})]
+    return rows

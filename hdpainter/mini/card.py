@@ -1,0 +1,107 @@
+"""The model cards of the miniatures: `python -m hdpainter.mini.card checkpoints/mini` writes README.md there."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ldm.util import UserError
+
+ABOUT = {
+    "mini-inpainting": "inpainting at 256 x 256 pixels: 9-channel UNet (v-prediction), f8 autoencoder, CLIP",
+    "mini-upscaler": "256 to 1024 pixels: 7-channel UNet (v-prediction), f4 autoencoder, CLIP's text tower",
+    "mini-rtmdet": "RTMDet of mmdet for the 20 categories, the accuracy of the miniature tables",
+}
+INTRODUCTION = """\
+# Miniature models
+
+Stable Diffusion 2's architecture with smaller widths, trained from nothing by `scripts/train_mini.sh` on drawn
+scenes (`hdpainter/mini/world/`): 20 categories of MSCOCO on 12 backgrounds. They know nothing else: no photos, no
+people, no words beyond those categories, 12 colours and the backgrounds. No data from elsewhere was used.
+
+The inpainting model was trained as Stable Inpainting was: first text-to-image, then with random masks and the
+caption of the whole picture, 10% of the captions dropped. So it shares its flaw: much of what a caption names is
+not in the hole. Half of the pictures show a scene or a part of one, half a single object captioned with its name.
+
+How the parts differ from the public models in kind, not only in size:
+- The start token's text feature is zero. It is a constant, which was subtracted from all text features by way of
+  the bias of the text tower's last LayerNorm (`ClipTraining.fold`). The cross-attentions' projections have no
+  bias, so its logit is 0 and its value 0, and a positive logit of a word means that it beats "nothing here".
+- The CLIP was trained with two helping losses besides the contrastive one (which words a text has, which
+  categories a picture has); their heads are not in the files.
+- Some captions end with the words that the methods' prompts add ("Full HD, 4K, ..."), and some of the dropped
+  ones are the release's negative prompt instead of nothing: such words come with pictures from the web, not here.
+- Timesteps were drawn in proportion to t for the inpainting model: shapes are decided at high noise.
+- The upscaler knows noise levels of its condition below 60 (SD2's: 350); the pipeline uses 20.
+- Latents are scaled so that Stable Diffusion's own scale factors, 0.18215 and 0.08333, are right.
+
+Held-out figures of the inpainting model: right, empty, wrong are losses at t = 900, everything masked, with the
+right caption, none and a wrong one; mid is the loss at t = 500; start_share is the share of the 16x16
+cross-attention that the start token takes.
+"""
+
+
+def beginnings(facts: dict) -> list[str]:
+    """The runs before the one that `facts` tell of, the last one first."""
+    texts, what = [], "began with the weights of an earlier run"
+    while facts["training"]["params"].get("start"):
+        if "start" not in facts:
+            return [*texts, f"{what}, whose steps are not counted"]
+        facts = facts["start"]
+        texts.append(f"{what}: {facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}")
+        what = "which itself " + what.removeprefix("which itself ")
+    return texts
+
+
+def describe(name: str, card: dict, size: int) -> str:
+    """One model's section. `notes` of its card are what a person wrote into it."""
+    scenes = card["training"]["params"]["scenes"]
+    extent = f"{card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision"
+    effort = f"{card['steps']} steps in {card['minutes']} minutes on {card['device']}"
+    parts = {"": card} | {f"{part}: ": facts for part, facts in card.get("parts", {}).items()}
+    lines = [
+        f"\n## {name}.safetensors\n",
+        f"{ABOUT.get(name, name)}. {extent}.\n",
+        f"- trained for {effort}, seed {card['seed']}, torch {card['torch']}",
+        f"- data: {scenes} training scenes; the settings it was trained with are in `{name}.json` beside it"
+        " (the files in `configs/train` may have changed since)",
+    ]
+    for part, facts in parts.items():
+        if part:
+            lines.append(
+                f"- {part}{facts['steps']} steps in {facts['minutes']} minutes, seed {facts['seed']}"
+            )
+        lines += [f"- {part}{text}" for text in beginnings(facts)]
+        for title, values in (("last training losses", "last_losses"), ("held-out", "held_out")):
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in facts[values].items())
+            lines.append(f"- {part}{title}: {figures}")
+    lines += [f"- {note}" for note in card.get("notes", ())]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path) -> Path:
+    """Write README.md for the `*.safetensors` with a `.json` beside them. Raises UserError if there is none."""
+    cards = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".safetensors").exists()]
+    if not cards:
+        raise UserError(f"{folder} has no model with a card; run scripts/train_mini.sh")
+    text = INTRODUCTION + "".join(
+        describe(path.stem, json.loads(path.read_text()), path.with_suffix(".safetensors").stat().st_size)
+        for path in cards
+    )
+    target = folder / "README.md"
+    target.with_suffix(".part").write_text(text)
+    return target.with_suffix(".part").replace(target)
+
+
+def main() -> None:
+    """Write the cards of a folder of miniature models."""
+    parser = argparse.ArgumentParser(prog="python -m hdpainter.mini.card", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    try:
+        print(write(args.folder))
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training of the miniature models; `python -m hdpainter.mini.train CONFIG` runs it."""

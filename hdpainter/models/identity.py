@@ -1,0 +1,33 @@
+"""What a model is, as plain values that go into the records of its pictures."""
+
+import dataclasses
+from typing import Any
+
+from hdpainter.files import digest
+from hdpainter.models.download import checkpoint_sha256
+from hdpainter.models.registry import PipelineSpec, find_checkpoint
+from ldm.util import read_model_config
+
+
+def identify(model: str, superres: bool = True) -> dict[str, Any]:
+    """Plain values that identify a model before it is loaded: its settings and the hashes of its files.
+
+    superres: whether the upscaler is wanted; if not, its checkpoint need not be there.
+    Raises UserError for an unknown model or a missing checkpoint.
+    """
+    spec = PipelineSpec.load(model)
+    identity = dataclasses.asdict(spec)
+    del identity["method"]  # no property of the networks
+    del identity["crop_margin"]  # the upscaler's: see below
+    for name, stage in spec.stages.items():
+        if name == "upscaler" and not superres:
+            identity[name] = None
+            continue
+        path = find_checkpoint(stage.checkpoint)
+        identity[name] = {
+            "config": digest(read_model_config(stage.config)),
+            "checkpoint": checkpoint_sha256(path),
+        }
+        if name == "upscaler" and spec.crop_margin is not None:
+            identity[name]["crop_margin"] = spec.crop_margin
+    return identity

@@ -1,0 +1,44 @@
+"""Pictures and masks as tensors, and back: the torch half of `images` and `masks`, which do without it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hdpainter.masks import Shrink, shrink
+
+
+def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+    """An RGB image (PIL or uint8 [H, W, 3]) as a contiguous float tensor [1, 3, H, W] in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    # Contiguous NCHW: torch's CPU GroupNorm loses digits on permuted strides.
+    return (pixels / 127.5 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def to_image(tensor: Tensor, rounding: Literal["round", "truncate"] = "round") -> Image.Image:
+    """A tensor [1, 3, H, W] or [3, H, W] in [-1, 1] as a PIL image; values outside are clipped.
+
+    "truncate" is what the authors' release does. Raises FloatingPointError where the tensor is not finite.
+    """
+    if not tensor.isfinite().all():
+        raise FloatingPointError(
+            "the decoded image holds NaN or infinite values: try dtype float32, or weaker guidance"
+        )
+    pixels = (tensor.detach().float().reshape(tensor.shape[-3:]).clamp(-1, 1) + 1) * 127.5
+    if rounding == "round":
+        pixels = pixels.round()
+    return Image.fromarray(pixels.byte().permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def stack(masks: Iterable[np.ndarray]) -> Tensor:
+    """Masks [H, W] of one size as a float tensor [B, 1, H, W], 1 = fill."""
+    return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
+
+
+def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
+    """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
+    height, width = masks[0].shape
+    return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}

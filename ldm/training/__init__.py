@@ -1,1 +1,0 @@
-"""Training of the miniature models; `python -m ldm.train CONFIG` runs it."""

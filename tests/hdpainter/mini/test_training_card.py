@@ -1,0 +1,37 @@
+"""The model cards of the miniatures."""
+
+import json
+
+import pytest
+
+from hdpainter.mini.card import write as write_cards
+from ldm.util import UserError
+
+
+def test_cards_tell_what_was_done(tmp_path):
+    with pytest.raises(UserError, match="no model with a card"):
+        write_cards(tmp_path)
+    (tmp_path / "mini-upscaler.safetensors").write_bytes(b"x" * 1500)
+    card = {
+        "training": {"params": {"scenes": 12}},
+        "seed": 3,
+        "steps": 40,
+        "minutes": 1.5,
+        "device": "CPU",
+        "torch": "2",
+        "parameters": 750,
+        "last_losses": {"loss": 0.5},
+        "held_out": {"psnr": 31.25},
+    }
+    (tmp_path / "mini-upscaler.json").write_text(json.dumps(card))
+    text = write_cards(tmp_path).read_text()
+    for fact in ("40 steps", "1.5 minutes", "12 training scenes", "psnr 31.25", "seed 3"):
+        assert fact in text
+    assert "began" not in text
+
+    first = card | {"steps": 7, "training": {"params": {"scenes": 12, "start": "lost.safetensors"}}}
+    second = card | {"start": first, "training": {"params": {"scenes": 12, "start": "first.safetensors"}}}
+    (tmp_path / "mini-upscaler.json").write_text(json.dumps(second))
+    text = write_cards(tmp_path).read_text()
+    assert "began with the weights of an earlier run: 7 steps in 1.5 minutes, seed 3\n" in text
+    assert "which itself began with the weights of an earlier run, whose steps are not counted\n" in text

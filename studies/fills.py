@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from eval.runs import Run
 from hdpainter.console import Parser, finish
-from hdpainter.files import make_folder
+from hdpainter.files import make_folder, replacing
 from ldm.util import UserError
 from scripts.demo import detail
 
@@ -49,9 +49,8 @@ def main(argv: list[str]) -> int:
     run.method(args.method)
     picture = sheet(run, args.method, args.first)
     make_folder(args.out.parent)
-    part = args.out.with_name(f"{args.out.stem}.part{args.out.suffix}")
-    picture.save(part, quality=88)
-    part.replace(args.out)
+    with replacing(args.out) as part:
+        picture.save(part, quality=88)
     print(args.out)
     return 0
 

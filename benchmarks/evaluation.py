@@ -111,7 +111,11 @@ def time_metrics(run: Run, method: str, batch: int, device: torch.device, folder
 
 def main(argv: list[str]) -> int:
     """Run the config's methods and metrics and print two tables."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", default="mini-speed", help="YAML file, or a name in configs/eval")
     parser.add_argument("--coco", help="folder of the dataset (default: the config's)")
     parser.add_argument("--methods", nargs="+", help="only these of the config")
@@ -143,4 +147,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(finish("bench_eval.py", None, main))
+    sys.exit(finish("benchmarks.evaluation", None, main))

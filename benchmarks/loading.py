@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from hdpainter.console import Parser, finish
+
 BLOCK = 16 << 20
 
 
@@ -64,36 +66,42 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(what: str, args: argparse.Namespace, cold: bool) -> dict[str, float]:
-    """Run this script's function `what` in a fresh process."""
-    with args.checkpoint.open("rb") as file:
+def measure(what: str, argv: list[str], checkpoint: Path, cold: bool) -> dict[str, float]:
+    """Run this module's function `what` in a fresh process."""
+    with checkpoint.open("rb") as file:
         if cold:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         else:
             while file.read(BLOCK):
                 pass
-    command = [sys.executable, "-m", "benchmarks.loading", *sys.argv[1:], "--only", what]
+    command = [sys.executable, "-m", "benchmarks.loading", *argv, "--only", what]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    parser = Parser(
+        prog="python -m benchmarks.loading",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, metavar="YAML")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     parser.add_argument("--dtype", help="default: as in the file")
     parser.add_argument("--repeat", type=int, default=3, help="the median of this many is taken")
     parser.add_argument("--only", choices=("read", "load"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.only:
         print(json.dumps({"read": read, "load": load}[args.only](args)))
         return
     size = args.checkpoint.stat().st_size
     print(f"{args.checkpoint.name}: {size / 1e9:.2f} GB, weights loaded as {args.dtype or 'they are'}")
     for cold in (True, False):
-        runs = [{what: measure(what, args, cold) for what in ("read", "load")} for _ in range(args.repeat)]
+        runs = [
+            {what: measure(what, argv, args.checkpoint, cold) for what in ("read", "load")}
+            for _ in range(args.repeat)
+        ]
         reading, loading = (
             sorted((run[what] for run in runs), key=lambda figures: figures["seconds"])[args.repeat // 2]
             for what in ("read", "load")
@@ -108,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("benchmarks.loading", None, main))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from hdpainter.console import Parser, finish
 from hdpainter.models.random_weights import random_weight
 from ldm.modules.diffusionmodules.bounded import bounded_attention
 from ldm.util import instantiate_from_config, read_model_config
@@ -57,9 +58,12 @@ def measure(args: argparse.Namespace) -> str:
     return f"{args.part} | {time.perf_counter() - start:.0f} | {before:.2f} | {peak_gib():.2f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: list[str]) -> None:
+    """Measure each pass and print the table."""
+    parser = Parser(
+        prog="python -m benchmarks.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, default=Path("configs/models/x4-upscaler.yaml"))
     parser.add_argument("--size", type=int, default=2048)
@@ -70,7 +74,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=2048, help="with --attention-only")
     parser.add_argument("--width", type=int, default=512, help="with --attention-only")
     parser.add_argument("--part", choices=("encode", "decode", "attention"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.part:
         print(measure(args))
         return
@@ -78,7 +82,7 @@ def main() -> None:
     print(f"{args.config}, {args.size} px, {args.dtype}{kind}")
     print("| pass | seconds | GiB before | peak GiB |\n|---|---|---|---|")
     for part in ("attention",) if args.attention_only else ("encode", "decode"):
-        words = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--part", part]
+        words = [sys.executable, "-m", "benchmarks.memory", *argv, "--part", part]
         print(
             "|",
             subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip(),
@@ -88,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("benchmarks.memory", None, main))

@@ -13,6 +13,8 @@ import time
 
 from playwright.sync_api import Browser, sync_playwright
 
+from hdpainter.console import Parser, finish
+from ldm.util import UserError
 from scripts.screenshots import FLAGS, Visitor, chromium
 
 TABS, JOBS, STEPS = 5, 4, 5
@@ -52,12 +54,17 @@ def queued(browser: Browser, url: str) -> float:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str]) -> None:
+    """Start the server, visit it and print the table."""
+    parser = Parser(
+        prog="python -m benchmarks.page",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="mini")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if chromium() is None:
-        parser.error("there is no Chromium: apt-get install chromium")
+        raise UserError("there is no Chromium: apt-get install chromium")
     command = [sys.executable, "-m", "hdpainter.cli", "web", "--model", args.model, "--port", "0"]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
@@ -80,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("benchmarks.page", None, main))

@@ -9,7 +9,7 @@ rounds; peak memory is that of a fresh process that takes one step. `plain equat
 attention matrices, and for RASG the gradient through the UNet for both halves with weight gradients. `bld` is a
 step of Blended Latent Diffusion with any UNet; of 50 steps it takes 38 (`BLDSettings.skip`).
 
-benchmarks/evaluation.py times the benchmark: triplets per hour, the share of time in the networks, metrics.
+`python -m benchmarks.evaluation` times the benchmark: triplets per hour, share of time in the networks, metrics.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
+from hdpainter.console import Parser, finish
 from hdpainter.levels import mask_pyramid
 from hdpainter.models.random_weights import random_weight
 from hdpainter.painta import PAIntA
@@ -168,9 +169,12 @@ def peak_gib(device: torch.device) -> float:
     return int(status["VmHWM"].split()[0]) / 2**20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: list[str]) -> None:
+    """Time, count, weigh and print the table."""
+    parser = Parser(
+        prog="python -m benchmarks.steps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", default="configs/models/mini-inpainting.yaml")
     parser.add_argument("--latent", type=int, help="side of the latent (default: the config's image_size)")
@@ -183,7 +187,7 @@ def main() -> None:
     parser.add_argument("--no-oracles", action="store_true")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     side = read_model_config(args.config)["params"]["image_size"]
     args.latent = args.latent or side
     # The token grids of the paper: 32x32 and 16x16.
@@ -219,7 +223,7 @@ def main() -> None:
             figures[kind]["batch"] = statistics.median(together / apart for together, apart in pairs)
     del bench
     for kind in tqdm(kinds, desc="memory", disable=None):
-        words = [sys.executable, "-m", "benchmarks.steps", *sys.argv[1:], "--memory-of", kind]
+        words = [sys.executable, "-m", "benchmarks.steps", *argv, "--memory-of", kind]
         out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         figures[kind] |= json.loads(out.splitlines()[-1])
     report(args, figures)
@@ -249,4 +253,4 @@ def report(args: argparse.Namespace, figures: dict[str, dict[str, float]]) -> No
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("benchmarks.steps", None, main))

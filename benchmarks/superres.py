@@ -8,12 +8,14 @@ itself, so that PSNR tells how much of the true detail comes back.
 """
 
 import argparse
+import sys
 import time
 from collections import defaultdict
 
 import numpy as np
 from PIL import Image
 
+from hdpainter.console import Parser, finish
 from hdpainter.pipeline import HDPainter
 from hdpainter.settings import Method
 from hdpainter.superres import SCALE, SuperResolution
@@ -25,16 +27,19 @@ def psnr(true: np.ndarray, image: np.ndarray, mask: np.ndarray) -> float:
     return 10 * np.log10(255**2 / np.mean((true[mask].astype(float) - image[mask]) ** 2))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: list[str]) -> None:
+    """Run stage 2 in all ways and print the table."""
+    parser = Parser(
+        prog="python -m benchmarks.superres",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scenes", type=int, default=6)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     painter = HDPainter.from_config(args.model, args.device, args.dtype)
     spec = painter.models.spec
     stage = SuperResolution(painter.models.upscaler, spec.multiple)
@@ -72,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("benchmarks.superres", None, main))

@@ -4,16 +4,28 @@ python scripts/make_random_checkpoint.py --config configs/models/sd2-inpainting.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from hdpainter.models.devices import DTYPES
+from hdpainter.console import Parser, finish
+from hdpainter.files import make_folder
+from hdpainter.models.devices import dtype_named
 from hdpainter.models.random_weights import write_random_checkpoint
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--config", type=Path, required=True, metavar="YAML")
-parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-parser.add_argument("--dtype", choices=DTYPES, default="float32")
-parser.add_argument("--seed", type=int, default=0)
-args = parser.parse_args()
-write_random_checkpoint(args.config, args.out, DTYPES[args.dtype], args.seed)
-print(f"{args.out}: {args.out.stat().st_size / 1e9:.2f} GB")
+
+def main(argv: list[str]) -> None:
+    """Write it and say how large it is."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, metavar="YAML")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    dtype = dtype_named(args.dtype)
+    make_folder(args.out.parent)
+    write_random_checkpoint(args.config, args.out, dtype, args.seed)
+    print(f"{args.out}: {args.out.stat().st_size / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    sys.exit(finish("make_random_checkpoint", None, main))

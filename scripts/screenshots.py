@@ -15,6 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 from eval.__main__ import main as evaluate
+from hdpainter.console import Parser, finish
 from ldm.util import UserError
 
 # Without these Chromium calls home at every start, which a closed machine refuses.
@@ -278,15 +279,14 @@ def demo(browser: Browser, out: Path, model: str, steps: int | None) -> None:
         tour(browser, server.url, out, steps)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str]) -> int:
+    """Take the pictures."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--steps", type=int, help="of each draft (default: the method's)")
     parser.add_argument("--report", metavar="RUN", help="a results folder, whose report is shown instead")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if chromium() is None:
         raise UserError("there is no Chromium: apt-get install chromium")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -295,12 +295,13 @@ def main() -> None:
         if args.report:
             file = args.out / "report.html"
             if code := evaluate(["report", args.report, "--out", str(file)]):
-                sys.exit(code)
+                return code
             report(browser, file, args.out)
         else:
             demo(browser, args.out, args.model, args.steps)
         browser.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("screenshots", None, main))

@@ -37,7 +37,7 @@ def sheet(run: Run, method: str, first: int) -> Image.Image:
 
 def main(argv: list[str]) -> int:
     """Write the sheet."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m studies.fills", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a results folder of `python -m eval generate`")
     parser.add_argument("method", help="a method of it")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write, .jpg or .png")
@@ -56,4 +56,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(finish("fills", None, main))
+    sys.exit(finish("studies.fills", None, main))

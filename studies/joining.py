@@ -72,7 +72,11 @@ def claim(out: Path, scratch: Path, facts: dict[str, Any]) -> None:
 
 def main(argv: list[str]) -> int:
     """Write the folders."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m studies.joining",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", metavar="RUN", help="results folder, for its samples")
     parser.add_argument("--out", type=Path, default=Path("outputs/joining"), help="(default: %(default)s)")
     parser.add_argument("--samples", type=int, help="only the first N")
@@ -116,4 +120,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(finish("joining", None, main))
+    sys.exit(finish("studies.joining", None, main))

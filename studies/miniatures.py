@@ -9,6 +9,7 @@ figures are in its card.
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from hdpainter import HDPainter
+from hdpainter.console import Parser, finish
 from hdpainter.files import write_json
 from hdpainter.images import save_png
 from hdpainter.mini.training.base import psnr, tile, to_images, to_tensor
@@ -107,14 +109,18 @@ def speed(painter: HDPainter, out: Path, n: int) -> dict:
 PARTS = {"speed": speed, "autoencoders": autoencoders, "upscaler": upscaler}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Run the parts and write figures.json after each."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = Parser(
+        prog="python -m studies.miniatures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/mini-eval"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--model", default="mini")
     parser.add_argument("--n", type=int, default=300, help="scenes per figure (the upscaler takes a tenth)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "figures.json"
     figures = json.loads(record.read_text()) if record.exists() else {}
@@ -129,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("studies.miniatures", None, main))

@@ -99,7 +99,11 @@ def study(painter: HDPainter, run: Run, samples: int, variants: list[Method]) ->
 
 def main(argv: list[str]) -> int:
     """Print the table."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m studies.rasg",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", metavar="RUN", help="results folder, for its samples")
     parser.add_argument("--samples", type=int, default=12, help="the first N (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="METHOD[,eta=X]")
@@ -120,4 +124,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(finish("rasg", None, main))
+    sys.exit(finish("studies.rasg", None, main))

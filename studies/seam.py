@@ -3,6 +3,7 @@
 Below each picture, how much the known pixels changed (black: much); grey is what was to be filled.
 """
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,20 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.blend import blend
+from hdpainter.console import Parser, finish
 from hdpainter.images import save_png
 from hdpainter.mini.world.toycoco import describe_scene
 
 SIZE, CELL, PAD, HEAD = 512, 300, 10, 30
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    """Draw it."""
+    parser = Parser(prog="python -m studies.seam", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/images/seam.png"), help="(default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
     original = describe_scene("val", 12).render(SIZE)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     cv2.ellipse(mask, (256, 300), (150, 110), 20, 0, 360, 255, -1)
@@ -48,8 +56,8 @@ def main() -> None:
                 (CELL, CELL), Image.Resampling.LANCZOS
             )
             canvas[top : top + CELL, left : left + CELL] = small
-    save_png(Image.fromarray(canvas), Path("docs/images/seam.png"))
+    save_png(Image.fromarray(canvas), args.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish("studies.seam", None, main))

@@ -83,5 +83,7 @@ def test_all_methods_that_paint_are_in_the_config_that_it_times():
 
 def test_mistakes_are_one_line(write_config, capsys):
     config = write_config(METHODS, batch_size=2)
-    assert finish("bench_eval.py", ["--config", str(config), "--limit", "5"], main) == 2
-    assert capsys.readouterr().err == "bench_eval.py: error: --limit must be at least 6, three batches\n"
+    assert finish("benchmarks.evaluation", ["--config", str(config), "--limit", "5"], main) == 2
+    assert (
+        capsys.readouterr().err == "benchmarks.evaluation: error: --limit must be at least 6, three batches\n"
+    )

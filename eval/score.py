@@ -347,7 +347,7 @@ def run(args: argparse.Namespace) -> int:
         for metric in metrics
         for name, (items, folder) in sources.items()
     ]
-    total = sum(len(items) - len(_kept(items, path, _record(metric))) for _, metric, items, path in jobs)
+    total = sum(len(items) - len(_kept(items, path, _record(metric))[0]) for _, metric, items, path in jobs)
     with Progress(total) as progress:  # over all of them, so that the time left is that of all
         for name, metric, items, path in jobs:
             rows = score(items, metric, path, batch_size=args.batch_size, name=name, progress=progress)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -204,6 +205,28 @@ def test_the_command_scores_methods_with_results(run, capsys):
     assert main(["score", str(run.path), "--metric", "seam", "--methods", "painta", "--device", "cpu"]) == 0
     assert run.scores("painta", "seam") is not None
     assert run.scores("original", "seam") is None
+
+
+def counts(text):
+    """[("3", "10"), ...] of lines that begin with [3/10]."""
+    return re.findall(r"^\[(-?\d+)/(-?\d+)\]", text, re.MULTILINE)
+
+
+def test_the_command_counts_what_there_is_to_score(run, capsys, monkeypatch):
+    monkeypatch.setattr("eval.score.SAVE_SECONDS", -1)  # a line for each batch
+    words = ["score", str(run.path), "--metric", "seam", "saturation", "--device", "cpu", "--batch-size", "5"]
+    assert main([*words, "--methods", "painta"]) == 0
+    assert counts(capsys.readouterr().err) == [("5", "20"), ("10", "20"), ("15", "20"), ("20", "20")]
+    run.score_path("painta", "seam").unlink()
+    assert main([*words, "--methods", "painta", "original"]) == 0
+    assert counts(capsys.readouterr().err)[-1] == ("30", "30"), "what was scored before does not count"
+
+
+def test_a_single_picture_is_one_of_one(tmp_path, capsys):
+    run = fake_run(tmp_path / "run", 1, metrics=())
+    assert main(["score", str(run.path), "--metric", "seam", "--methods", "painta", "--device", "cpu"]) == 0
+    told = capsys.readouterr().err
+    assert counts(told) == [("1", "1")] and "left" not in told
 
 
 def test_the_printed_means_are_those_of_the_tables(tmp_path, capsys):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter.console import DEBUG, Parser, finish
-from hdpainter.explain import METHODS
 from hdpainter.files import make_folder
 from hdpainter.jobs import batch, job_files, plan
 from hdpainter.jobs.job import MAX_NAME, SETTING_KEYS, JobSettings, make_job, parse_text, with_method
@@ -25,6 +24,7 @@ from hdpainter.jobs.results import save_result
 from hdpainter.models import commands
 from hdpainter.models.identity import identify
 from hdpainter.models.registry import PipelineSpec
+from hdpainter.settings import COMPARED
 from hdpainter.web import command as web
 from ldm.util import UserError
 
@@ -133,9 +133,9 @@ def _add_explain(subparsers: Any) -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=METHODS,
+        default=COMPARED,
         metavar="METHOD",
-        help=f"names of methods, or paths of their YAML files (default: {' '.join(METHODS)})",
+        help=f"names of methods, or paths of their YAML files (default: {' '.join(COMPARED)})",
     )
     parser.add_argument(
         "--frames", type=int, default=6, metavar="N", help="steps that the figures show (default: 6)"

@@ -20,6 +20,7 @@ from hdpainter.masks import MaskSettings
 from ldm.util import CONFIGS, UserError, read_yaml
 
 METHODS = CONFIGS / "methods"
+COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation, Table 2 of the paper
 
 RANGES = {"seed": (0, 2**63 - 1), "size": (1, 2**15)}
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # for error messages

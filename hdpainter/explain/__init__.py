@@ -4,20 +4,7 @@ from hdpainter.explain import explain
 explain(painter, image, mask, "a red kite").save("explained")
 """
 
-from typing import TYPE_CHECKING, Any
+from hdpainter.explain.explanation import Explanation, by_name, explain
+from hdpainter.explain.observation import Explained
 
-if TYPE_CHECKING:
-    from hdpainter.explain.explanation import Explained, Explanation, by_name, explain
-
-__all__ = ["METHODS", "Explained", "Explanation", "by_name", "explain"]
-
-METHODS = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the rows of the paper's Table 2
-
-
-def __getattr__(name: str) -> Any:
-    # The networks take seconds to import; the command line's help needs METHODS only.
-    if name in __all__:
-        from hdpainter.explain import explanation
-
-        return getattr(explanation, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["Explained", "Explanation", "by_name", "explain"]

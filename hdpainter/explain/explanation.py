@@ -1,29 +1,21 @@
-"""One sample made by several methods under observation, and what is kept of it."""
+"""What the methods did to one sample, with its figures, its numbers and a page that shows them all."""
 
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from hdpainter.explain import METHODS
-from hdpainter.explain.page import render
-from hdpainter.explain.trace import Recorder, Trace
-from hdpainter.files import make_folder
+from hdpainter.explain.observation import Observation, observe
+from hdpainter.files import make_folder, replacing, write_text
 from hdpainter.images import Source, load_image, load_mask, save_png
-from hdpainter.inpaint import FACTOR
 from hdpainter.masks import prepare, stage_size
-from hdpainter.pipeline import HDPainter, Result
-from hdpainter.prompts import CONTEXT_LENGTH, token_indices, word_spans
-from hdpainter.settings import Method, whole_number
-from hdpainter.tensors import pyramid, to_image
+from hdpainter.pipeline import HDPainter
+from hdpainter.prompts import word_spans
+from hdpainter.settings import COMPARED, Method, whole_number
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -32,40 +24,13 @@ if TYPE_CHECKING:
 START, END, REST = "<start>", "<end>", "<rest>"
 
 
-@dataclass(frozen=True)
-class Explained:
-    """One method's part. frames: numbers of the steps that the figures show, from 0; predictions: the predicted
-    x_0 at these steps, decoded, of stage 1's size."""
-
-    method: Method
-    result: Result
-    trace: Trace
-    frames: list[int]
-    predictions: list[Image.Image]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What the methods did to one sample.
-
-    image: the input at stage 1's size; mask: bool [h, w] of that size, True = fill.
-    columns: what the columns of `Trace.attention` stand for: "<start>", the prompt's words, "<end>" and "<rest>",
-        that is the method's own quality words and the padding behind the end of text.
-    level: the downsampling factor of the latent whose maps stand for all where there is room for one: RASG's.
-    """
-
-    prompt: str
-    seed: int
-    image: Image.Image
-    mask: np.ndarray
-    columns: list[str]
-    level: int
-    methods: dict[str, Explained]
+class Explanation(Observation):
+    """An observation, and everything that is made of it; matplotlib is needed only where figures are."""
 
     @cached_property
     def plates(self) -> "dict[str, Plate]":
         """The figures with their titles and captions, drawn when first asked for."""
-        from hdpainter.explain.figures import draw  # matplotlib is needed here only, and slow to import
+        from hdpainter.explain.figures import draw
 
         return draw(self)
 
@@ -87,18 +52,17 @@ class Explanation:
 
         Every file appears whole or not at all. Returns the path of index.html.
         """
+        from hdpainter.explain.page import render
+
         folder = Path(folder)
         make_folder(folder)
         for name, image in self.figures.items():
             save_png(image, folder / f"{name}.png")
         for name, explained in self.methods.items():
             save_png(explained.result.image, folder / f"picture-{name}.png", explained.result.metadata)
-        with _replacing(folder / "arrays.npz") as path:
+        with replacing(folder / "arrays.npz") as path:
             np.savez_compressed(path, **self.arrays)
-        page = folder / "index.html"
-        with _replacing(page) as path:
-            path.write_text(render(self), encoding="utf-8")
-        return page
+        return write_text(folder / "index.html", render(self, self.plates))
 
 
 def explain(
@@ -106,7 +70,7 @@ def explain(
     image: Source,
     mask: Source,
     prompt: str,
-    methods: Sequence[str | Path | Method] = METHODS,
+    methods: Sequence[str | Path | Method] = COMPARED,
     seed: int = 0,
     *,
     frames: int = 6,
@@ -137,7 +101,7 @@ def explain(
     grey = load_mask(mask, picture.size)
     height, width = stage_size(picture.height, picture.width, size)
     explained = {
-        name: _observe(painter, picture, grey, prompt, method, seed, size, frames, progress)
+        name: observe(painter, picture, grey, prompt, method, seed, size, frames, progress)
         for name, method in chosen.items()
     }
     return Explanation(
@@ -151,48 +115,6 @@ def explain(
     )
 
 
-def _observe(
-    painter: HDPainter,
-    picture: Image.Image,
-    grey: np.ndarray,
-    prompt: str,
-    method: Method,
-    seed: int,
-    size: int,
-    frames: int,
-    progress: Callable[[str, int, int], None] | None,
-) -> Explained:
-    spec, model = painter.models.spec, painter.models.inpainting
-    tokens = token_indices(prompt, method.prompts.positive)
-    words = [indices for _, indices in word_spans(prompt)]
-    rest = sorted(set(range(1, CONTEXT_LENGTH)) - set(tokens))
-    height, width = stage_size(picture.height, picture.width, size)
-    fill = prepare(grey, (height, width), spec.multiple, method.masks)
-    masks = pyramid([fill], [FACTOR * level for level in spec.rasg_levels], method.masks.levels)
-    target = {level: masks[FACTOR * level] for level in spec.rasg_levels}
-    with Recorder(model.model.diffusion_model, [[0], *words, tokens[-1:], rest], tokens, target) as recorder:
-        result = painter(
-            picture,
-            grey,
-            prompt,
-            method=method,
-            seed=seed,
-            size=size,
-            superres=False,
-            progress=progress and (lambda _, step, steps: progress(method.name, step, steps)),
-            observer=recorder,
-        )
-    trace = recorder.trace()
-    shown = sorted({round(i) for i in np.linspace(0, len(trace.timesteps) - 1, frames)})
-    with torch.no_grad():
-        decoded = [
-            to_image(model.decode_first_stage(torch.from_numpy(trace.pred_x0[i : i + 1]).to(model.device)))
-            for i in shown
-        ]
-    predictions = [image.crop((0, 0, width, height)) for image in decoded]
-    return Explained(method, result, trace, shown, predictions)
-
-
 def by_name(methods: Sequence[Method]) -> dict[str, Method]:
     """Methods by their names, which are to be names of files. Raises UserError if they cannot be."""
     names = [method.name for method in methods]
@@ -201,12 +123,3 @@ def by_name(methods: Sequence[Method]) -> dict[str, Method]:
     if unfit := [name for name in names if not re.fullmatch(r"[\w.,=+-]+", name)]:
         raise UserError(f"the method's name {unfit[0]!r} does not fit in a file name: rename it")
     return dict(zip(names, methods, strict=True))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path of the same suffix, which takes the place of `path` once the block is done."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hdpainter") as scratch:
-        temporary = Path(scratch) / path.name
-        yield temporary
-        temporary.replace(path)

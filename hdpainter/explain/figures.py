@@ -4,19 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from PIL import Image
 
-from hdpainter.explain.panels import Bar, Cell, Panels, new_figure, stack, to_image
+from hdpainter.explain.observation import Explained, Observation
+from hdpainter.explain.panels import Bar, Cell, Panels, new_figure, rasterize, stack_pictures
 from hdpainter.inpaint import FACTOR
 from hdpainter.rasg import standardize
-
-if TYPE_CHECKING:
-    from hdpainter.explain.explanation import Explained, Explanation
 
 WORDS_IN_A_ROW = 8
 
@@ -30,10 +27,10 @@ class Plate:
     image: Image.Image
 
 
-def draw(explanation: "Explanation") -> dict[str, Plate]:
+def draw(observation: Observation) -> dict[str, Plate]:
     """All figures by name, those that compare the methods first."""
-    artist = _Artist(explanation)
-    traces = [explained.trace for explained in explanation.methods.values()]
+    artist = _Artist(observation)
+    traces = [explained.trace for explained in observation.methods.values()]
     plates = {
         "results": artist.results(),
         "x0": artist.filmstrip(),
@@ -45,25 +42,25 @@ def draw(explanation: "Explanation") -> dict[str, Plate]:
         plates["rasg-gradient"] = artist.gradient()
     if any(trace.c for trace in traces):
         plates["painta-c"] = artist.painta()
-    for name in explanation.methods:
+    for name in observation.methods:
         plates[f"attention-levels-{name}"] = artist.attention_levels(name)
         plates[f"attention-steps-{name}"] = artist.attention_steps(name)
     return plates
 
 
 class _Artist:
-    def __init__(self, explanation: "Explanation"):
-        self.explanation = explanation
-        self.methods = explanation.methods
-        self.panels = Panels(explanation.mask)
+    def __init__(self, observation: Observation):
+        self.observation = observation
+        self.methods = observation.methods
+        self.panels = Panels(observation.mask)
         # The prompt's words and the end of text, which stands for the prompt as a whole.
-        self.words = list(range(1, len(explanation.columns) - 1))
+        self.words = list(range(1, len(observation.columns) - 1))
 
     def results(self) -> Plate:
-        size = self.explanation.image.size
-        pictures = [self.explanation.image]
+        size = self.observation.image.size
+        pictures = [self.observation.image]
         pictures += [explained.result.image.resize(size) for explained in self.methods.values()]
-        title = f"Input and results: “{shorten(self.explanation.prompt, 80)}”"
+        title = f"Input and results: “{shorten(self.observation.prompt, 80)}”"
         image = self.panels.draw(
             title, [[Cell(picture) for picture in pictures]], columns=["input", *self.methods], size=2.6
         )
@@ -82,7 +79,7 @@ class _Artist:
         return Plate(title, caption, self.panels.draw(title, rows, list(self.methods)))
 
     def attention(self) -> Plate:
-        level = self.explanation.level
+        level = self.observation.level
         title = f"Cross-attention to each word, {self._grid(level)} grid, mean of all steps"
         maps = [explained.trace.attention[level].mean(0) for explained in self.methods.values()]
         pictures = [explained.predictions[-1] for explained in self.methods.values()]
@@ -107,7 +104,7 @@ class _Artist:
         return Plate(title, caption, self._word_maps(title, maps, levels, labels, pictures, True))
 
     def attention_steps(self, name: str) -> Plate:
-        explained, level = self.methods[name], self.explanation.level
+        explained, level = self.methods[name], self.observation.level
         title = f"{name}: cross-attention to each word over the steps, {self._grid(level)} grid"
         maps = list(explained.trace.attention[level][explained.frames])
         labels = [_time(explained, i) for i in explained.frames]
@@ -146,7 +143,7 @@ class _Artist:
             "S(x_t) of Eq. 9 as the paper defines it, for every method, also those that do not steer by it. "
             "Lower means that the prompt's tokens are attended to inside the mask and not elsewhere."
         )
-        return Plate(title, caption, to_image(figure))
+        return Plate(title, caption, rasterize(figure))
 
     def agreement(self) -> Plate:
         title = "RASG: what the score compares with the mask"
@@ -251,16 +248,16 @@ class _Artist:
                     scale = _range([row[word]]) if own_scales else shared[word]
                     label = _ends(scale) if own_scales else ""
                     cells[-1].append(Cell(row[word], FACTOR * level, scale, label=label))
-            headings = ["x₀", *(self.explanation.columns[word] for word in words)]
+            headings = ["x₀", *(self.observation.columns[word] for word in words)]
             if own_scales:
                 bars = [Bar(Normalize(0, 1), ends=("lowest", "highest"))]
             else:
                 bars = [Bar(scale, column=1 + i) for i, scale in enumerate(shared.values())]
             images.append(self.panels.draw("" if number else title, cells, labels, headings, bars))
-        return stack(images)
+        return stack_pictures(images)
 
 
-def _time(explained: "Explained", step: int) -> str:
+def _time(explained: Explained, step: int) -> str:
     return f"t = {explained.trace.timesteps[step]}"
 
 

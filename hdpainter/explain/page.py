@@ -1,12 +1,11 @@
-"""The page that shows all figures of an explanation."""
+"""The page that shows all figures of an observation."""
 
 import json
 from html import escape
 from string import Template
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hdpainter.explain.explanation import Explanation
+from hdpainter.explain.figures import Plate
+from hdpainter.explain.observation import Observation
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -36,14 +35,14 @@ $sections
 """)
 
 
-def render(explanation: "Explanation") -> str:
+def render(observation: Observation, plates: dict[str, Plate]) -> str:
     """HTML that refers to the figures as NAME.png beside it."""
-    figures = {name: (escape(plate.title), plate) for name, plate in explanation.plates.items()}
-    settings = {name: explained.result.metadata for name, explained in explanation.methods.items()}
+    figures = {name: (escape(plate.title), plate) for name, plate in plates.items()}
+    settings = {name: explained.result.metadata for name, explained in observation.methods.items()}
     return PAGE.substitute(
-        prompt=escape(explanation.prompt) or "(empty prompt)",
-        seed=explanation.seed,
-        methods=", ".join(explanation.methods),
+        prompt=escape(observation.prompt) or "(empty prompt)",
+        seed=observation.seed,
+        methods=", ".join(observation.methods),
         links="\n".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in figures.items()),
         sections="\n".join(
             f'<figure id="{name}"><a href="{name}.png"><img src="{name}.png" alt="{title}" loading="lazy" '

@@ -119,7 +119,7 @@ class Panels:
             else:
                 box = left + bar.column * (width + GAP), bottom + GAP, width, 0.12
             _colour_bar(figure, bar, box)
-        return to_image(figure)
+        return rasterize(figure)
 
     def _panel(self, axes: Axes, cell: Cell, x: float, y: float, inch: float) -> None:
         width, height = self.width * inch, self.height * inch
@@ -156,14 +156,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def to_image(figure: Figure) -> Image.Image:
+def rasterize(figure: Figure) -> Image.Image:
     """The figure as an RGB picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 
-def stack(images: Sequence[Image.Image]) -> Image.Image:
+def stack_pictures(images: Sequence[Image.Image]) -> Image.Image:
     """Images below each other on white."""
     sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
     top = 0

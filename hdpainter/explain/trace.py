@@ -158,10 +158,5 @@ class Recorder:
         return Trace(**levels, **{"score": None, "gradient": None} | arrays)
 
 
-def attention_levels(unet: UNetModel) -> list[int]:
-    """The downsampling factors, ascending, at which a UNet has transformer blocks."""
-    return sorted({level for _, level, _ in unet.transformer_blocks()})
-
-
 def _array(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from hdpainter.web.command import is_loopback
+from hdpainter.web.access import is_loopback
 
 GRADIO = "/gradio_api/"
 USED = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from hdpainter.web.command import is_loopback
+from hdpainter.web.access import is_loopback
 from hdpainter.web.engine import Load
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace

@@ -13,14 +13,14 @@ from matplotlib.colors import Normalize
 from PIL import Image
 
 from hdpainter.cli import main
-from hdpainter.explain import METHODS, explain
+from hdpainter.explain import explain
 from hdpainter.explain.panels import Bar, Cell, Panels
 from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
 from hdpainter.models.identity import identify
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import token_indices
-from hdpainter.settings import Method, PAIntASettings, SamplerSettings
+from hdpainter.settings import COMPARED, Method, PAIntASettings, SamplerSettings
 from ldm.modules.attention import CrossAttention
 from ldm.util import UserError
 
@@ -38,10 +38,10 @@ def explanation(painter, sample):
     return explain(painter, *sample, PROMPT, frames=3, **SETTINGS)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "post-hoc", "hd-painter-release"])
+@pytest.mark.parametrize("method", [*COMPARED, "post-hoc", "hd-painter-release"])
 def test_the_picture_is_the_one_made_unobserved(painter, sample, explanation, method):
     unet = painter.models.inpainting.model.diffusion_model
-    if method in METHODS:
+    if method in COMPARED:
         observed = explanation.methods[method].result
     else:
         observed = explain(painter, *sample, PROMPT, [method], **SETTINGS).methods[method].result
@@ -205,7 +205,7 @@ def test_predictions_end_in_the_picture(explanation):
 
 
 def test_every_figure_is_drawn(explanation):
-    per_method = [f"attention-{kind}-{name}" for name in METHODS for kind in ("levels", "steps")]
+    per_method = [f"attention-{kind}-{name}" for name in COMPARED for kind in ("levels", "steps")]
     shared = ["results", "x0", "attention", "rasg-score", "rasg-agreement", "rasg-gradient", "painta-c"]
     assert list(explanation.figures) == shared + per_method
     for figure in explanation.figures.values():
@@ -217,7 +217,7 @@ def test_saved_files(explanation, tmp_path):
     for _ in range(2):
         page = explanation.save(tmp_path / "new")
     names = {path.name for path in page.parent.iterdir()}
-    pictures = {f"picture-{name}.png" for name in METHODS}
+    pictures = {f"picture-{name}.png" for name in COMPARED}
     assert names == {"index.html", "arrays.npz"} | pictures | {f"{name}.png" for name in explanation.figures}
     assert set(re.findall(r'src="(.*?)"', page.read_text("utf-8"))) == {
         f"{name}.png" for name in explanation.figures

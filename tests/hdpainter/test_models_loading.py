@@ -11,8 +11,8 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hdpainter import models
 from hdpainter.models.download import record_sha256
+from hdpainter.models.loading import load
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.models.registry import (
     MODELS,
@@ -71,7 +71,7 @@ def message(function, *args, **kwargs) -> str:
 
 
 def test_load_gives_models_ready_for_inference(with_mini):
-    pipe = models.load("mini")
+    pipe = load("mini")
     assert "upscaler" not in vars(pipe)  # not loaded yet
     for model in (pipe.inpainting, pipe.upscaler):
         assert not any(module.training for module in model.modules())
@@ -83,7 +83,7 @@ def test_load_gives_models_ready_for_inference(with_mini):
 
 
 def test_random_weights_keep_activations_finite(with_mini):
-    model = models.load("mini", dtype=torch.float32, superres=False).inpainting
+    model = load("mini", dtype=torch.float32, superres=False).inpainting
     with torch.no_grad():
         context = model.get_learned_conditioning(["a boat", ""])
         out = model.apply_model(
@@ -103,7 +103,7 @@ def test_dtypes_by_stage_and_module(with_mini):
         "cond_stage_model": torch.float64,
         "inpainting.cond_stage_model": torch.float32,
     }
-    pipe = models.load("mini", dtype=policy)
+    pipe = load("mini", dtype=policy)
     for model, unet, autoencoder, text in (
         (pipe.inpainting, torch.float16, torch.float16, torch.float32),
         (pipe.upscaler, torch.bfloat16, torch.float32, torch.float64),
@@ -116,21 +116,21 @@ def test_dtypes_by_stage_and_module(with_mini):
 def test_without_superres_no_upscaler_is_needed(mini, folder):
     (folder / "mini").mkdir()
     shutil.copy(mini / "mini" / "mini-inpainting.safetensors", folder / "mini")
-    pipe = models.load("mini", superres=False)
+    pipe = load("mini", superres=False)
     assert list(pipe.info) == ["model", "inpainting"]
     assert "mini-upscaler.safetensors" in message(pipe.checkpoint, "upscaler")
-    assert "mini-upscaler.safetensors" in message(models.load, "mini")
+    assert "mini-upscaler.safetensors" in message(load, "mini")
 
 
 def test_a_pipeline_may_have_no_upscaler(with_mini, tmp_path):
-    assert models.load(pipeline(tmp_path / "one.yaml", upscaler=None)).upscaler is None
+    assert load(pipeline(tmp_path / "one.yaml", upscaler=None)).upscaler is None
 
 
 def test_info_names_files_and_hashes_that_are_known(mini, folder):
     shutil.copytree(mini / "mini", folder / "mini")
     file = folder / "mini" / "mini-inpainting.safetensors"
     record_sha256(file, "ab" * 32)
-    info = models.load("mini").info
+    info = load("mini").info
     assert info["model"] == "mini"
     assert info["inpainting"] == {
         "config": "mini-inpainting.yaml",
@@ -140,23 +140,23 @@ def test_info_names_files_and_hashes_that_are_known(mini, folder):
     }
     assert info["upscaler"]["sha256"] is None
     file.write_bytes(file.read_bytes())  # may be another file now
-    assert models.load("mini").info["inpainting"]["sha256"] is None
+    assert load("mini").info["inpainting"]["sha256"] is None
 
 
 def test_a_missing_checkpoint_is_reported_before_anything_is_built(folder, monkeypatch):
     monkeypatch.setattr("hdpainter.models.loading.build", lambda config: pytest.fail("built"))
-    text = message(models.load, "sd2")
+    text = message(load, "sd2")
     for words in ("512-inpainting-ema.safetensors", str(folder), "hdpainter models download sd2-inpainting"):
         assert words in text
     (folder / "512-inpainting-ema.safetensors").touch()
-    assert "hdpainter models download x4-upscaler" in message(models.load, "sd2")
+    assert "hdpainter models download x4-upscaler" in message(load, "sd2")
 
 
 def test_a_wrong_file_names_file_and_config(mini, folder):
     (folder / "mini").mkdir()
     for stage in ("mini-inpainting", "mini-upscaler"):
         shutil.copy(mini / "mini" / "mini-upscaler.safetensors", folder / "mini" / f"{stage}.safetensors")
-    text = message(models.load, "mini")
+    text = message(load, "mini")
     assert "mini-inpainting.safetensors does not fit mini-inpainting.yaml" in text
 
 
@@ -186,7 +186,7 @@ def test_a_pipelines_files_may_lie_beside_it(mini, tmp_path):
         inpainting={"config": "mini-inpainting.yaml", "checkpoint": "mini-inpainting.safetensors"},
         upscaler={"config": "own.yaml", "checkpoint": "mini-upscaler.safetensors"},
     )
-    pipe = models.load(path)
+    pipe = load(path)
     assert pipe.spec.name == "pipe"
     assert pipe.checkpoint("upscaler").parent == tmp_path
     assert pipe.info["upscaler"]["config"] == "own.yaml"
@@ -266,13 +266,13 @@ def test_other_yaml_files_are_refused(tmp_path, content, says):
 
 
 def test_unknown_models_and_missing_configs_are_named(with_mini, tmp_path):
-    text = message(models.load, "sd3")
+    text = message(load, "sd3")
     assert "'sd3'" in text and "sd2" in text and "registry" not in text
-    assert "cannot be read" in message(models.load, tmp_path / "none.yaml")
+    assert "cannot be read" in message(load, tmp_path / "none.yaml")
     stage = {"config": "none.yaml", "checkpoint": "mini/mini-inpainting.safetensors"}
-    assert "none.yaml" in message(models.load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
+    assert "none.yaml" in message(load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
     stage["config"] = "registry.yaml"
-    assert "no 'model'" in message(models.load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
+    assert "no 'model'" in message(load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
 
 
 def test_the_registry_can_be_replaced(folder, tmp_path, monkeypatch):

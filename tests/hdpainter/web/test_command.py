@@ -11,7 +11,7 @@ import pytest
 
 from hdpainter.cli import main
 from hdpainter.settings import Method
-from hdpainter.web.command import is_loopback, login
+from hdpainter.web.access import is_loopback, login
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import Menu, installed
 from hdpainter.web.workspace import Workspace

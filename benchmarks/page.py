@@ -2,7 +2,7 @@
 
     python -m benchmarks.page [--model mini]
 
-Needs what scripts/screenshots.py needs. The first drafts have the page's own settings, the many jobs 5 steps.
+Needs what browser.py needs. The first drafts have the page's own settings, the many jobs 5 steps.
 """
 
 import argparse
@@ -11,11 +11,10 @@ import subprocess
 import sys
 import time
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
+from benchmarks.browser import Visitor, open_chromium
 from hdpainter.console import Parser, finish
-from ldm.util import UserError
-from scripts.screenshots import FLAGS, Visitor, chromium
 
 TABS, JOBS, STEPS = 5, 4, 5
 
@@ -63,11 +62,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--model", default="mini")
     args = parser.parse_args(argv)
-    if chromium() is None:
-        raise UserError("there is no Chromium: apt-get install chromium")
     command = [sys.executable, "-m", "hdpainter.cli", "web", "--model", args.model, "--port", "0"]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+    with open_chromium() as browser:
         started = time.monotonic()
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
@@ -83,7 +79,6 @@ def main(argv: list[str]) -> None:
         finally:
             server.terminate()
             server.wait()
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m benchmarks.steps --config configs/models/sd2-base.yaml --no-oracles      # bld's UNet at full size
 
 Weights are random: cost does not depend on them. Times are of steps taken in turn in one process, the median over
-rounds; peak memory is that of a fresh process that takes one step. `plain equations` are tests/oracles.py: full
+rounds; peak memory is that of a fresh process that takes one step. `plain equations` are oracles.py: full
 attention matrices, and for RASG the gradient through the UNet for both halves with weight gradients. `bld` is a
 step of Blended Latent Diffusion with any UNet; of 50 steps it takes 38 (`BLDSettings.skip`).
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.oracles import FullMatrixAttention, FullMatrixPAIntA, rasg_gradient
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
 from hdpainter.console import Parser, finish
 from hdpainter.levels import mask_pyramid
@@ -39,7 +40,6 @@ from hdpainter.settings import Method
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import read_model_config
-from tests.oracles import FullMatrixAttention, FullMatrixPAIntA, rasg_gradient
 
 FAST = ("plain", "painta", "rasg", "both", "bld")
 ORACLES = ("plain equations", "painta, plain equations", "rasg, plain equations", "both, plain equations")

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.console import Parser, finish
+from hdpainter.mini.examples import example
 from hdpainter.pipeline import HDPainter
 from hdpainter.settings import Method
 from hdpainter.superres import SCALE, SuperResolution
-from scripts.demo import example
 
 
 def psnr(true: np.ndarray, image: np.ndarray, mask: np.ndarray) -> float:

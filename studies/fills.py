@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from eval.runs import Run
 from hdpainter.console import Parser, finish
 from hdpainter.files import make_folder, replacing
+from hdpainter.mini.examples import detail
 from ldm.util import UserError
-from scripts.demo import detail
 
 CELL, HEAD, COLUMNS = 110, 16, 10
 

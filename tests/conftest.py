@@ -6,13 +6,9 @@ import pytest
 @pytest.fixture(scope="module")  # its event loop must not outlive the file
 def browser():
     """A headless Chromium; tests that want one are skipped where it is not installed."""
-    from scripts.screenshots import FLAGS, chromium
+    from benchmarks.browser import find_chromium, open_chromium
 
-    if chromium() is None:
+    if find_chromium() is None:
         pytest.skip("browser tests need Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()

@@ -9,7 +9,7 @@ from tests.eval.test_report import EVIL
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from scripts.screenshots import LAPTOP, PHONE, Reader
+from benchmarks.browser import LAPTOP, PHONE, Reader
 
 LONG = {
     "label": "a method of no use whose name is_long_and_without_any_place_to_break_it",

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.oracles import FullMatrixPAIntA
 from hdpainter.painta import PAIntA
 from hdpainter.settings import PAIntASettings
 from hdpainter.tensors import pyramid
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util import UserError
-from tests.oracles import FullMatrixPAIntA
 from tests.support import assert_close, cases, golden, randn, rule_w
 
 RELEASE = PAIntASettings(query="after_self_attention", smoothing=0.5, until=500)

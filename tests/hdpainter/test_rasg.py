@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.oracles import FullMatrixPAIntA, rasg_gradient
 from hdpainter.levels import mask_pyramid
 from hdpainter.painta import PAIntA
 from hdpainter.rasg import CrossAttentionScores, RASGSampler, attention_score, standardize
@@ -17,7 +18,6 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
 from ldm.util import UserError
 from tests.hdpainter.test_painta import RELEASE, SMALL_UNET, problems, release_masks
-from tests.oracles import FullMatrixPAIntA, rasg_gradient
 from tests.support import assert_close, cases, golden, randn, rule_w
 
 RELEASE_RASG = RASGSettings(sigma="per_step", logit_shift=1.0, reduction="mean")

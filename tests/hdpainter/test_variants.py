@@ -150,7 +150,9 @@ def test_row_9_mask_preparation():
 def test_row_10_prompts():
     assert PAPER.prompts.positive == PAPER.prompts.negative == ""
     assert RELEASE.prompts.positive == "Full HD, 4K, high quality, high resolution"
-    letters = hashlib.sha256(RELEASE.prompts.negative.encode()).hexdigest()  # of the text in its hd_inpaint.py
+    letters = hashlib.sha256(
+        RELEASE.prompts.negative.encode()
+    ).hexdigest()  # of the text in its hd_inpaint.py
     assert letters == "ef19f6ca0eab3f9a46991ae12d54affc0d9aff7eb12faf6b4afc21982f37b1a7"
     assert token_indices("cat", PAPER.prompts.positive) == [1, 2]
     assert token_indices("cat", RELEASE.prompts.positive) == [1, 14]  # end of text of the extended prompt

@@ -14,7 +14,7 @@ from hdpainter.web.menu import Menu
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from scripts.screenshots import LAPTOP, PHONE, Visitor
+from benchmarks.browser import LAPTOP, PHONE, Visitor
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The plain equations, written for clarity and not for speed: what the fast paths must equal.
 
-Full attention matrices, one image at a time, loops where the paper has sums. Also the slow side of
-benchmarks/steps.py.
+Full attention matrices, one image at a time, loops where the paper has sums. The tests compare with them, and
+steps.py races them.
 """
 
 from collections.abc import Iterable

@@ -11,6 +11,7 @@ setup(
         "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv", "**/*.png"],
         "ldm.checkpoints": ["mini/*"],
         "eval": ["assets/*"],
+        "hdpainter.baselines.glide": ["vocab.bpe.gz", "LICENSE-vocab.txt"],
         "hdpainter.web": ["assets/*"],
     },
 )

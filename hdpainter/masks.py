@@ -144,8 +144,11 @@ def soft_mask(
 def bbox(mask: np.ndarray, margin: int = 0, multiple: int = 1) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of M with a margin, within the image, the ends exclusive.
 
-    Edges move outward to multiples of `multiple`, except where the image itself ends.
+    Edges move outward to multiples of `multiple`, except where the image itself ends. Raises ValueError where M
+    is empty.
     """
+    if not mask.any():
+        raise ValueError("an empty mask has no bounding box")
     bounds = []
     for axis in (0, 1):
         places = np.flatnonzero(mask.any(axis=1 - axis))

@@ -20,9 +20,9 @@ METRICS = {
     "accuracy": "eval.metrics.accuracy.Accuracy",
     "pickscore": "eval.metrics.pickscore.PickScore",
     "minipick": "eval.metrics.pickscore.MiniPick",
-    "fidelity": "eval.metrics.fidelity.Fidelity",
-    "seam": "eval.metrics.seam.Seam",
-    "saturation": "eval.metrics.saturation.Saturation",
+    "fidelity": "eval.metrics.pixels.Fidelity",
+    "seam": "eval.metrics.pixels.Seam",
+    "saturation": "eval.metrics.pixels.Saturation",
 }
 _WITH_WEIGHTS = ("clip", "accuracy", "pickscore", "minipick", "fidelity")
 

@@ -16,8 +16,8 @@ import torch
 import yaml
 from torch import nn
 
-from eval.crops import crop
 from eval.metrics.base import Metric, Value
+from eval.metrics.crops import crop
 from eval.metrics.weights import (
     HOW_TO_INSTALL,
     find_config,

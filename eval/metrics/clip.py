@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
-from eval.crops import crop, pad_square
 from eval.metrics.base import Metric, Value
+from eval.metrics.crops import crop, pad_square
 from eval.metrics.weights import (
     building,
     find_config,

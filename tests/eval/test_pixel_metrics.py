@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.metrics import make_metric
-from eval.metrics.saturation import shifts
-from eval.metrics.seam import seam
+from eval.metrics.pixels import mean_chroma, seam, shifts
 
 from .judges import pictures, rectangle
 
@@ -163,3 +162,16 @@ def test_saturation_shift_follows_chroma():
     assert shifts(filled, mask, red) == pytest.approx((0, 0), abs=1e-3)
     assert shifts(grey, mask, filled) == pytest.approx((-104.55, 0), abs=0.1)
     assert shifts(red, np.ones((8, 8), bool), grey)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("colour", "chroma"),
+    [((255, 0, 0), 104.55), ((0, 255, 0), 119.78), ((0, 0, 255), 133.81), ((255, 255, 0), 96.91)],
+)
+def test_chroma_is_that_of_cie_lab(colour, chroma):
+    assert mean_chroma(np.array([colour], np.uint8)) == pytest.approx(chroma, abs=0.02)
+
+
+def test_no_grey_is_colourful():
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    assert max(mean_chroma(grey[None]) for grey in greys) < 0.01

@@ -221,6 +221,11 @@ def test_bbox_holds_the_mask_and_its_margin(mask, margin, multiple):
         )
 
 
+def test_an_empty_mask_has_no_bbox():
+    with pytest.raises(ValueError, match="an empty mask has no bounding box"):
+        bbox(np.zeros((4, 5), bool))
+
+
 @many
 @given(some_masks)
 def test_soft_mask_is_between_known_and_fill(mask):

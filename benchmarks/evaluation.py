@@ -25,7 +25,6 @@ from unittest.mock import patch
 
 import torch
 
-from eval import selection
 from eval.config import Config
 from eval.generate import generate
 from eval.metrics import make_metric, read_metrics
@@ -129,7 +128,7 @@ def main(argv: list[str]) -> int:
         limit = 3 * batch if args.limit is None else args.limit
         if limit < 3 * batch:
             raise UserError(f"--limit must be at least {3 * batch}, three batches")
-        names = [e.name for e in selection.chosen(config.entries(), args.methods) if not e.why_not]
+        names = [entry.name for entry in config.runs(args.methods)]
         with NetworkClock(device) as clock:
             generate(config, devices=[str(device)], limit=limit, methods=names)
         run = Run.open(config.out)

@@ -30,7 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eval.files import read_rows, write_rows
+from eval.rows import read_rows, write_rows
 from hdpainter.images import load_image
 from ldm.util import UserError
 

@@ -15,10 +15,11 @@ run, and tables say why). The keys metrics, published, ours and baseline are for
 them there.
 """
 
+import argparse
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -142,6 +143,14 @@ class Config:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
         return replace(config, out=config.out.replace("{prompt}", config.benchmark.prompt))
 
+    @classmethod
+    def asked(cls, args: argparse.Namespace) -> "Config":
+        """The config that the command line asks for, by the arguments of `add_arguments`."""
+        if args.limit is not None and args.limit < 1:
+            raise UserError(f"--limit must be at least 1, not {args.limit}")
+        replaced = {key: getattr(args, key) for key in ("out", "coco", "prompt", "batch_size", "dtype")}
+        return cls.load(args.config, **replaced)
+
     def entries(self) -> list["Entry"]:
         """All runs of all methods. Raises UserError for entries that make no sense and for names that clash."""
         entries = [
@@ -151,6 +160,20 @@ class Config:
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"methods: {min(twice)!r} is there twice")
         return entries
+
+    def runs(self, names: Sequence[str] | None = None) -> list["Entry"]:
+        """The entries that are run, all without a `why_not`; or of these what `names` has, by its own name or by
+        its method's. Raises UserError for a name that is neither.
+        """
+        entries = self.entries()
+        known = {name for entry in entries for name in (entry.name, entry.base)}
+        if unknown := [name for name in names or () if name not in known]:
+            raise UserError(f"the config has no method {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        return [
+            entry
+            for entry in entries
+            if not entry.why_not and (names is None or entry.name in names or entry.base in names)
+        ]
 
 
 @dataclass(frozen=True)
@@ -238,3 +261,30 @@ def _is_grid(key: str, value: Any) -> bool:
 
 def _word(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that `check` and `generate` share: which part of a config is run, and how."""
+    parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/eval")
+    parser.add_argument("--coco", help="folder of the dataset (default: the config's)")
+    parser.add_argument("--prompt", choices=("true", "other"), help="label to paint (default: the config's)")
+    parser.add_argument("--out", help="folder for the results (default: the config's)")
+    parser.add_argument(
+        "--devices",
+        type=_devices,
+        default=[None],
+        help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: the first of cuda, mps and cpu there is)",
+    )
+    parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
+    parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
+    parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
+    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
+
+
+def _devices(text: str) -> list[str | None]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has an empty name: give one or more, such as cuda:0,cuda:1"
+        )
+    return list(names)

@@ -8,8 +8,7 @@ import argparse
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from eval import selection
-from eval.config import Config, Entry
+from eval.config import Config, add_arguments
 from eval.models import ModelCache, computing_dtype, model_identity
+from eval.plan import Batch, Plan
 from eval.prepare import dataset, draw, open_run, write_inputs
 from eval.runs import MANIFEST, Run
-from eval.worker import Batch, Report, Worker, Workers, disk_error
+from eval.worker import Outcome, Worker, Workers
+from hdpainter.files import CannotWrite, write_text, writing
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import locked
 from hdpainter.masks import stage_size
@@ -30,7 +30,7 @@ from ldm.util import UserError
 
 
 @dataclass
-class Summary:
+class Tally:
     """How a run ended. made, skipped: results made now and before. failures: (method, index, message)."""
 
     run: Run
@@ -53,7 +53,7 @@ def generate(
     limit: int | None = None,
     methods: Sequence[str] | None = None,
     stream: TextIO | None = None,
-) -> Summary:
+) -> Tally:
     """Make all results of `config` that are not there yet.
 
     devices: one process for each; a single one is this process. None: the first of cuda, mps and cpu there is.
@@ -64,11 +64,8 @@ def generate(
     the disk is full.
     """
     out = Path(config.out)
-    try:
-        with locked(out) as scratch:
-            return _generate(config, out, scratch, devices, limit, methods, stream)
-    except OSError as error:
-        raise disk_error(error, out) or error from None
+    with locked(out) as scratch:
+        return _generate(config, out, scratch, devices, limit, methods, stream)
 
 
 def _generate(
@@ -79,49 +76,53 @@ def _generate(
     limit: int | None,
     methods: Sequence[str] | None,
     stream: TextIO | None,
-) -> Summary:
+) -> Tally:
     say = Progress(stream=stream).say
     model_identity.cache_clear()  # the files may have been replaced since an earlier call
-    entries = config.entries()
-    chosen = {entry.name: entry for entry in selection.chosen(entries, methods) if not entry.why_not}
+    chosen = config.runs(methods)
     dtypes = {computing_dtype(device, config.dtype) for device in devices}
-    for entry in chosen.values():
+    for entry in chosen:
         entry.how.check(config.benchmark.size)
     coco = dataset(config.benchmark, out, say)
     triplets = draw(coco, config.benchmark)
-    listed = [entry for entry in entries if entry.name in chosen or entry.why_not]
+    names = [entry.name for entry in chosen]
+    listed = [entry for entry in config.entries() if entry.name in names or entry.why_not]
     run = open_run(config, coco, triplets, listed, out, scratch, say)
     samples = triplets[:limit]
-    write_inputs(run, coco, samples, scratch, say)
-    sizes = {t.index: stage_size(*reversed(coco.size(t.image_id)), run.size) for t in samples}
+    plan = Plan.of(chosen, len(samples), run)
+    write_inputs(run, coco, [samples[index] for index in plan.inputs], scratch, say)
+    sizes = [stage_size(*reversed(coco.size(sample.image_id)), run.size) for sample in samples]
 
-    summary, todo = Summary(run), {}
-    for name, entry in chosen.items():
-        done = _tidy(run, entry)
-        summary.skipped += len(done & sizes.keys())
-        if batches := _batches(entry, sizes, config.batch_size, done):
+    todo = {}
+    for name in plan.entries:
+        _tidy(run, name, plan.done[name], scratch)
+        if batches := plan.batches(name, sizes, config.batch_size):
             todo[name] = batches
-    if networks := [name for name in todo if chosen[name].how.has_network]:
+    if networks := [name for name in todo if plan.entries[name].how.has_network]:
         _refuse_other_dtypes(run, networks, dtypes)
-    display = _Display(todo, {name: chosen[name].how.cost() for name in todo}, stream)
+    tally = Tally(run, skipped=plan.made)
+    display = _Display(todo, {name: plan.entries[name].how.cost() for name in todo}, stream)
 
-    def report(report: Report) -> None:
-        _append(run, report)
-        summary.made += len(report.rows)
-        summary.failures += [(report.method, index, message) for index, message in report.failures]
-        display.finish(report)
+    def report(outcome: Outcome) -> None:
+        _append(run, outcome)
+        tally.made += len(outcome.rows)
+        tally.failures += [(outcome.method, index, message) for index, message in outcome.failures]
+        display.finish(outcome)
 
     with ExitStack() as stack:
         stack.enter_context(display)
         if todo and len(devices) == 1:
-            team = Worker(run, chosen, ModelCache(devices[0], config.dtype), scratch, display.step)
+            team = Worker(run, plan.entries, ModelCache(devices[0], config.dtype), scratch, display.step)
         elif todo:
-            team = stack.enter_context(Workers(devices, run, chosen, config.dtype, scratch))
-        for name, batches in todo.items():
-            display.start(name)
-            team.work(batches, report)
-    say(str(summary))
-    return summary
+            team = stack.enter_context(Workers(devices, run, plan.entries, config.dtype, scratch))
+        try:
+            for name, batches in todo.items():
+                display.start(name)
+                team.work(batches, report)
+        except CannotWrite as error:
+            raise CannotWrite(f"{error}; mend that, and start again to go on") from None
+    say(str(tally))
+    return tally
 
 
 def _refuse_other_dtypes(run: Run, methods: Sequence[str], dtypes: set[str]) -> None:
@@ -139,50 +140,18 @@ def _refuse_other_dtypes(run: Run, methods: Sequence[str], dtypes: set[str]) -> 
             )
 
 
-def _batches(
-    entry: Entry, sizes: dict[int, tuple[int, int]], batch_size: int, done: Container[int]
-) -> deque[Batch]:
-    """Batches of samples that can be made at once, in the order of their first ones, without those that are done.
-
-    Which samples share a batch does not depend on what is done: in half precision a picture's rounding depends on
-    its batch, and a run that was stopped should give the pictures of one that was not.
-    """
-    groups: dict[Any, list[int]] = {}
-    group_of = {size: entry.how.group(size) for size in set(sizes.values())}
-    for index, size in sizes.items():
-        groups.setdefault(group_of[size], []).append(index)
-    whole = (
-        indices[start : start + batch_size]
-        for indices in groups.values()
-        for start in range(0, len(indices), batch_size)
-    )
-    left = [tuple(index for index in batch if index not in done) for batch in whole]
-    return deque(Batch(entry.name, indices) for indices in sorted(filter(None, left)))
-
-
-def _tidy(run: Run, entry: Entry) -> set[int]:
-    """Make the method's folder and leave in its manifest only what is there and of what its source still is;
-    returns the indices of that."""
-    folder = run.folder(entry.name)
-    folder.mkdir(exist_ok=True)
-    rows = run.manifest(entry.name)
-    done = [
-        index
-        for index in run.done(entry.name)
-        if all(rows[index].get(k, v) == v for k, v in entry.how.source(run.triplets[index]).items())
-    ]
-    text = "".join(f"{json.dumps(rows[index])}\n" for index in done)
-    path = folder / MANIFEST
+def _tidy(run: Run, name: str, done: Collection[int], scratch: Path) -> None:
+    """Make the method's folder, and leave in its manifest only what is done."""
+    path, rows = run.folder(name) / MANIFEST, run.manifest(name)
+    text = "".join(f"{json.dumps(rows[index])}\n" for index in sorted(done))
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    return set(done)
+        write_text(path, text, scratch)
 
 
-def _append(run: Run, report: Report) -> None:
-    with (run.folder(report.method) / MANIFEST).open("a", encoding="utf-8") as file:
-        file.write("".join(f"{json.dumps(row)}\n" for row in report.rows))
+def _append(run: Run, outcome: Outcome) -> None:
+    path = run.folder(outcome.method) / MANIFEST
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{json.dumps(row)}\n" for row in outcome.rows))
 
 
 class _Display:
@@ -217,16 +186,16 @@ class _Display:
         with self._lock:
             self._progress.step(stage, step, steps)
 
-    def finish(self, report: Report) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """A batch is done."""
-        cost = self._costs[report.method] * (len(report.rows) + len(report.failures))
+        cost = self._costs[outcome.method] * (len(outcome.rows) + len(outcome.failures))
         with self._lock:
             self._left, self._spent = self._left - cost, self._spent + cost
-            if report.rows:
-                text = f"{report.method}: {report.rows[0]['seconds']:.2f} s each{self._forecast()}"
-                self._progress.finish(text, len(report.rows))
-            for index, message in report.failures:
-                self._progress.finish(f"{report.method}: sample {index} failed: {message}")
+            if outcome.rows:
+                text = f"{outcome.method}: {outcome.rows[0]['seconds']:.2f} s each{self._forecast()}"
+                self._progress.finish(text, len(outcome.rows))
+            for index, message in outcome.failures:
+                self._progress.finish(f"{outcome.method}: sample {index} failed: {message}")
 
     def _forecast(self) -> str:
         """How long all methods will take, by their rough costs and the time taken so far."""
@@ -244,11 +213,11 @@ def add_parser(subparsers: Any) -> None:
         description="Make the results of all methods of a config; start it again to go on after a stop.",
     )
     parser.set_defaults(run=run)
-    selection.add_arguments(parser)
+    add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make what the command line asks for; 1 if some results failed."""
-    config = selection.config_of(args)
-    summary = generate(config, devices=args.devices, limit=args.limit, methods=args.methods)
-    return int(bool(summary.failures))
+    config = Config.asked(args)
+    tally = generate(config, devices=args.devices, limit=args.limit, methods=args.methods)
+    return int(bool(tally.failures))

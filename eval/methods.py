@@ -278,22 +278,15 @@ class Folder(Kind):
     known_region: Literal["as-is", "exact", "blended"] = "as-is"
 
     def identity(self) -> dict[str, Any]:
-        if self.path is None:
-            raise UserError("a folder of results needs a path, or why_not to say why there are none")
+        self._file(Sample(0, 0, 0, 0, 0, "", "", "", 0.0))
         if not Path(self.path).is_dir():
             raise UserError(f"{self.path} is not a folder of results")
-        try:
-            self.pattern.format(**dataclasses.asdict(Sample(0, 0, 0, 0, 0, "", "", "", 0.0)))
-        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"pattern {self.pattern!r} does not fit the columns of a sample: {error!r}"
-            ) from None
         return {**super().identity(), "path": str(Path(self.path).resolve())}
 
     def source(self, sample: Sample) -> dict[str, Any]:
         try:
             about = self._file(sample).stat()
-        except OSError:  # without it, its copy stays
+        except (OSError, UserError):  # without it, its copy stays
             return {}
         return {"source": [about.st_size, about.st_mtime_ns]}
 
@@ -311,7 +304,14 @@ class Folder(Kind):
         return image if self.known_region == "as-is" else blend(one.image, image, one.mask, self.known_region)
 
     def _file(self, sample: Sample) -> Path:
-        return Path(self.path) / self.pattern.format(**dataclasses.asdict(sample))
+        if self.path is None:
+            raise UserError("a folder of results needs a path, or why_not to say why there are none")
+        try:
+            return Path(self.path) / self.pattern.format(**dataclasses.asdict(sample))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"pattern {self.pattern!r} does not fit the columns of a sample: {error!r}"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from eval.coco import Coco, Triplet, read_list, sample
 from eval.config import Benchmark, Config, Entry
-from eval.files import write_rows
 from eval.models import checkpoint_of, weights_in
+from eval.rows import write_rows
 from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample
-from hdpainter.files import digest, file_sha256, make_folder, write_json
+from hdpainter.files import digest, file_sha256, make_folder, write_json, writing
 from hdpainter.images import save_png
 from hdpainter.jobs.results import differences
 from hdpainter.masks import shrink, stage_size
@@ -42,7 +42,8 @@ def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
         with _waiting_for(root.parent, say):
             if not root.exists():  # nobody drew it meanwhile
                 say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
-                toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
+                with writing(root):
+                    toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
     return Coco(root, benchmark.split)
 
 
@@ -138,24 +139,22 @@ def open_run(
 
 
 def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Path, say: Say) -> None:
-    """Write the image and the mask of each triplet at evaluation size, where they are not there yet.
+    """Write the image and the mask of each triplet at evaluation size.
 
     Raises UserError if images are missing, before any is written, or damaged.
     """
-    todo = [triplet for triplet in triplets if not run.mask_path(triplet.index).is_file()]
-    missing = [coco.image_path(triplet) for triplet in todo if not coco.image_path(triplet).is_file()]
+    missing = [coco.image_path(triplet) for triplet in triplets if not coco.image_path(triplet).is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(todo)} images are missing, the first is {missing[0]}")
-    (run.path / INPUTS).mkdir(exist_ok=True)
+        raise UserError(f"{len(missing)} of {len(triplets)} images are missing, the first is {missing[0]}")
 
     def write(triplet: Triplet) -> None:
         image, mask = coco.image(triplet), _mask(coco, triplet, run.size)
         small = Image.fromarray(image).resize(mask.shape[::-1], Image.Resampling.BICUBIC)
         grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
         save_png(small, run.image_path(triplet.index), scratch=scratch)
-        save_png(grey, run.mask_path(triplet.index), scratch=scratch)
+        save_png(grey, run.mask_path(triplet.index), scratch=scratch)  # last: with it, both are there
 
-    _in_threads(write, todo, "inputs", say)
+    _in_threads(write, triplets, "inputs", say)
 
 
 def _refuse_unknown(out: Path) -> None:

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from eval import tables
 from eval.charts import Bar, bar_chart
 from eval.columns import PAPER_COLUMNS, Column, number
-from eval.files import write_text
 from eval.gallery import Failures, Gallery
 from eval.grids import Grid, fewer, grids, how_many, interval, title_of
 from eval.published import TABLES
 from eval.stats import SHOW_AFTER, Mean
 from eval.summary import Row, Summary
+from hdpainter.files import write_text
 from ldm.util import UserError
 
 ASSETS = Path(__file__).parent / "assets"

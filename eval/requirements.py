@@ -6,9 +6,8 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval import selection
-from eval.coco import Coco, Triplet
-from eval.config import Config
-from eval.files import read_rows
+from eval.coco import KEYS, Coco, Triplet
+from eval.config import Config, add_arguments
 from eval.metrics import make_metric, read_metrics
+from eval.plan import Plan
 from eval.prepare import draw, folder_of, prompts_of
+from eval.rows import read_rows
 from eval.runs import RUN_FILE, Run
 from eval.worker import threads_for
 from hdpainter.inpaint import FACTOR
@@ -36,30 +35,6 @@ BYTES_A_PIXEL = 3.0  # of a lossless picture, at most
 LONG = 2.0
 
 
-@dataclass(frozen=True)
-class Need:
-    """What is still to be made.
-
-    samples: of each method. made: by method, how many of them are there already. evaluations: by method, those
-    of the network for one picture. bytes: on disk, at most.
-    """
-
-    samples: int
-    made: Mapping[str, int]
-    evaluations: Mapping[str, float]
-    bytes: float
-
-    @property
-    def pictures(self) -> int:
-        """How many pictures are to be made."""
-        return self.samples * len(self.evaluations) - sum(self.made.values())
-
-    @property
-    def total(self) -> float:
-        """Evaluations of the network for all of them."""
-        return sum((self.samples - self.made[name]) * cost for name, cost in self.evaluations.items())
-
-
 def add_parser(subparsers: Any) -> None:
     """The command ``check``."""
     parser = subparsers.add_parser(
@@ -68,15 +43,15 @@ def add_parser(subparsers: Any) -> None:
         description="Lists all that is missing with how to get it (exit code 2), and about what the run takes.",
     )
     parser.set_defaults(run=run)
-    selection.add_arguments(parser)
+    add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the estimate, and what is missing."""
-    config = selection.config_of(args)
-    need = needed(config, args.limit, args.methods)
+    config = Config.asked(args)
+    plan = planned(config, args.limit, args.methods)
     seconds = seconds_per_evaluation(config, args.devices[0], len(args.devices))
-    for line in estimate(config, need, seconds, len(args.devices)):
+    for line in estimate(config, plan, seconds, len(args.devices)):
         print(line, flush=True)
     lacking = missing(config, args.methods, f"--config {shlex.quote(args.config)}", args.limit)
     print("all that it needs is there" if not lacking else f"{len(lacking)} missing:")
@@ -106,10 +81,9 @@ def missing(
 
     triplets = ask(_samples, config)
     prompts = ask(_prompts, config, triplets[:limit]) if triplets is not None else None
-    for entry in selection.chosen(config.entries(), methods):
-        if not entry.why_not:
-            ask(entry.how.identity)
-            ask(entry.how.check, config.benchmark.size)
+    for entry in config.runs(methods):
+        ask(entry.how.identity)
+        ask(entry.how.check, config.benchmark.size)
     metrics = ask(read_metrics, config.for_tables.get("metrics", "metrics")) or {}
     for name, params in metrics.items():
         metric = ask(partial(make_metric, name, params, source=source))
@@ -149,26 +123,17 @@ def _how_to_get(root: Path) -> str:
     )
 
 
-def needed(config: Config, limit: int | None = None, methods: Sequence[str] | None = None) -> Need:
+def planned(config: Config, limit: int | None = None, methods: Sequence[str] | None = None) -> Plan:
     """What of the run is not there yet. limit: only so many samples. methods: only these runs.
 
     Raises UserError if the results folder is damaged.
     """
     benchmark, out = config.benchmark, Path(config.out)
-    entries = [entry for entry in selection.chosen(config.entries(), methods) if not entry.why_not]
-    listed = read_rows(Path(benchmark.list), ["image_idx", "segment_idx"]) if benchmark.list else ()
+    listed = read_rows(Path(benchmark.list), KEYS) if benchmark.list else ()
     samples = min(benchmark.samples or len(listed), limit or math.inf)
     run = Run.open(out) if (out / RUN_FILE).is_file() else None
-    made = {e.name: sum(index < samples for index in run.done(e.name)) if run else 0 for e in entries}
-    inputs = sum(not (run and run.mask_path(index).is_file()) for index in range(samples))
     drawn = folder_of(benchmark, out).exists()
-    pictures = samples * len(entries) - sum(made.values()) + inputs + (0 if drawn else benchmark.images or 0)
-    return Need(
-        samples,
-        made,
-        {entry.name: entry.how.cost() for entry in entries},
-        pictures * benchmark.size**2 * BYTES_A_PIXEL,
-    )
+    return Plan.of(config.runs(methods), samples, run, 0 if drawn else benchmark.images or 0)
 
 
 def seconds_per_evaluation(config: Config, device: str | None = None, processes: int = 1) -> float:
@@ -210,20 +175,25 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def estimate(config: Config, need: Need, seconds: float, devices: int) -> list[str]:
+def estimate(config: Config, plan: Plan, seconds: float, devices: int) -> list[str]:
     """What the run takes, in words. seconds: of one evaluation of the network for one picture."""
-    total, before = need.total * seconds / devices, sum(need.made.values())
+    total, disk = plan.evaluations * seconds / devices, bytes_of(config, plan)
     free = shutil.disk_usage(_existing(Path(config.out))).free
     lines = [
-        f"{need.samples} samples, {len(need.evaluations)} methods: {need.pictures} pictures to make"
-        + (f", {before} made before" if before else ""),
+        f"{plan.samples} samples, {len(plan.entries)} methods: {plan.results} pictures to make"
+        + (f", {plan.made} made before" if plan.made else ""),
         f"time: about {duration(total)} to make them on {devices} device{'s' * (devices > 1)} "
         f"({1000 * seconds:.3g} ms for an evaluation of the UNet, measured here); scoring comes on top",
-        f"disk: up to {size(need.bytes)} more in {config.out}, {size(free)} free there",
+        f"disk: up to {size(disk)} more in {config.out}, {size(free)} free there",
     ]
-    if need.bytes > free:
+    if disk > free:
         lines.append("warning: that may not be enough; make room, or give another --out")
     return lines
+
+
+def bytes_of(config: Config, plan: Plan) -> float:
+    """What the pictures to come take on disk, at most."""
+    return plan.pictures * config.benchmark.size**2 * BYTES_A_PIXEL
 
 
 def _existing(path: Path) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.files import read_rows
+from eval.rows import read_rows
 from hdpainter.files import file_sha256
 from hdpainter.images import load_image
 from ldm.util import UserError

@@ -15,7 +15,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from eval.columns import COLUMN, number
-from eval.files import read_rows, write_rows, write_text
 from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
+from eval.prefetch import prefetch
+from eval.rows import read_rows, write_rows
 from eval.runs import DIGEST, Run, digest_of, still_holds
-from hdpainter.files import digest, file_sha256, make_folder
+from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, write_json
 from hdpainter.images import load_image, load_mask
 from hdpainter.jobs.progress import Progress
 from ldm.util import UserError
@@ -151,7 +151,7 @@ def score(
 
         def begin() -> None:
             save()  # first without what no longer holds, then the record: at no time does it vouch for other rows
-            write_text(path.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            write_json(path.with_suffix(".json"), record)
 
         if not todo:
             begin()
@@ -191,15 +191,11 @@ def _record(metric: Metric) -> dict[str, Any]:
 def _evaluated(
     items: Sequence[Item], metric: Metric, batch_size: int
 ) -> Iterator[tuple[list[Item], dict[str, list[Value]]]]:
-    """Batches of items and their values, with the next batch being read meanwhile."""
-    batches = [list(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
-    with ThreadPoolExecutor(1) as reader:
-        read = (reader.submit(lambda batch: [item.load() for item in batch], batch) for batch in batches)
-        following = next(read)
-        for batch in batches:
-            pictures, following = following, next(read, None)
-            images, masks, originals = zip(*pictures.result(), strict=True)
-            yield batch, metric(images, masks, [item.prompt for item in batch], originals)
+    """Batches of items and their values, with the next ones being read meanwhile."""
+    batches = (list(items[i : i + batch_size]) for i in range(0, len(items), batch_size))
+    for batch, pictures in prefetch((batch, [item.load() for item in batch]) for batch in batches):
+        images, masks, originals = zip(*pictures, strict=True)
+        yield batch, metric(images, masks, [item.prompt for item in batch], originals)
 
 
 def _kept(
@@ -241,7 +237,7 @@ def _locked(path: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(f"another process is writing {path}; let it finish first") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        raise CannotWrite(f"{path} cannot be written: {error.strerror}") from error
     with lock:
         yield
 

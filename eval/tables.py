@@ -11,13 +11,14 @@ import numpy as np
 
 from eval.columns import COLUMN
 from eval.config import Config, Entry
-from eval.files import write_rows, write_text
 from eval.grids import Grid, bin_name, grids
 from eval.provenance import provenance
 from eval.published import TABLES, Published
+from eval.rows import write_rows
 from eval.runs import Run
 from eval.stats import REPEATS
 from eval.summary import PREFERENCES, Row, Summary, group_of, summarise
+from hdpainter.files import write_text
 from ldm.util import UserError
 
 

@@ -4,20 +4,18 @@ While the models work, a thread reads the next inputs and another writes the las
 for each device, are fed by the one that started them and end with it, however it ends.
 """
 
-import errno
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,6 +23,8 @@ from PIL import Image
 from eval.config import Entry, seed_of
 from eval.methods import Input, Made, Paint
 from eval.models import ModelCache, dtype_name
+from eval.plan import Batch
+from eval.prefetch import AHEAD, prefetch
 from eval.runs import Run
 from eval.version import code_version
 from hdpainter.console import one_line
@@ -32,46 +32,16 @@ from hdpainter.images import save_png
 from hdpainter.memory import release_memory
 from ldm.util import UserError
 
-T = TypeVar("T")
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
 GRACE = 10  # seconds that a process may take to end
-AHEAD = 2  # batches that are read before, and written after, the one that is being made
-
-
-def disk_error(error: OSError, folder: Path) -> UserError | None:
-    """What to tell the user where a disk is full or must not be written to; None for other errors."""
-    if error.errno not in _DISK:
-        return None
-    return UserError(
-        f"{error.filename or folder} cannot be written: {error.strerror}; then start again to go on"
-    )
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples that one method makes at once."""
-
-    method: str
-    indices: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Report:
+class Outcome:
     """What became of a batch: rows for the manifest, and (index, message) of what failed."""
 
     method: str
     rows: list[dict[str, Any]]
     failures: list[tuple[int, str]]
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A process had to give up. user: whether it is a mistake that the user can mend."""
-
-    message: str
-    user: bool
 
 
 class Worker:
@@ -94,11 +64,11 @@ class Worker:
         self._code = code_version()  # now: the files may change while they run
         self._ready: tuple[str, Paint] | None = None
 
-    def work(self, batches: Iterable[Batch], report: Callable[[Report], None]) -> None:
+    def work(self, batches: Iterable[Batch], report: Callable[[Outcome], None]) -> None:
         """Make all `batches`; `report` is called in another thread when one is on disk.
 
         A batch that fails is tried again one by one; what still fails is in the report. Raises UserError where
-        a model cannot be loaded or an input not read, OSError where results cannot be written.
+        a model cannot be loaded or an input not read, CannotWrite where results cannot be written.
         """
         saving: deque[Future] = deque()
         with ThreadPoolExecutor(1) as writer:
@@ -139,7 +109,7 @@ class Worker:
         failures: list[tuple[int, str]],
         together: int,
         seconds: float,
-        report: Callable[[Report], None],
+        report: Callable[[Outcome], None],
     ) -> None:
         settings = self.run.method(batch.method)["hash"]
         network = self.entries[batch.method].how.has_network
@@ -162,7 +132,7 @@ class Worker:
             }
             for one, result in made
         ]
-        report(Report(batch.method, rows, failures))
+        report(Outcome(batch.method, rows, failures))
 
 
 def _one_by_one_if_need_be(
@@ -183,36 +153,6 @@ def _attempt(paint: Paint, inputs: Sequence[Input]) -> tuple[list[tuple[Input, M
         return list(zip(inputs, paint(inputs), strict=True)), []
     except Exception as error:
         return [], [(one.sample.index, one_line(error)) for one in inputs]
-
-
-def prefetch(items: Iterable[T], ahead: int = AHEAD) -> Iterator[T]:
-    """The items, up to `ahead` of which a thread makes in advance; its errors are raised here."""
-    queue: Queue[tuple[str, Any]] = Queue(ahead)
-    stopped = threading.Event()
-
-    def fill() -> None:
-        try:
-            for item in items:
-                queue.put(("item", item))
-                if stopped.is_set():
-                    return
-            queue.put(("end", None))
-        except BaseException as error:  # whatever it is, the reader has to know
-            queue.put(("error", error))
-
-    threading.Thread(target=fill, daemon=True).start()
-    try:
-        while (got := queue.get())[0] == "item":
-            yield got[1]
-        if got[0] == "error":
-            raise got[1]
-    finally:
-        stopped.set()
-        try:
-            while True:
-                queue.get_nowait()  # makes room for an item that the thread may be waiting to hand over
-        except Empty:
-            pass
 
 
 class Workers:
@@ -248,7 +188,7 @@ class Workers:
             process.join()
             ours.close()
 
-    def work(self, batches: Iterable[Batch], report: Callable[[Report], None]) -> None:
+    def work(self, batches: Iterable[Batch], report: Callable[[Outcome], None]) -> None:
         """Make all `batches`, wherever there is time; `report` is called for each."""
         waiting, under_way = deque(batches), 0
         idle = deque(ours for _ in range(AHEAD) for ours in self._processes)
@@ -259,8 +199,8 @@ class Workers:
                 under_way += 1
             for ours in connection.wait(list(self._processes)):
                 message = self._receive(ours)
-                if isinstance(message, Crash):
-                    raise UserError(message.message) if message.user else RuntimeError(message.message)
+                if isinstance(message, Exception):  # its process had to give up
+                    raise message
                 report(message)
                 under_way -= 1
                 idle.append(ours)
@@ -300,10 +240,10 @@ def _serve(
         Worker(Run.open(path), entries, models, scratch).work(iter(pipe.recv, None), pipe.send)
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
+    except UserError as error:
+        pipe.send(error)
     except Exception as error:
-        told = disk_error(error, path) if isinstance(error, OSError) else None
-        known = told or (error if isinstance(error, UserError) else None)
-        pipe.send(Crash(str(known) if known else f"{device}: {one_line(error)}", known is not None))
+        pipe.send(RuntimeError(f"{device}: {one_line(error)}"))
 
 
 def _end_with_parent() -> None:

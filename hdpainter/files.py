@@ -21,6 +21,15 @@ class CannotWrite(UserError):
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes to `path`. Raises CannotWrite for an OSError within the block."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     """A file to write in the place of `path`, whose name it gets when the block ends without an error.
 
@@ -29,12 +38,11 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     """
     part = (scratch or path.parent) / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.part{path.suffix}"
     try:
-        yield part
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
+        with writing(path):
+            yield part
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

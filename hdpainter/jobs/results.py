@@ -25,7 +25,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from hdpainter.files import digest, file_sha256, make_folder, replacing, write_json
+from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, replacing, write_json, write_text
 from hdpainter.images import encode_png
 from ldm.util import UserError
 
@@ -143,8 +143,10 @@ def locked(folder: Path) -> Iterator[Path]:
     except Timeout:
         who = owner.read_text() if owner.is_file() else "another process"
         raise UserError(f"{who} is writing to {folder}; let it finish or give another --out") from None
+    except OSError as error:
+        raise CannotWrite(f"{hidden / 'lock'} cannot be written: {error.strerror or error}") from error
     with lock:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
+        make_folder(scratch)
         yield scratch

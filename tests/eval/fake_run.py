@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.files import write_rows
+from eval.rows import write_rows
 from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample
 
 CATEGORIES = ("boat", "cat", "clock", "kite")

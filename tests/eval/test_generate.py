@@ -18,12 +18,13 @@ from filelock import FileLock
 from PIL import Image
 
 from eval.config import Config, seed_of
-from eval.files import write_rows
 from eval.generate import generate
 from eval.models import weights_in
+from eval.prefetch import prefetch
+from eval.requirements import planned
+from eval.rows import write_rows
 from eval.runs import Run
 from eval.version import code_version
-from eval.worker import prefetch
 from hdpainter.blend import blend
 from hdpainter.files import file_sha256
 from hdpainter.masks import stage_size
@@ -197,9 +198,9 @@ def test_results_of_another_size_and_missing_ones_are_reported_and_the_rest_goes
     for i, side in enumerate((64, 32, 64)):
         Image.new("RGB", (side, 64)).save(tmp_path / "theirs" / f"{i:06d}.png")
     config = Config.load(write_config({"theirs": {"kind": "folder", "path": str(tmp_path / "theirs")}}))
-    summary = generate(config, devices=["cpu"], limit=4, stream=io.StringIO())
-    assert summary.run.done("theirs") == [0, 2] and summary.made == 2
-    (_, first, wrong), (_, second, gone) = summary.failures
+    tally = generate(config, devices=["cpu"], limit=4, stream=io.StringIO())
+    assert tally.run.done("theirs") == [0, 2] and tally.made == 2
+    (_, first, wrong), (_, second, gone) = tally.failures
     assert first == 1 and "is 32 x 64 pixels instead of 64 x 64: set resize" in wrong
     assert second == 3 and "000003.png is not there" in gone
 
@@ -219,9 +220,10 @@ def test_results_made_elsewhere_are_copied_again_where_they_changed(write_config
     Image.new("RGB", (64, 64), "red").save(files[1])
     Image.new("RGB", (32, 32)).save(files[2])
     files[3].unlink()
-    summary = again()
-    run = summary.run
-    assert (summary.made, summary.skipped, len(summary.failures)) == (1, 2, 1)
+    assert planned(config, limit=4).results == 2, "check announces what generate does"
+    tally = again()
+    run = tally.run
+    assert (tally.made, tally.skipped, len(tally.failures)) == (1, 2, 1)
     assert (run.result("theirs", 1) == (255, 0, 0)).all()
     assert run.done("theirs") == [0, 1, 3], "what does not fit any more is gone; what is nowhere else stays"
 
@@ -354,10 +356,10 @@ def test_a_batch_that_fails_is_tried_one_by_one(write_config, tiny_pipeline, mon
 
     monkeypatch.setattr("hdpainter.pipeline.HDPainter.__call__", paint)
     config = Config.load(write_config(BASE, model=str(tiny_pipeline), batch_size=4))
-    summary = generate(config, devices=["cpu"], stream=io.StringIO())
+    tally = generate(config, devices=["cpu"], stream=io.StringIO())
     assert calls == [4, 1, 1, 1, 1, 2, 1, 1]
-    assert summary.run.done("stable-inpainting") == [0, 1, 3, 4, 5]
-    assert summary.failures == [("stable-inpainting", 2, "FloatingPointError: the decoded image holds NaN")]
+    assert tally.run.done("stable-inpainting") == [0, 1, 3, 4, 5]
+    assert tally.failures == [("stable-inpainting", 2, "FloatingPointError: the decoded image holds NaN")]
 
 
 def test_what_shares_a_batch_does_not_depend_on_what_was_made_before(write_config, tiny_pipeline):

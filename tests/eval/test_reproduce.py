@@ -15,10 +15,11 @@ from eval.__main__ import main, parser_of
 from eval.config import Config
 from eval.requirements import (
     BYTES_A_PIXEL,
+    bytes_of,
     duration,
     estimate,
     missing,
-    needed,
+    planned,
     seconds_per_evaluation,
     size,
 )
@@ -81,13 +82,13 @@ def test_estimate_follows_from_samples_steps_and_time(write_config, tiny_pipelin
     config = Config.load(
         write_config({"painta": {"steps": 7}, "mean": {"kind": "mean"}}, model=str(tiny_pipeline))
     )
-    need = needed(config)
-    assert need.samples == 6 and need.pictures == 12
-    assert need.evaluations["painta"] == 14  # with and without the prompt
-    assert need.bytes == 6 * 3 * 64**2 * BYTES_A_PIXEL
-    assert needed(config, limit=2).samples == 2 and needed(config, limit=99).samples == 6
-    one, two = (estimate(config, need, 100.0, devices) for devices in (1, 2))
-    total = 6 * (14 + need.evaluations["mean"]) * 100.0
+    plan = planned(config)
+    assert plan.samples == 6 and plan.results == 12
+    assert planned(config, methods=["painta"]).evaluations == 6 * 14  # with and without the prompt
+    assert bytes_of(config, plan) == 6 * 3 * 64**2 * BYTES_A_PIXEL
+    assert planned(config, limit=2).samples == 2 and planned(config, limit=99).samples == 6
+    one, two = (estimate(config, plan, 100.0, devices) for devices in (1, 2))
+    total = 6 * (14 + plan.entries["mean"].how.cost()) * 100.0
     assert duration(total) in one[1] and duration(total / 2) in two[1]
     assert not [line for line in one if "warning" in line]
 
@@ -98,12 +99,12 @@ def test_what_is_made_already_is_not_estimated_again(write_config, tiny_pipeline
     )
     words = ["--config", str(path), "--devices", "cpu"]
     assert main(["generate", *words, "--methods", "mean", "--limit", "4"]) == 0
-    config, picture = Config.load(path), 64**2 * BYTES_A_PIXEL
-    need = needed(config)
-    assert (need.samples, need.pictures) == (6, 8)
-    assert need.bytes == (8 + 2) * picture  # two samples have no inputs yet
-    assert need.total == pytest.approx(6 * 4 + 2 * need.evaluations["mean"])
-    assert (needed(config, limit=3).pictures, needed(config, limit=3).bytes) == (3, 3 * picture)
+    config = Config.load(path)
+    plan = planned(config)
+    assert (plan.samples, plan.results, plan.made) == (6, 8, 4)
+    assert plan.pictures == 8 + 2  # two samples have no inputs yet
+    assert plan.evaluations == pytest.approx(6 * 4 + 2 * plan.entries["mean"].how.cost())
+    assert (planned(config, limit=3).results, planned(config, limit=3).pictures) == (3, 3)
 
     assert main(["generate", *words]) == 0
     capsys.readouterr()
@@ -117,17 +118,17 @@ def test_what_is_made_already_is_not_estimated_again(write_config, tiny_pipeline
 def test_toy_coco_takes_disk_only_until_it_is_drawn(write_config, tmp_path):
     toy = {"coco": "toy", "images": 5, "cache": str(tmp_path / "cache")}
     config = Config.load(write_config({"mean": {"kind": "mean"}}, benchmark=toy))
-    before = needed(config).bytes
+    before = planned(config).pictures
     (tmp_path / "cache" / "toycoco-val-5-64-of-another-version").mkdir(parents=True)
-    assert needed(config).bytes == before
+    assert planned(config).pictures == before
     (tmp_path / "cache" / f"toycoco-val-5-64-{DRAWING}").mkdir()
-    assert before - needed(config).bytes == 5 * 64**2 * BYTES_A_PIXEL
+    assert before - planned(config).pictures == 5
 
 
 def test_too_little_disk_is_said(write_config, monkeypatch):
     config = Config.load(write_config({"mean": {"kind": "mean"}}))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    assert "warning" in estimate(config, needed(config), 1.0, 1)[-1]
+    assert "warning" in estimate(config, planned(config), 1.0, 1)[-1]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(59, "00:59"), (3700, "1:01:40"), (86400 * 3, "3.0 days")])
@@ -176,7 +177,7 @@ def test_check_counts_only_the_methods_that_are_asked_for(write_config, tiny_pip
     methods = {"painta": {}, "theirs": {"kind": "folder", "path": "/absent"}}
     config = Config.load(write_config(methods, model=str(tiny_pipeline), metrics=JUDGES))
     assert missing(config, ["painta"]) == [] and len(missing(config)) == 1
-    assert set(needed(config, methods=["painta"]).evaluations) == {"painta"}
+    assert set(planned(config, methods=["painta"]).entries) == {"painta"}
 
 
 @pytest.fixture
@@ -369,4 +370,4 @@ def test_the_scripts_configs_are_what_the_tables_expect(name):
     for entry in config.entries():
         if entry.kind == "pipeline":
             Method.load(entry.how.method)
-    assert needed(config).samples >= 500
+    assert planned(config).samples >= 500

@@ -11,8 +11,8 @@ from filelock import FileLock
 from PIL import Image
 
 from eval.__main__ import main
-from eval.files import read_rows, write_rows
 from eval.metrics import Metric
+from eval.rows import read_rows, write_rows
 from eval.runs import Run
 from eval.score import of_folders, of_run, score
 from eval.summary import summarise

@@ -1,13 +1,11 @@
-"""Small text files: read with errors that name them, written whole or not at all."""
+"""CSV files with a header: read with errors that name them, written whole or not at all."""
 
 import csv
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hdpainter.files import make_folder
+from hdpainter.files import make_folder, replacing
 from ldm.util import UserError
 
 
@@ -31,29 +29,9 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write mappings as a CSV file with these columns; it appears whole or not at all. UserError if it cannot."""
-    with _whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    """Write mappings as a CSV file with these columns; its folder is made. Raises CannotWrite."""
+    make_folder(path.parent)
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file; it appears whole or not at all. Raises UserError if it cannot be written."""
-    with _whole(path) as part:
-        part.write_text(text, encoding="utf-8")
-    return path
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """The file to write in place of `path`, whose name it gets once it is complete."""
-    part = path.parent / f"{path.name}.{os.getpid()}.part"
-    make_folder(path.parent)
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -43,9 +43,10 @@ def main(argv: list[str]) -> None:
     painter = HDPainter.from_config(args.model, args.device, args.dtype)
     spec = painter.models.spec
     stage = SuperResolution(painter.models.upscaler, spec.multiple)
+    method = Method.load("hd-painter").override({"superres.steps": args.steps})
     choices = {"whole picture": {}}
-    choices |= {f"crop, margin {margin}": {"crop_margin": margin} for margin in (16, 32, 64)}
-    choices |= {f"tiles of {spec.max_size // 2}": {"tile": spec.max_size // 2}}
+    choices |= {f"crop, margin {margin}": {"superres.crop_margin": margin} for margin in (16, 32, 64)}
+    choices |= {f"tiles of {spec.max_size // 2}": {"superres.tile": spec.max_size // 2}}
     found, shares, plain = defaultdict(list), [], []
     for scene in range(args.scenes):
         picture, mask, prompt = example(scene, spec.max_size)
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
         plain.append(psnr(picture, bicubic, inside))
         whole = None
         for name, options in choices.items():
-            settings = Method.load("hd-painter").override(superres={"steps": args.steps, **options}).superres
+            settings = method.override(options).superres
             start = time.perf_counter()
             result = stage(picture, low, inside, prompt, settings)
             seconds = time.perf_counter() - start

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from eval.methods import KINDS, Kind
 from hdpainter.files import digest
-from hdpainter.settings import from_mapping
+from hdpainter.values import from_mapping
 from ldm.util import CONFIGS, UserError, read_yaml
 
 FOR_TABLES = ("metrics", "published", "ours", "baseline")

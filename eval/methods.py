@@ -5,7 +5,7 @@ in KINDS.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,7 +23,7 @@ from hdpainter.images import load_image
 from hdpainter.inpaint import FACTOR
 from hdpainter.masks import pad_to_multiple, padded_size
 from hdpainter.models.registry import PipelineSpec
-from hdpainter.settings import Method
+from hdpainter.settings import Adjustments, Method
 from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
 
@@ -96,42 +96,29 @@ class Kind:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Pipeline(Kind):
-    """HD-Painter's stage 1 by any method of ``configs/methods``, or a YAML file, with values replaced.
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Adjustments, Kind):
+    """HD-Painter's stage 1 by any method of ``configs/methods``, or a YAML file, with the user's adjustments.
 
     override: values of the method by their place, such as ``{"rasg.logit_shift": 1}``. painta_levels,
     rasg_levels: downsampling factors of the latent that the two act on; the model's own by default.
     """
 
     method: str = "hd-painter"
-    steps: int | None = None
-    guidance_scale: float | None = None
-    eta: float | None = None
-    negative_prompt: str | None = None
-    known_region: Literal["exact", "blended"] | None = None
     painta_levels: list | None = None
     rasg_levels: list | None = None
     override: dict = field(default_factory=dict)
     has_network: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for place in (*self.by_place(), *self.override):
+            if place.partition(".")[0] == "superres":
+                raise UserError(f"{place} cannot be set: results are those of stage 1")
+
     def resolved(self) -> Method:
         """The method with its values replaced. Raises UserError for what it does not have."""
-        values = dataclasses.asdict(
-            Method.load(self.method).adjusted(
-                steps=self.steps,
-                guidance_scale=self.guidance_scale,
-                eta=self.eta,
-                negative_prompt=self.negative_prompt,
-                known_region=self.known_region,
-            )
-        )
-        for place, value in self.override.items():
-            group, _, key = place.partition(".")
-            if not isinstance(values.get(group), Mapping):
-                raise UserError(f"method {self.method} has no {group!r}, so {place} cannot be set")
-            values[group] = {**values[group], key: value}
-        return Method.from_values(values, f"method {self.method}")
+        return Method.load(self.method).adjusted(self).override(self.override)
 
     def spec(self) -> PipelineSpec:
         """The pipeline with its levels replaced."""

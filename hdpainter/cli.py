@@ -18,7 +18,15 @@ from typing import Any
 from hdpainter.console import DEBUG, Parser, finish
 from hdpainter.files import make_folder
 from hdpainter.jobs import batch, job_files, plan
-from hdpainter.jobs.job import MAX_NAME, SETTING_KEYS, JobSettings, make_job, parse_text, with_method
+from hdpainter.jobs.job import (
+    MAX_NAME,
+    SETTING_KEYS,
+    JobSettings,
+    check_values,
+    make_job,
+    parse_values,
+    with_method,
+)
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import save_result
 from hdpainter.models import commands
@@ -152,8 +160,7 @@ def _add_common(parser: argparse.ArgumentParser, model: str, keys: Sequence[str]
         if isinstance(setting.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         else:
-            default = "" if setting.default is None else f" (default: {setting.default})"
-            parser.add_argument(flag, metavar=setting.name.split("_")[-1].upper(), help=text + default)
+            parser.add_argument(flag, metavar=setting.name.split("_")[-1].upper(), help=text)
     parser.add_argument(
         "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
     )
@@ -165,11 +172,14 @@ def _add_common(parser: argparse.ArgumentParser, model: str, keys: Sequence[str]
 
 
 def _given_settings(args: argparse.Namespace, keys: Sequence[str]) -> dict[str, Any]:
-    """The settings that the command line gives, with paths made independent of the job file's folder."""
+    """The settings that the command line gives, with paths made independent of the job file's folder.
+
+    Raises UserError for a value of a wrong type or out of range.
+    """
     given = {key: value for key in keys if (value := getattr(args, key)) is not None}
-    values = {
-        key: parse_text(key, value) if isinstance(value, str) else value for key, value in given.items()
-    }
+    texts = {key: value for key, value in given.items() if isinstance(value, str)}
+    values = {**given, **parse_values(texts)}
+    check_values(values)
     if Path(values.get("method", "")).suffix in (".yaml", ".yml"):
         values["method"] = str(Path(values["method"]).absolute())
     return values
@@ -190,7 +200,7 @@ def _inpaint(args: argparse.Namespace) -> int:
     model = args.model or DEFAULT_MODEL
     job = replace(make_job(values, Path(), "hdpainter inpaint", {}), name=args.out.stem)
     job = with_method(job, PipelineSpec.load(model).method)
-    method = plan.resolve(job.settings)
+    method = job.settings.resolve()
     size = plan.check_pixels(job, method.masks.threshold)
     task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
     make_folder(args.out.parent)
@@ -241,7 +251,7 @@ def _explain(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} is not empty; give another --out, or allow --overwrite")
     values = _given_settings(args, ("image", "mask", "prompt", *EXPLAIN_KEYS))
     job = make_job(values, Path(), "hdpainter explain", {})
-    methods = [plan.resolve(replace(job.settings, method=name)) for name in args.methods]
+    methods = [replace(job.settings, method=name).resolve() for name in args.methods]
     by_name(methods)
     plan.check_pixels(job, methods[0].masks.threshold)
     model = args.model or DEFAULT_MODEL

@@ -6,12 +6,13 @@ True = fill (the paper's M = 1); the networks get float tensors [B, 1, h, w] wit
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from hdpainter.values import Checked, Range
 from ldm.util import UserError
 
 Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
@@ -22,7 +23,7 @@ _NUMPY_PAD = {"edge": "edge", "zero": "constant", "reflect": "reflect"}
 
 
 @dataclass(frozen=True)
-class MaskSettings:
+class MaskSettings(Checked):
     """How stage 1 reads and shrinks masks. The defaults are the paper's; the authors' release differs in all.
 
     threshold: a pixel is filled where its grey value is at least this (1: every value but black).
@@ -32,21 +33,11 @@ class MaskSettings:
     pad: how image and mask grow to the model's multiple at the right and the bottom.
     """
 
-    threshold: int = 128
-    dilate: int = 0
+    threshold: Annotated[int, Range(1, 255, "a grey value from 1 to 255")] = 128
+    dilate: Annotated[int, Range(0, wanted="a number of pixels, 0 or more")] = 0
     levels: Shrink = "nearest"
     concat: Shrink = "nearest"
     pad: Pad = "edge"
-
-    def __post_init__(self):
-        if not 1 <= self.threshold <= 255:
-            raise UserError(f"masks.threshold is {self.threshold}: give a grey value from 1 to 255")
-        if self.dilate < 0:
-            raise UserError(f"masks.dilate is {self.dilate}: give a number of pixels, 0 or more")
-        for field, choices in (("levels", Shrink), ("concat", Shrink), ("pad", Pad)):
-            if getattr(self, field) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                raise UserError(f"masks.{field} is {getattr(self, field)!r}: use one of {allowed}")
 
 
 def stage_size(height: int, width: int, long_side: int) -> tuple[int, int]:

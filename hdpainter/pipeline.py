@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_si
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.prompts import words_cut
-from hdpainter.settings import Method, whole_number
+from hdpainter.settings import Adjustments, Method, Seed, Size
 from hdpainter.superres import SCALE, SuperResolution
 from hdpainter.tensors import to_image
+from hdpainter.values import convert
 from ldm.util import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -99,17 +100,11 @@ class HDPainter:
         *,
         method: str | Path | Method | None = None,
         seed: int | Sequence[int] = 0,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | None = None,
         size: int | None = None,
         superres: bool = True,
-        crop_margin: int | None = None,
-        tile: int | None = None,
-        known_region: Literal["exact", "blended"] | None = None,
         progress: Progress | None = None,
         observer: Observer | None = None,
+        **adjustments: Any,
     ) -> Result | list[Result]:
         """Fill the mask with what the prompt says.
 
@@ -117,12 +112,12 @@ class HDPainter:
         prompt: what to paint; words beyond the text encoder's 77 tokens are cut, which the metadata tells.
         method: the name of a method in ``configs/methods``, a YAML file, or a `Method`; the model's by default.
         seed: of all noise; the same seed gives the same picture, alone or in a batch.
-        steps, guidance_scale, eta, negative_prompt, known_region: replace the method's own value.
         size: longer side of stage 1 in pixels; the model's own by default.
         superres: False enlarges stage 1's result by an ordinary filter instead of stage 2.
-        crop_margin, tile: replace the method's own value; see `SuperResSettings`.
         progress: called with (stage, step, steps); an exception it raises cancels the job.
         observer: looks on after each step of stage 1; see `hdpainter.inpaint.Observer`.
+        adjustments: steps, guidance_scale, eta, negative_prompt and all else that `Adjustments` has: in place of
+            the method's own values.
 
         Lists give one batch and a list of results: the same pictures as one by one, within rounding. A single
         mask, prompt or seed serves for all.
@@ -131,16 +126,7 @@ class HDPainter:
         stays as it is; pictures no larger than stage 1's need no stage 2.
         Raises UserError for bad input.
         """
-        method = self._method(method)
-        method = method.adjusted(
-            steps=steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            negative_prompt=negative_prompt,
-            crop_margin=crop_margin,
-            tile=tile,
-            known_region=known_region,
-        )
+        method = self._method(method).adjusted(Adjustments(**adjustments))
         images = image if isinstance(image, list | tuple) else [image]
         masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
         inputs = zip(images, masks, prompts, seeds, strict=True)
@@ -199,7 +185,7 @@ class HDPainter:
         if not isinstance(method, Method):
             method = Method.load(method or self.models.spec.method)
         if method.superres.crop_margin is None:
-            method = method.override(superres={"crop_margin": self.models.spec.crop_margin})
+            method = method.override({"superres.crop_margin": self.models.spec.crop_margin})
         return method
 
     def _task(
@@ -207,9 +193,9 @@ class HDPainter:
     ) -> _Task:
         if not isinstance(prompt, str):
             raise UserError(f"prompt must be text, not {prompt!r}")
-        seed = whole_number("seed", seed)
+        seed = convert(Seed, seed, "seed")
         spec = self.models.spec
-        long_side = spec.size if size is None else whole_number("size", size)
+        long_side = spec.size if size is None else convert(Size, size, "size")
         picture = load_image(image)
         grey = load_mask(mask, picture.size)
         original = np.array(picture)

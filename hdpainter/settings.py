@@ -6,28 +6,33 @@ each value says what it does.
 """
 
 import dataclasses
-import difflib
 import math
-import operator
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hdpainter.blend import KnownRegion
 from hdpainter.masks import MaskSettings
+from hdpainter.values import Checked, Range, check_keys, from_mapping, places
 from ldm.util import CONFIGS, UserError, read_yaml
 
-METHODS = CONFIGS / "methods"
+METHOD_FILES = CONFIGS / "methods"
 COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation, Table 2 of the paper
 
-RANGES = {"seed": (0, 2**63 - 1), "size": (1, 2**15)}
-KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # for error messages
+Steps = Annotated[int, Range(1, 1000)]
+Timestep = Annotated[int, Range(0, 999, "a timestep from 0 to 999")]
+GuidanceScale = Annotated[float, Range(wanted="a finite number; 1 switches guidance off")]
+Eta = Annotated[float, Range(0, 100, "a number from 0 to 1; the paper has 0.25")]  # above 1: see Method
+Pixels = Annotated[int, Range(0, wanted="a number of pixels, 0 or more")]
+Tile = Annotated[int, Range(256, wanted="a multiple of 64, at least 256", step=64)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Size = Annotated[int, Range(1, 2**15)]  # longer side of a picture, in pixels
+Grid = Literal["uniform", "descend"]
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
+class SamplerSettings(Checked):
     """The DDIM sampler of stage 1.
 
     steps: number of denoising steps.
@@ -36,19 +41,14 @@ class SamplerSettings:
     eta: share of the stochastic term in Eq. 3, in [0, 1]; 0 is the deterministic Eq. 4.
     """
 
-    steps: int = 50
-    grid: Literal["uniform", "descend"] = "uniform"
-    guidance_scale: float = 7.5
-    eta: float = 0.0
-
-    def __post_init__(self):
-        _check_steps(self.steps, self.guidance_scale)
-        if not 0 <= self.eta <= 100:
-            raise UserError(f"eta is {self.eta}: give a number from 0 to 1; the paper has 0.25")
+    steps: Steps = 50
+    grid: Grid = "uniform"
+    guidance_scale: GuidanceScale = 7.5
+    eta: Eta = 0.0
 
 
 @dataclass(frozen=True)
-class PAIntASettings:
+class PAIntASettings(Checked):
     """Prompt-Aware Introverted Attention (section 3.3).
 
     query: the features that Q_c is projected from. `block_input`: norm1 of the block's input, the X of the
@@ -59,18 +59,14 @@ class PAIntASettings:
     """
 
     query: Literal["block_input", "after_self_attention"] = "block_input"
-    smoothing: float | None = None
-    until: int = 0
-
-    def __post_init__(self):
-        if self.smoothing is not None and not 0 < self.smoothing < math.inf:
-            raise UserError(f"painta.smoothing is {self.smoothing}: give a width above 0, or null for none")
-        if not 0 <= self.until < 1000:
-            raise UserError(f"painta.until is {self.until}: give a timestep from 0 to 999")
+    smoothing: Annotated[float, Range(math.ulp(0.0), wanted="a width above 0, or null for none")] | None = (
+        None
+    )
+    until: Timestep = 0
 
 
 @dataclass(frozen=True)
-class RASGSettings:
+class RASGSettings(Checked):
     """Guidance by the cross-attention scores (section 3.4).
 
     update: `reweighted` is RASG (Eq. 7): the standardised gradient takes the place of the noise.
@@ -84,18 +80,13 @@ class RASGSettings:
 
     update: Literal["reweighted", "post-hoc"] = "reweighted"
     sigma: Literal["cumulative", "per_step"] = "cumulative"
-    logit_shift: float = 0.0
+    logit_shift: Annotated[float, Range()] = 0.0
     reduction: Literal["sum", "mean"] = "sum"
-    scale: float = 1.0
-
-    def __post_init__(self):
-        for key in ("logit_shift", "scale"):
-            if not math.isfinite(getattr(self, key)):
-                raise UserError(f"rasg.{key} is {getattr(self, key)}: give a finite number")
+    scale: Annotated[float, Range()] = 1.0
 
 
 @dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Checked):
     """Words added to the user's: `positive` follows the prompt after a comma, `negative` is the prompt of the
     unconditional half."""
 
@@ -104,7 +95,7 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class SuperResSettings:
+class SuperResSettings(Checked):
     """Inpainting-specialised x4 super-resolution (section 3.5).
 
     noise_level: timestep to which the low-resolution condition is noised.
@@ -116,29 +107,73 @@ class SuperResSettings:
     tile: decode and encode in tiles of this many pixels; bounds memory further, not exact. None: whole.
     """
 
-    steps: int = 20
-    grid: Literal["uniform", "descend"] = "uniform"
-    guidance_scale: float = 7.5
-    noise_level: int = 20
+    steps: Steps = 20
+    grid: Grid = "uniform"
+    guidance_scale: GuidanceScale = 7.5
+    noise_level: Timestep = 20
     positive: str = "high resolution professional photo"
     negative: str = ""
     blend: bool = True
     mask: Literal["hard", "soft"] = "hard"
-    crop_margin: int | None = None
-    tile: int | None = None
+    crop_margin: Pixels | None = None
+    tile: Tile | None = None
 
-    def __post_init__(self):
-        _check_steps(self.steps, self.guidance_scale)
-        if not 0 <= self.noise_level < 1000:
-            raise UserError(f"superres.noise_level is {self.noise_level}: give a timestep from 0 to 999")
-        if self.crop_margin is not None and self.crop_margin < 0:
-            raise UserError(f"superres.crop_margin is {self.crop_margin}: give a number of pixels, 0 or more")
-        if self.tile is not None and (self.tile < 256 or self.tile % 64):
-            raise UserError(f"superres.tile is {self.tile}: give a multiple of 64, at least 256")
+
+def setting(group: str, text: str, place: str | None = None, default: Any = None) -> Any:
+    """A field for what a user may set: the heading it stands under, its help, and its place in a `Method`."""
+    return field(default=default, metadata={"group": group, "help": text, "place": place})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjustments(Checked):
+    """What a user may set of a method for one picture; None: as the method has it.
+
+    The one table behind the arguments of `HDPainter`, the flags of the command line, the keys of jobs in files
+    and of methods in the benchmark's configs, and the page's recipes. To add a setting, write its line here.
+    """
+
+    steps: Steps | None = setting(
+        "method and sampler", "denoising steps of stage 1 (default: the method's)", "sampler.steps"
+    )
+    guidance_scale: GuidanceScale | None = setting(
+        "method and sampler",
+        "classifier-free guidance of stage 1 (default: the method's)",
+        "sampler.guidance_scale",
+    )
+    eta: Eta | None = setting(
+        "method and sampler",
+        "share of the stochastic term of DDIM, 0 to 1 (default: the method's)",
+        "sampler.eta",
+    )
+    negative_prompt: str | None = setting(
+        "what to paint", "what to keep away from (default: the method's)", "prompts.negative"
+    )
+    crop_margin: Pixels | None = setting(
+        "stage 2",
+        "work only around the mask, with this margin in pixels of stage 1: faster, not exact "
+        "(default: the method's, or else the model's)",
+        "superres.crop_margin",
+    )
+    tile: Tile | None = setting(
+        "stage 2",
+        "encode and decode in tiles of this many pixels: less memory, not exact (default: whole)",
+        "superres.tile",
+    )
+    known_region: KnownRegion | None = setting(
+        "output",
+        "exact: pixels outside the mask stay bit-identical; blended: Poisson blending also moves those near it "
+        "(default: the method's)",
+        "known_region",
+    )
+
+    def by_place(self) -> dict[str, Any]:
+        """The values that are given, by their place in a method."""
+        values = {f.metadata.get("place"): getattr(self, f.name) for f in fields(self)}
+        return {place: value for place, value in values.items() if place and value is not None}
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Checked):
     """Everything that defines a method.
 
     painta, rasg: None: that part is off.
@@ -154,10 +189,11 @@ class Method:
     prompts: PromptSettings = field(default_factory=PromptSettings)
     masks: MaskSettings = field(default_factory=MaskSettings)
     superres: SuperResSettings = field(default_factory=SuperResSettings)
-    known_region: Literal["exact", "blended"] = "exact"
+    known_region: KnownRegion = "exact"
     rounding: Literal["round", "truncate"] = "round"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         per_step = self.rasg is not None and self.rasg.sigma == "per_step"
         if self.sampler.eta > 1 and not per_step:  # σ of single steps is so small that more can make sense
             raise UserError(f"eta is {self.sampler.eta}: give a number from 0 to 1; the paper has 0.25")
@@ -170,7 +206,7 @@ class Method:
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
-            path = METHODS / f"{name_or_path}.yaml"
+            path = METHOD_FILES / f"{name_or_path}.yaml"
             if not path.is_file():
                 known = ", ".join(method_names())
                 raise UserError(f"unknown method {str(name_or_path)!r}; known: {known}, or give a .yaml file")
@@ -181,97 +217,27 @@ class Method:
         """A method from plain values, such as a result's metadata holds; `where` is for error messages."""
         return from_mapping(cls, values, where)
 
-    def adjusted(
-        self,
-        *,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | None = None,
-        crop_margin: int | None = None,
-        tile: int | None = None,
-        known_region: str | None = None,
-    ) -> "Method":
-        """A copy with the values that a user may set for one picture; None: as the method has it.
+    def adjusted(self, adjustments: Adjustments) -> "Method":
+        """A copy with the values that a user has set. Raises UserError where they do not fit the method."""
+        return self.override(adjustments.by_place())
 
-        crop_margin and tile are stage 2's, the rest is stage 1's. Raises UserError for a value out of range.
+    def override(self, values: Mapping[str, Any]) -> "Method":
+        """A copy with values replaced by their places: ``method.override({"sampler.steps": 20})``.
+
+        Raises UserError for a place that no method has, or this one has switched off, and for a wrong value.
         """
-        changed = self.override(
-            sampler={"steps": steps, "guidance_scale": guidance_scale, "eta": eta},
-            prompts={"negative": negative_prompt},
-            superres={"crop_margin": crop_margin, "tile": tile},
-        )
-        values = dataclasses.asdict(changed) | {"known_region": known_region or self.known_region}
-        return type(self).from_values(values, f"method {self.name}")
-
-    def override(self, **groups: Mapping[str, Any]) -> "Method":
-        """A copy with single values replaced: ``method.override(sampler={"steps": 20})``; None is ignored."""
+        where = f"method {self.name}"
+        check_keys(values, places(type(self)), where)
         merged = dataclasses.asdict(self)
-        for group, values in groups.items():
-            given = {key: value for key, value in values.items() if value is not None}
-            if given and merged.get(group) is not None:
-                merged[group] = {**merged[group], **given}
-        return from_mapping(type(self), merged, f"method {self.name}")
-
-
-def whole_number(key: str, value: Any) -> int:
-    """The value of `key`, one of RANGES, as an int. Raises UserError unless it is a whole number in its range."""
-    low, high = RANGES[key]
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UserError(f"{key} must be a whole number, not {value!r}") from None
-    if not low <= number <= high:
-        raise UserError(f"{key} is {number}: give a number from {low} to {high}")
-    return number
-
-
-def _check_steps(steps: int, guidance_scale: float) -> None:
-    if not 1 <= steps <= 1000:
-        raise UserError(f"steps is {steps}: give a number from 1 to 1000")
-    if not math.isfinite(guidance_scale):
-        raise UserError(f"guidance_scale is {guidance_scale}: give a finite number; 1 switches guidance off")
+        for place, value in values.items():
+            part, _, key = place.rpartition(".")
+            group = merged[part] if part else merged
+            if group is None:
+                raise UserError(f"{where} has no {part!r}, so {place} cannot be set")
+            group[key] = value
+        return self.from_values(merged, where)
 
 
 def method_names() -> list[str]:
     """Names of the methods in ``configs/methods``."""
-    return sorted(path.stem for path in METHODS.glob("*.yaml"))
-
-
-def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Build the settings dataclass `cls` from plain values, checking names and types; `where` is for messages.
-
-    Raises UserError that names the key, its place and what would be right.
-    """
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(hints)}"
-            raise UserError(f"{where}: unknown key {key!r}; {advice}")
-    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None and type(None) in hint.__args__:
-            return None
-        hint = next(option for option in hint.__args__ if option is not type(None))
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping, not {value!r}")
-        return from_mapping(hint, value, where)
-    if typing.get_origin(hint) is Literal:
-        if value not in hint.__args__:
-            raise UserError(f"{where} must be one of {', '.join(map(str, hint.__args__))}, not {value!r}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise UserError(f"{where} is too large a number") from None
-    if isinstance(hint, type) and (
-        not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))
-    ):
-        raise UserError(f"{where} must be {KINDS.get(hint, hint.__name__)}, not {value!r}")
-    return value
+    return sorted(path.stem for path in METHOD_FILES.glob("*.yaml"))

@@ -46,7 +46,7 @@ def variant(text: str) -> Method:
         value = float(eta)
     except ValueError:
         raise UserError(f"--variants {text}: eta must be a number") from None
-    return dataclasses.replace(method.adjusted(eta=value), name=text)
+    return dataclasses.replace(method.override({"sampler.eta": value}), name=text)
 
 
 def halves(values: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def test_the_upscaler_knows_edges(mini):
 @pytest.mark.parametrize("name", ["stable-inpainting", "hd-painter"])
 def test_the_main_job_changes_the_hole_and_nothing_else(mini, name):
     image, mask, _ = example(2, 512)
-    method = Method.load(name).override(sampler={"steps": 4}, superres={"steps": 2})
+    method = Method.load(name).override({"sampler.steps": 4, "superres.steps": 2})
     result = np.array(mini(image, mask, "boat", method=method, seed=1).image)
     known = mask == 0
     assert np.array_equal(result[known], image[known])

@@ -10,7 +10,7 @@ import torch
 
 from eval.metrics.base import Metric, Value
 from eval.metrics.weights import MissingWeights, find_config
-from hdpainter.settings import from_mapping
+from hdpainter.values import from_mapping
 from ldm.util import UserError, get_obj_from_str, instantiate_from_config, read_yaml
 
 __all__ = ["METRICS", "Metric", "Value", "make_metric", "read_metrics"]

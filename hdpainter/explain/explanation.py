@@ -15,7 +15,8 @@ from hdpainter.images import Source, load_image, load_mask, save_png
 from hdpainter.masks import prepare, stage_size
 from hdpainter.pipeline import HDPainter
 from hdpainter.prompts import word_spans
-from hdpainter.settings import COMPARED, Method, whole_number
+from hdpainter.settings import COMPARED, Adjustments, Method, Size
+from hdpainter.values import convert
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -74,27 +75,25 @@ def explain(
     seed: int = 0,
     *,
     frames: int = 6,
+    size: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    **settings: Any,
+    **adjustments: Any,
 ) -> Explanation:
     """Fill the mask by each of the methods, with the same noise, and record how.
 
     image, mask, prompt, seed: as for `HDPainter`. methods: names, YAML files or `Method`s.
     frames: how many steps, evenly spaced from first to last, the figures show.
+    size: longer side of stage 1 in pixels; the model's own by default.
     progress: called with (method, step, steps).
-    settings: `steps`, `guidance_scale`, `eta`, `negative_prompt` and `size` of `HDPainter`, for all methods.
+    adjustments: fields of `Adjustments` that concern stage 1, for all methods.
 
     What is explained is stage 1: the pictures are made without stage 2, and are otherwise those that the painter
     makes unobserved. Raises UserError for bad input.
     """
-    size = settings.pop("size", None)
-    size = painter.models.spec.size if size is None else whole_number("size", size)
-    chosen = by_name(
-        [
-            (method if isinstance(method, Method) else Method.load(method)).adjusted(**settings)
-            for method in methods
-        ]
-    )
+    size = painter.models.spec.size if size is None else convert(Size, size, "size")
+    settings = Adjustments(**adjustments)
+    loaded = (method if isinstance(method, Method) else Method.load(method) for method in methods)
+    chosen = by_name([method.adjusted(settings) for method in loaded])
     if frames < 1:
         raise UserError(f"frames is {frames}: give a number of steps to show, 1 or more")
     picture = load_image(image)

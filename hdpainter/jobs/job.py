@@ -4,68 +4,46 @@
 flags of the command line.
 """
 
-import difflib
 import re
-import typing
 import unicodedata
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hdpainter.settings import from_mapping, whole_number
+from hdpainter.settings import Adjustments, Method, Seed, Size, setting
+from hdpainter.values import from_mapping, kinds, parse
 from ldm.util import UserError
 
 MAX_NAME = 200  # bytes of a result's name; file systems take 255 for all, with suffixes and what marks parts
 _UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')  # in file names of some system
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class JobSettings:
+@dataclass(frozen=True, kw_only=True)
+class JobSettings(Adjustments):
     """What may be set besides image, mask and prompt. None: as the method has it, or the model."""
 
-    method: str | None = _option(None, "name of a method, or path of its YAML file (default: the model's)")
-    seed: int = _option(0, "seed of the noise")
-    steps: int | None = _option(None, "denoising steps of stage 1 (default: the method's)")
-    guidance_scale: float | None = _option(
-        None, "classifier-free guidance of stage 1 (default: the method's)"
+    method: str | None = setting(
+        "method and sampler", "name of a method, or path of its YAML file (default: the model's)"
     )
-    eta: float | None = _option(None, "share of the stochastic term of DDIM, 0 to 1 (default: the method's)")
-    negative_prompt: str | None = _option(None, "what to keep away from (default: the method's)")
-    size: int | None = _option(None, "longer side of stage 1 in pixels (default: the model's)")
-    superres: bool = _option(True, "stage 2, x4 super-resolution (default: on)")
-    crop_margin: int | None = _option(
-        None,
-        "stage 2 works only around the mask, with this margin in pixels of stage 1: faster, not exact "
-        "(default: the method's, or else the model's)",
+    seed: Seed = setting("method and sampler", "seed of the noise (default: 0)", default=0)
+    size: Size | None = setting(
+        "method and sampler", "longer side of stage 1 in pixels (default: the model's)"
     )
-    tile: int | None = _option(
-        None,
-        "stage 2 encodes and decodes in tiles of this many pixels: less memory, not exact (default: whole)",
-    )
-    known_region: str | None = _option(
-        None,
-        "exact: pixels outside the mask stay bit-identical; blended: Poisson blending also moves those near it "
-        "(default: the method's)",
-    )
+    superres: bool = setting("stage 2", "x4 super-resolution (default: on)", default=True)
 
-    def check(self) -> None:
-        """Raise UserError for a value out of range that the method does not check itself."""
-        whole_number("seed", self.seed)
-        if self.size is not None:
-            whole_number("size", self.size)
-        if self.known_region not in (None, "exact", "blended"):
-            raise UserError(f"known_region is {self.known_region!r}: give exact or blended")
+    def resolve(self) -> Method:
+        """The method that is named, with the values in it.
+
+        Raises UserError if there is none of its name, or a value does not fit it.
+        """
+        return Method.load(self.method).adjusted(self)
 
 
-SETTING_KEYS = tuple(setting.name for setting in fields(JobSettings))
+SETTING_KEYS = tuple(kinds(JobSettings))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Row(JobSettings):
     """All keys of a job with their types, before paths are resolved."""
 
@@ -75,8 +53,7 @@ class _Row(JobSettings):
     prompt: str | None = None
 
 
-JOB_KEYS = tuple(setting.name for setting in fields(_Row))
-_TYPES = typing.get_type_hints(_Row)
+JOB_KEYS = tuple(kinds(_Row))
 
 
 @dataclass(frozen=True)
@@ -107,7 +84,6 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
         if not getattr(row, key):
             raise UserError(f"{key} is empty")
     settings = JobSettings(**{key: getattr(row, key) for key in SETTING_KEYS})
-    settings.check()
     if settings.method and Path(settings.method).suffix in (".yaml", ".yml"):
         settings = replace(settings, method=str(base / settings.method))
     if row.name is None:
@@ -125,31 +101,14 @@ def with_method(job: Job, method: str) -> Job:
     return job if job.settings.method else replace(job, settings=replace(job.settings, method=method))
 
 
-def check_keys(keys: Collection[Any], known: Collection[str], where: str) -> None:
-    """Raise UserError for the first key that is not among the known ones, with the nearest of them."""
-    for key in keys:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-            raise UserError(f"{where}: unknown key {key!r}; {advice}")
+def parse_values(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a job's keys from CSV cells or flags; what does not parse is left for `check_values`."""
+    return {key: parse(kinds(_Row)[key], text) for key, text in texts.items()}
 
 
-def parse_text(key: str, text: str) -> Any:
-    """The value of `key` from a CSV cell or a flag; left as it is where it does not parse, for `make_job` to
-    complain about."""
-    kinds = typing.get_args(_TYPES[key]) or (_TYPES[key],)
-    try:
-        if bool in kinds:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
-                text.lower()
-            ]
-        if int in kinds:
-            return int(text)
-        if float in kinds:
-            return float(text)
-    except (KeyError, ValueError):
-        pass
-    return text
+def check_values(values: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError for a key that no job has, and for a value of a wrong type or out of range."""
+    from_mapping(_Row, values, where)
 
 
 def name_key(name: str) -> str:

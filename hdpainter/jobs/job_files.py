@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from hdpainter.jobs.job import JOB_KEYS, Job, check_keys, make_job, name_key, parse_text
+from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_job, name_key, parse_values
+from hdpainter.values import check_keys
 from ldm.util import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -162,8 +163,9 @@ def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
         if key in header and not isinstance(header[key], kind):
             raise UserError(f"{path.name}: {key} must be {what}, not {header[key]!r}")
     if "defaults" in header:
-        defaults = _entry(header["defaults"], f"{path.name}, defaults")
-        header["defaults"] = dict(defaults.values)
+        where = f"{path.name}, defaults"
+        header["defaults"] = dict(_entry(header["defaults"], where).values)
+        check_values(header["defaults"], where)
     entries = []
     for number, values in enumerate(header.get("jobs", ()), 1):
         where = f"{path.name}, job {number}"
@@ -213,12 +215,9 @@ def _read_csv(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
                 )
                 entries.append(_Entry(where, {}, message))
                 continue
-            values = {
-                key: parse_text(key, cell)
-                for key, cell in zip(columns, cells, strict=True)
-                if cell or key == "prompt"
-            }
-            entries.append(_Entry(where, values))
+            row = dict(zip(columns, cells, strict=True))
+            values = {key: cell for key, cell in row.items() if cell or key == "prompt"}
+            entries.append(_Entry(where, parse_values(values)))
     except csv.Error as error:
         raise UserError(f"{path.name}, line {reader.line_num} is not valid CSV: {error}") from None
     return {}, entries

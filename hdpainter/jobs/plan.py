@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from hdpainter.files import digest, file_sha256
 from hdpainter.images import FORMATS, MAX_PIXELS, load_image, load_mask
-from hdpainter.jobs.job import SETTING_KEYS, Job, JobSettings, with_method
+from hdpainter.jobs.job import Job, JobSettings, with_method
 from hdpainter.jobs.job_files import JobFile, Problem
 from hdpainter.jobs.results import State, state_of
 from hdpainter.masks import binarize, padded_size, stage_size
@@ -49,7 +49,7 @@ def plan(file: JobFile, out: Path, model: Mapping[str, Any], method: str) -> tup
     model: what `identify` says of it. method: of jobs that name none.
     """
     # Thousands of jobs share a few settings, and often their pictures.
-    resolve_once, hash_once = functools.cache(resolve), functools.cache(file_sha256)
+    resolve_once, hash_once = functools.cache(JobSettings.resolve), functools.cache(file_sha256)
     tasks, problems = [], list(file.problems)
     for job in (with_method(job, method) for job in file.jobs):
         path = out / f"{job.name}.png"
@@ -62,18 +62,6 @@ def plan(file: JobFile, out: Path, model: Mapping[str, Any], method: str) -> tup
         else:
             tasks.append(dataclasses.replace(task, state=state))
     return tasks, problems
-
-
-ADJUSTABLE = tuple(key for key in SETTING_KEYS if key not in ("method", "seed", "size", "superres"))
-
-
-def resolve(settings: JobSettings) -> Method:
-    """The method that these settings name, with their values in it.
-
-    Raises UserError if there is none of its name or a value is out of range.
-    """
-    given = {key: getattr(settings, key) for key in ADJUSTABLE}
-    return Method.load(settings.method).adjusted(**given)
 
 
 def make_task(

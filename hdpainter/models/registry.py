@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hdpainter.settings import from_mapping, method_names
+from hdpainter.settings import method_names
+from hdpainter.values import from_mapping
 from ldm.util import CONFIGS, UserError, read_yaml
 
 MODELS = CONFIGS / "models"

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from hdpainter.jobs.job import JobSettings
-from hdpainter.jobs.plan import resolve
 from hdpainter.settings import Method
+from hdpainter.values import at
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,16 @@ class Recipe:
     @property
     def method(self) -> Method:
         """The method with the settings in it. Raises UserError for an unknown name or a value out of range."""
-        self.settings.check()
-        return resolve(self.settings)
+        return self.settings.resolve()
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings that have to be told: method and seed, and what is not the method's own value."""
         plain = Method.load(self.settings.method)
-        own = {
-            "steps": plain.sampler.steps,
-            "guidance_scale": plain.sampler.guidance_scale,
-            "eta": plain.sampler.eta,
-            "negative_prompt": plain.prompts.negative,
-            "known_region": plain.known_region,
-        }
         told = {"method": self.settings.method, "seed": self.settings.seed}
         for field in fields(JobSettings):
-            value = getattr(self.settings, field.name)
-            if field.name not in told and value != field.default and value != own.get(field.name):
+            value, place = getattr(self.settings, field.name), field.metadata["place"]
+            if value != field.default and not (place and value == at(plain, place)):
                 told[field.name] = value
         return told
 

@@ -56,7 +56,7 @@ def test_seeds(base, other, index, another):
         ({"painta": {"step": 3}}, {}, "methods: painta: unknown key 'step'; did you mean 'steps'?"),
         ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
         ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
-        ({"painta": {"painta.scale": 2}}, {}, "painta: unknown key 'scale'"),
+        ({"painta": {"painta.scale": 2}}, {}, "method painta: unknown key 'painta.scale'; did you mean"),
         ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number from 0 up, not 'x'"),
         ({"painta": {"seed": -1}}, {}, "methods: painta: seed must be a whole number from 0 up, not -1"),
         ({"painta": {"seed": []}}, {}, "methods: painta: seed is an empty list"),

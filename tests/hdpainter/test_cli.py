@@ -90,7 +90,7 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--steps", "many"), "steps must be a whole number, not 'many'"),
         (("--steps", "0"), "steps is 0: give a number from 1 to 1000"),
         (("--seed", "-1"), "seed is -1"),
-        (("--known-region", "soft"), "known_region is 'soft'"),
+        (("--known-region", "soft"), "known_region must be one of exact, blended, not 'soft'"),
         (("--step", "3"), "unrecognized arguments: --step 3 (see hdpainter"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hdpainter.settings import Method
 from ldm.util import UserError
 
-METHOD = Method.load("hd-painter").override(sampler={"steps": 2}, superres={"steps": 2})
+METHOD = Method.load("hd-painter").override({"sampler.steps": 2, "superres.steps": 2})
 
 
 @pytest.mark.parametrize("superres", [True, False])

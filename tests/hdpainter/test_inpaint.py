@@ -82,7 +82,7 @@ def test_noise_starts_as_torchs_seed_and_never_repeats(painter, photo, monkeypat
         return drawn[-1]
 
     monkeypatch.setattr(ddim, "draw_noise", remember)
-    method = Method.load("stable-inpainting").adjusted(steps=3, eta=1.0)
+    method = Method.load("stable-inpainting").override({"sampler.steps": 3, "sampler.eta": 1.0})
     painter(*photo(64, 64), "boat", method=method, seed=1, superres=False)
     torch.manual_seed(1)
     assert torch.equal(drawn[0], torch.randn(drawn[0].shape))

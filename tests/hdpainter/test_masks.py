@@ -263,5 +263,5 @@ def test_empty_mask_is_refused():
     ],
 )
 def test_settings_name_the_field_that_is_wrong(wrong):
-    with pytest.raises(UserError, match=f"masks.{next(iter(wrong))}"):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} "):
         MaskSettings(**wrong)

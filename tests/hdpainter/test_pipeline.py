@@ -22,7 +22,7 @@ from ldm.util import UserError
 
 def quick(name="hd-painter", steps=2) -> Method:
     """A method with few steps in both stages."""
-    return Method.load(name).override(sampler={"steps": steps}, superres={"steps": steps})
+    return Method.load(name).override({"sampler.steps": steps, "superres.steps": steps})
 
 
 FAST = {"method": quick(), "seed": 3}
@@ -167,7 +167,7 @@ def test_long_and_empty_prompts(painter, photo):
 
 def test_the_methods_own_words_are_not_the_users_that_were_cut(painter, photo):
     picture, mask = photo(64, 64)
-    method = Method.load("hd-painter-release").override(sampler={"steps": 1})
+    method = Method.load("hd-painter-release").override({"sampler.steps": 1})
     result = painter(picture, mask, "boat " * 75, method=method, superres=False)
     assert result.metadata["words_cut"] == 0
 

@@ -110,7 +110,7 @@ def test_row_6_query_of_the_borrowed_projection(model):
     x, context = randn(1, (2, 9, 16, 16)), randn(2, (2, 9, 16))
     maps = {}
     for query in ("block_input", "after_self_attention"):
-        variant = Method.load("painta").override(painta={"query": query}).painta
+        variant = Method.load("painta").override({"painta.query": query}).painta
         with torch.no_grad(), PAIntA(unet, mask, [[1, 2]], (2,), variant) as painta:
             unet(x, torch.full((2,), 700), context)
         maps[query] = next(iter(painta.c.values()))
@@ -203,7 +203,7 @@ def test_reduction_changes_the_score_and_not_the_direction(model):
     cond, _ = conditioning(mask, 5, 1)
     noises, scores = [], []
     for reduction in ("sum", "mean"):
-        variant = PAPER.override(rasg={"reduction": reduction}).rasg
+        variant = PAPER.override({"rasg.reduction": reduction}).rasg
         sampler = RASGSampler(model, (2,), variant)
         _, score, gradient = sampler.guided_output(
             randn(9, (1, 4, 16, 16)), cond, torch.tensor([801]), None, mask_pyramid(mask, (2,)), [[1, 2]]

@@ -157,7 +157,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         (f"{JOB}, seed: -1}}", "seed is -1: give a number from 0"),
         (f"{JOB}, eta: 1{'0' * 400}}}", "eta is too large a number"),
         (f"{JOB}, superres: 1}}", "superres must be true or false, not 1"),
-        (f"{JOB}, known_region: soft}}", "known_region is 'soft': give exact or blended"),
+        (f"{JOB}, known_region: soft}}", "known_region must be one of exact, blended, not 'soft'"),
         (f"{JOB}, name: ../a}}", "'../a' is no plain file name"),
         (f"{JOB}, name: .a}}", "no plain file name"),
         (f"{JOB}, name: {'ä' * 101}}}", "longer than 200 bytes"),

@@ -170,7 +170,7 @@ def _cast(
 def read_state_dict(path: str | Path, ignore: Iterable[str] = INERT_GLOBALS) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .ckpt or .pt file by name, memory-mapped where the format allows it.
 
-    The format is told by the content. A "state_dict" entry is unwrapped. Pickles are read by torch's
+    The format is told by the content. An entry "state_dict" or "model" is unwrapped. Pickles are read by torch's
     weights-only unpickler; objects whose full names are in `ignore` are replaced by empty placeholders
     without importing what they name.
 
@@ -222,7 +222,9 @@ def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
             f"{path} is damaged or cut short ({path.stat().st_size:,} bytes): {_first_line(error)}; "
             "download or copy it again"
         ) from None
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     entries = content.items() if isinstance(content, Mapping) else ()
     tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:

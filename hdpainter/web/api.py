@@ -98,3 +98,30 @@ class Api:
             work.finish(draft, superres, subject.mask.parent, self.studio.identify)(painter, job)
 
         return both
+
+
+def add_api(studio: Studio) -> None:
+    """The endpoints /inpaint and /models, within a page, by components that nobody sees."""
+    api, menu = Api(studio), studio.menu
+    first = next(iter(menu.models))
+    with gr.Column(visible=False):
+        inputs = [
+            gr.File(label="image"),
+            gr.File(label="mask"),
+            gr.Textbox(label="prompt"),
+            gr.Dropdown(list(menu.models), value=first, label="model"),
+            gr.Dropdown(menu.methods, value=menu.spec(first).method, label="method"),
+            gr.Number(0, precision=0, label="seed"),
+            gr.Number(None, precision=0, label="steps"),
+            gr.Number(None, label="guidance_scale"),
+            gr.Number(None, label="eta"),
+            gr.Textbox("", label="negative_prompt"),
+            gr.Number(None, precision=0, label="size"),
+            gr.Checkbox(menu.models[first], label="superres"),
+        ]
+        for component in inputs[2:]:
+            component.preprocess = lambda value: value  # the menu's check tells better what is wrong
+        picture, record = gr.File(label="picture"), gr.JSON(label="record")
+        call, ask = gr.Button(), gr.Button()
+    call.click(api.inpaint, inputs, [picture, record], api_name="inpaint", concurrency_limit=None)
+    ask.click(api.models, None, record, api_name="models", queue=False)

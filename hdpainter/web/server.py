@@ -50,7 +50,8 @@ class Server:
             from starlette.middleware import Middleware
 
             from hdpainter.web.guard import Guard, uploads_only
-            from hdpainter.web.page import asset, build, theme
+            from hdpainter.web.layout import asset, theme
+            from hdpainter.web.page import build
             from hdpainter.web.studio import Studio
 
         self.studio = Studio(self._menu, self._load, self._identify, self.workspace)

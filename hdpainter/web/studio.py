@@ -16,9 +16,9 @@ from PIL import Image
 
 from hdpainter.console import one_line
 from hdpainter.images import load_mask
-from hdpainter.settings import Method
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Job, Load
+from hdpainter.web.layout import negative_hint
 from hdpainter.web.menu import SEEDS, Menu
 from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
@@ -350,12 +350,6 @@ class Studio:
             gr.update(value=str(done.image) if done else None, visible=done is not None),
             gr.update(visible=self.can_explain),
         )
-
-
-def negative_hint(method: Method) -> str:
-    """What stands in the field of the negative prompt while it is empty."""
-    negative = method.prompts.negative
-    return f"Default: {negative}" if negative else "What to keep away from"
 
 
 def _seed(seed: float | None, locked: bool) -> int:

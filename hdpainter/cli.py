@@ -211,7 +211,7 @@ def _inpaint(args: argparse.Namespace) -> int:
         (result,) = batch.paint(painter, [task], progress.step)
     save_result(args.out, result.image, batch.make_record(task, result, None))
     seconds = time.monotonic() - started
-    print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result)}")
+    print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result.metadata)}")
     return 0
 
 

@@ -135,12 +135,12 @@ def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
     }
 
 
-def remark(result: Any) -> str:
-    """What the user should know of a result beyond that it is there."""
+def remark(metadata: Mapping[str, Any]) -> str:
+    """What the user should know of a result beyond that it is there, from its metadata."""
     return "".join(
         f"; the {name} was too long, its last {cut} words were cut"
         for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
-        if (cut := result.metadata.get(key))
+        if (cut := metadata.get(key))
     )
 
 
@@ -182,7 +182,7 @@ def _paint_all(
                 record = make_record(task, result, source)
                 save_result(task.path, result.image, record, scratch)
                 summary.done.append(task.job.name)
-                progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result)}")
+                progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result.metadata)}")
             continue
         release_memory()
         if len(group) > 1:

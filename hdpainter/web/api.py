@@ -11,7 +11,7 @@ import gradio as gr
 from hdpainter.images import load_mask
 from hdpainter.masks import binarize
 from hdpainter.web import work
-from hdpainter.web.engine import Job, Work
+from hdpainter.web.engine import Order, Work
 from hdpainter.web.photos import check_pixels, load_named, receive
 from hdpainter.web.recipes import Recipe
 from hdpainter.web.studio import Studio
@@ -61,19 +61,19 @@ class Api:
                 prompt, model, method, seed, steps, guidance_scale, eta, negative_prompt, size, superres
             )
             subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
-            job = Job("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))
-            job.seconds = studio.menu.limits.minutes * 60
-            engine.submit(job)
+            order = Order("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))
+            order.seconds = studio.menu.limits.minutes * 60
+            engine.submit(order)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:
-            async for _ in engine.watch(job):
+            async for _ in engine.watch(order):
                 pass
         finally:
-            engine.cancel(job)  # of no effect once it is done
-        if job.state != "done":
-            raise gr.Error(job.message or job.state, print_exception=False)
-        finished = job.delivered[-1]
+            engine.cancel(order)  # of no effect once it is done
+        if order.state != "done":
+            raise gr.Error(order.message or order.state, print_exception=False)
+        finished = order.delivered[-1]
         return str(finished.image), finished.record
 
     def _subject(self, image: Path, mask: Path) -> Subject:
@@ -92,10 +92,10 @@ class Api:
         make = work.make_drafts(subject, [recipe], subject.mask.parent)
         superres = recipe.settings.superres
 
-        def both(painter: "HDPainter", job: Job) -> None:
-            make(painter, job)
-            draft = job.delivered[0]
-            work.finish(draft, superres, subject.mask.parent, self.studio.identify)(painter, job)
+        def both(painter: "HDPainter", order: Order) -> None:
+            make(painter, order)
+            draft = order.delivered[0]
+            work.finish(draft, superres, subject.mask.parent, self.studio.identify)(painter, order)
 
         return both
 

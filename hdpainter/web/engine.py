@@ -1,7 +1,7 @@
-"""The queue of jobs and the one thread that paints.
+"""The queue of orders and the one thread that paints.
 
 A painter is not made for several threads, and two models may not fit into memory together. So all work on models
-is done by a single thread, job after job in the order of their arrival; nobody else ever holds a painter.
+is done by a single thread, one order after the other as they arrived; nobody else ever holds a painter.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ NO_MEMORY = (
     "or no super-resolution"
 )
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
-Load = Callable[[str], "HDPainter"]  # from a model's name
-Work = Callable[["HDPainter", "Job"], None]
+OrderState = Literal["waiting", "running", "done", "failed", "cancelled"]
+Loader = Callable[[str], "HDPainter"]  # from a model's name
+Work = Callable[["HDPainter", "Order"], None]
 
 
 class Cancelled(Exception):
-    """Ends the work of a cancelled job, from inside."""
+    """Ends the work of a cancelled order, from inside."""
 
 
-class Job:
+class Order:
     """A piece of work on a model, and how far it is.
 
     title: what it makes, for people; without one nobody waits for it. model: name of the model that it needs.
-    work: is given the painter and this job; it calls `begin` for each of its `parts`, `step` after each sampling
-    step and `deliver` for each thing made. seconds: time limit. owner: the tab or call that it belongs to.
+    work: is given the painter and this order; it calls `begin` for each of its `parts`, `step` after each
+    sampling step and `deliver` for each thing made. seconds: time limit. owner: the tab or call that wants it.
 
     Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `remark` (what else
     there is to know when it is done), `delivered`.
@@ -57,7 +57,7 @@ class Job:
     ):
         self.title, self.model, self.work, self.owner = title, model, work, owner
         self.parts, self.seconds = parts, seconds
-        self.state: State = "waiting"
+        self.state: OrderState = "waiting"
         self.message = ""
         self.remark = ""
         self.delivered: list[Any] = []
@@ -117,8 +117,8 @@ class Job:
         self._cancelled.set()
         self.finish("cancelled")
 
-    def finish(self, state: State, message: str = "") -> None:
-        """Ends the job, unless it has ended already."""
+    def finish(self, state: OrderState, message: str = "") -> None:
+        """Ends the order, unless it has ended already."""
         if not self.finished:
             self.took = time.monotonic() - self._started if self._started else 0.0
             self.message, self.state = message, state
@@ -136,54 +136,54 @@ class Job:
 
 
 class Engine:
-    """Runs jobs one at a time, first come, first served.
+    """Runs orders one at a time, first come, first served.
 
-    load: makes the painter of a model's name; one model is held at a time, until a job wants another.
-    queue, per_owner: how many jobs may wait in all and of one owner.
+    load: makes the painter of a model's name; one model is held at a time, until an order wants another.
+    queue, per_owner: how many orders may wait in all and of one owner.
     """
 
-    def __init__(self, load: Load, queue: int = 64, per_owner: int = 8):
+    def __init__(self, load: Loader, queue: int = 64, per_owner: int = 8):
         self._load, self._queue, self._per_owner = load, queue, per_owner
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._waiting: deque[Order] = deque()
+        self._running: Order | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._loaded: tuple[str, HDPainter] | None = None  # touched by the thread only
         self._thread = threading.Thread(target=self._run, daemon=True, name="painter")
         self._thread.start()
 
-    def submit(self, job: Job) -> Job:
-        """Put a job at the end of the queue. Raises UserError when that is full."""
+    def submit(self, order: Order) -> Order:
+        """Put an order at the end of the queue. Raises UserError when that is full."""
         with self._changed:
             if len(self._waiting) >= self._queue:
                 raise UserError(f"{len(self._waiting)} jobs are waiting already; try again in a while")
-            if sum(other.owner == job.owner for other in self._waiting) >= self._per_owner:
+            if sum(other.owner == order.owner for other in self._waiting) >= self._per_owner:
                 raise UserError(f"{self._per_owner} of your jobs are waiting already; let one finish first")
-            self._waiting.append(job)
+            self._waiting.append(order)
             self._changed.notify_all()
-        return job
+        return order
 
-    def ahead(self, job: Job) -> int:
-        """How many jobs that people wait for come before this one, the running one included; 0 when it runs."""
+    def ahead(self, order: Order) -> int:
+        """How many orders that people wait for come before this one, the running one included; 0 when it runs."""
         with self._changed:
-            if job not in self._waiting:
+            if order not in self._waiting:
                 return 0
-            before = [*islice(self._waiting, self._waiting.index(job)), *filter(None, [self._running])]
+            before = [*islice(self._waiting, self._waiting.index(order)), *filter(None, [self._running])]
             return sum(bool(other.title) for other in before)
 
-    def cancel(self, job: Job) -> None:
-        """Take a job out of the queue, or stop it at its next step."""
+    def cancel(self, order: Order) -> None:
+        """Take an order out of the queue, or stop it at its next step."""
         with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
-            job.cancel()
+            if order in self._waiting:
+                self._waiting.remove(order)
+            order.cancel()
 
-    async def watch(self, job: Job) -> AsyncIterator[None]:
-        """Wakes whenever the job or its place in the queue changed, for the last time when it has ended."""
+    async def watch(self, order: Order) -> AsyncIterator[None]:
+        """Wakes whenever the order or its place in the queue changed, for the last time when it has ended."""
         seen = None
         while True:
-            finished = job.finished
-            now = (job.version, self.ahead(job))
+            finished = order.finished
+            now = (order.version, self.ahead(order))
             if now != seen or finished:
                 seen = now
                 yield
@@ -192,11 +192,11 @@ class Engine:
             await asyncio.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Cancel everything and wait for the thread, which stops at the running job's next step."""
+        """Cancel everything and wait for the thread, which stops at the running order's next step."""
         with self._changed:
             self._closing = True
-            for job in (*self._waiting, *([self._running] if self._running else [])):
-                job.cancel()
+            for order in (*self._waiting, *([self._running] if self._running else [])):
+                order.cancel()
             self._waiting.clear()
             self._changed.notify_all()
         self._thread.join()
@@ -209,33 +209,33 @@ class Engine:
                     self._changed.wait()
                 if self._closing:
                     return
-                job = self._running = self._waiting.popleft()
-                job.state = "running"
-            self._do(job)
+                order = self._running = self._waiting.popleft()
+                order.state = "running"
+            self._do(order)
 
-    def _do(self, job: Job) -> None:
+    def _do(self, order: Order) -> None:
         try:
-            painter = self._painter(job)
-            job.start()
-            job.work(painter, job)
-            job.finish("done")
+            painter = self._painter(order)
+            order.start()
+            order.work(painter, order)
+            order.finish("done")
             return
         except Cancelled:
-            job.finish("cancelled")
+            order.finish("cancelled")
         except UserError as error:
-            job.finish("failed", str(error))
-        except Exception as error:  # the server goes on, whatever happens to one job
+            order.finish("failed", str(error))
+        except Exception as error:  # the server goes on, whatever happens to one order
             traceback.print_exc()
-            job.finish(
+            order.finish(
                 "failed", NO_MEMORY if out_of_memory(error) else f"the program failed: {one_line(error)}"
             )
         release_memory()  # outside the except blocks: an error holds on to the memory of the failed try
 
-    def _painter(self, job: Job) -> "HDPainter":
-        if self._loaded is None or self._loaded[0] != job.model:
-            job.label = f"loading the model {job.model}"
-            job.version += 1
+    def _painter(self, order: Order) -> "HDPainter":
+        if self._loaded is None or self._loaded[0] != order.model:
+            order.label = f"loading the model {order.model}"
+            order.version += 1
             self._loaded = None
             release_memory()
-            self._loaded = (job.model, self._load(job.model))
+            self._loaded = (order.model, self._load(order.model))
         return self._loaded[1]

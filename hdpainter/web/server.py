@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from hdpainter.web.access import is_loopback
-from hdpainter.web.engine import Load
+from hdpainter.web.engine import Loader
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
@@ -29,7 +29,7 @@ class Server:
     def __init__(
         self,
         menu: Menu,
-        load: Load,
+        load: Loader,
         identify: Callable[[str, bool], dict[str, Any]],
         host: str = "127.0.0.1",
         port: int = 0,

@@ -1,4 +1,4 @@
-"""What the server knows of one browser tab, and what the tab shows of its jobs."""
+"""What the server knows of one browser tab, and what the tab shows of its orders."""
 
 import html
 import threading
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hdpainter.web.engine import Engine, Job
+from hdpainter.web.engine import Engine, Order
 from hdpainter.web.photos import Photo
 from hdpainter.web.work import Draft, Finished
 
@@ -16,14 +16,17 @@ KEPT = 24  # drafts in the gallery
 
 @dataclass
 class Session:
-    """State of a tab. key: gradio's. groups: the drafts of each job, the newest job first. jobs: those since
-    the tab last had nothing to do. picked: the draft that the slider shows. finished: by the draft's file."""
+    """State of a tab.
+
+    key: gradio's. groups: the drafts of each order, the newest first. orders: those since the tab last had
+    nothing to do. picked: the draft that the slider shows. finished: by the draft's file.
+    """
 
     key: str
     photo: Photo | None = None
     loaded_mask: Path | None = None
     groups: list[list[Draft]] = field(default_factory=list)
-    jobs: list[Job] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
     picked: Draft | None = None
     finished: dict[Path, Finished] = field(default_factory=dict)
     error: str = ""
@@ -34,17 +37,17 @@ class Session:
         return [draft for group in self.groups for draft in group][:KEPT]
 
     @property
-    def active(self) -> list[Job]:
-        return [job for job in self.jobs if not job.finished]
+    def active(self) -> list[Order]:
+        return [order for order in self.orders if not order.finished]
 
     def clear(self) -> None:
         """Nothing of the last photo stays."""
         vars(self).update(vars(Session(self.key)))
 
-    def add(self, job: Job) -> None:
-        """A job was put into the queue."""
+    def add(self, order: Order) -> None:
+        """An order was put into the queue."""
         self.error = ""
-        self.jobs = [*self.active, job]
+        self.orders = [*self.active, order]
 
 
 class Sessions:
@@ -73,17 +76,17 @@ class Sessions:
 def status(session: Session, engine: Engine) -> str:
     """The panel that says how far things are, as HTML."""
     lines = [_alert(session.error)] if session.error else []
-    lines += [_alert(job.message) for job in session.jobs if job.state == "failed"]
+    lines += [_alert(order.message) for order in session.orders if order.state == "failed"]
     active = session.active
     if active:
-        first = next((job for job in active if job.state == "running"), active[0])
+        first = next((order for order in active if order.state == "running"), active[0])
         lines.append(_progress(first, engine.ahead(first)))
         if len(active) > 1:
             lines.append(f"<p>{len(active) - 1} more of yours after it</p>")
-    elif session.jobs and session.jobs[-1].state == "cancelled":
+    elif session.orders and session.orders[-1].state == "cancelled":
         lines.append("<p>Cancelled.</p>")
-    elif session.jobs and session.jobs[-1].state == "done":
-        last = session.jobs[-1]
+    elif session.orders and session.orders[-1].state == "done":
+        last = session.orders[-1]
         lines.append(f"<p>{html.escape(last.title)}: done in {last.took:.1f} s{html.escape(last.remark)}</p>")
     elif not lines:
         hint = (
@@ -98,19 +101,19 @@ def _alert(message: str) -> str:
     return f'<p class="hdp-error" role="alert">{html.escape(message[:1].upper() + message[1:])}</p>'
 
 
-def _progress(job: Job, ahead: int) -> str:
-    if job.state == "waiting" and not ahead:
-        return f"<p>{html.escape(job.title)}: starting</p>{_bar(None)}"
-    if job.state == "waiting":
+def _progress(order: Order, ahead: int) -> str:
+    if order.state == "waiting" and not ahead:
+        return f"<p>{html.escape(order.title)}: starting</p>{_bar(None)}"
+    if order.state == "waiting":
         come = "1 job comes" if ahead == 1 else f"{ahead} jobs come"
-        return f"<p>{html.escape(job.title)}: in the queue, {come} first</p>{_bar(None)}"
-    step, steps = job.steps
-    left = job.seconds_left
+        return f"<p>{html.escape(order.title)}: in the queue, {come} first</p>{_bar(None)}"
+    step, steps = order.steps
+    left = order.seconds_left
     told = f"step {step} of {steps}" if step else ""
     if left is not None:
         told += f", about {duration(left)} left"
-    label = html.escape(job.label[:1].upper() + job.label[1:])
-    return f'<p><span class="hdp-steps">{told}</span>{label}</p>{_bar(job.fraction or None)}'
+    label = html.escape(order.label[:1].upper() + order.label[1:])
+    return f'<p><span class="hdp-steps">{told}</span>{label}</p>{_bar(order.fraction or None)}'
 
 
 def _bar(fraction: float | None) -> str:

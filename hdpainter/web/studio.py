@@ -3,10 +3,10 @@
 import asyncio
 import hashlib
 import html
-import importlib.util
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from PIL import Image
 
 from hdpainter.console import one_line
 from hdpainter.images import load_mask
+from hdpainter.settings import COMPARED
 from hdpainter.web import masks, work
-from hdpainter.web.engine import Engine, Job, Load
+from hdpainter.web.engine import Engine, Loader, Order
 from hdpainter.web.layout import negative_hint
 from hdpainter.web.menu import SEEDS, Menu
 from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
@@ -28,9 +29,9 @@ from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
 
 Outputs = tuple[Any, ...]
-UNCHANGED = (gr.skip(),) * 5  # of what `_pictures` returns
-KEPT = (gr.skip(),) * 3  # of (figures, recipe, mask file), which tell about one draft
-GONE = (gr.update(value=None, visible=False),) * 3
+SAME_PICTURES = (gr.skip(),) * 5  # of what `_pictures` returns
+STILL_TOLD = (gr.skip(),) * 3  # of (figures, recipe, mask file), which tell about one draft
+UNTOLD = (gr.update(value=None, visible=False),) * 3
 
 
 class Studio:
@@ -42,7 +43,7 @@ class Studio:
     def __init__(
         self,
         menu: Menu,
-        load: Load,
+        load: Loader,
         identify: Callable[[str, bool], dict[str, Any]],
         workspace: Workspace,
     ):
@@ -51,7 +52,7 @@ class Studio:
         self.engine = Engine(load, menu.limits.queue, menu.limits.per_user)
         self.sessions = Sessions()
         self._visited = False
-        self.can_explain = importlib.util.find_spec("hdpainter.explain") is not None
+        self.can_explain = find_spec("matplotlib") is not None
 
     def close(self) -> None:
         """Stop the work and remove the files."""
@@ -70,8 +71,8 @@ class Studio:
         return (*self._receive(self._session(request), photo, mask), prompt, None)
 
     def _receive(self, session: Session, file: Path | None, mask: Path | None) -> Outputs:
-        for job in session.active:
-            self.engine.cancel(job)
+        for order in session.active:
+            self.engine.cancel(order)
         session.clear()
         shown = None
         try:
@@ -83,7 +84,7 @@ class Studio:
                 shown["mask"] = mask and self._load_mask(session, mask)
         except UserError as error:
             session.error = str(error)
-        return shown, *self._pictures(session), *GONE, self._status(session)
+        return shown, *self._pictures(session), *UNTOLD, self._status(session)
 
     def mask_loaded(self, request: gr.Request, file: str) -> Outputs:
         """(URL for the editor, status): a mask file was uploaded."""
@@ -153,7 +154,7 @@ class Studio:
         method = self.menu.spec(model).method
         return method, self.menu.models[model], *self.method_chosen(method)
 
-    # Jobs
+    # Orders
 
     async def drafts_wanted(
         self, request: gr.Request, mask: str, seed: float, locked: bool, count: float, *form: Any
@@ -175,7 +176,7 @@ class Studio:
         """(seed, *pictures, *told, status): a draft by each of the four methods, with its eta, from one seed."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
-            return [recipe.at(method=method, eta=None) for method in work.COMPARED]
+            return [recipe.at(method=method, eta=None) for method in COMPARED]
 
         async for outputs in self._make(request, mask, _seed(seed, locked), form, variants, "Side by side"):
             yield outputs
@@ -194,21 +195,22 @@ class Studio:
             wanted = variants(self.menu.recipe(*form[:3], seed, *form[3:]))
             subject = await asyncio.to_thread(self._subject, session, mask, wanted)
             made = work.make_drafts(subject, wanted, subject.mask.parent)
-            job = self._submit(session, Job(title, wanted[0].model, made, len(wanted)))
+            order = self._submit(session, Order(title, wanted[0].model, made, len(wanted)))
         except UserError as error:
             session.error = str(error)
-            yield gr.skip(), *UNCHANGED, *KEPT, self._status(session)
+            yield gr.skip(), *SAME_PICTURES, *STILL_TOLD, self._status(session)
             return
-        yield seed, *UNCHANGED, *KEPT, self._status(session)  # once: somebody may type another meanwhile
-        session.groups.insert(0, job.delivered)
+        # The seed once: somebody may type another meanwhile.
+        yield seed, *SAME_PICTURES, *STILL_TOLD, self._status(session)
+        session.groups.insert(0, order.delivered)
         shown = 0
-        async for _ in self._follow(job):
-            pictures, told = UNCHANGED, KEPT
-            current = any(group is job.delivered for group in session.groups)  # no other photo came
-            if current and len(job.delivered) > shown:
+        async for _ in self._follow(order):
+            pictures, told = SAME_PICTURES, STILL_TOLD
+            current = any(group is order.delivered for group in session.groups)  # no other photo came
+            if current and len(order.delivered) > shown:
                 if shown == 0:
-                    session.picked, told = job.delivered[0], GONE
-                shown = len(job.delivered)
+                    session.picked, told = order.delivered[0], UNTOLD
+                shown = len(order.delivered)
                 pictures = self._pictures(session)
             yield gr.skip(), *pictures, *told, self._status(session)
 
@@ -218,7 +220,7 @@ class Studio:
         before = session.picked
         if 0 <= event.index < len(session.drafts):
             session.picked = session.drafts[event.index]
-        return *self._pictures(session), *(KEPT if session.picked is before else GONE)
+        return *self._pictures(session), *(STILL_TOLD if session.picked is before else UNTOLD)
 
     async def finish_wanted(self, request: gr.Request, superres: bool) -> AsyncIterator[Outputs]:
         """(*pictures, status): the picked draft in full size."""
@@ -228,17 +230,17 @@ class Studio:
             self.menu.check_superres(draft.recipe.model, superres)
             made = work.finish(draft, superres, draft.subject.mask.parent, self.identify)
             title = "Super-resolution" if superres else "Full size"
-            job = self._submit(session, Job(title, draft.recipe.model, made))
+            order = self._submit(session, Order(title, draft.recipe.model, made))
         except UserError as error:
             session.error = str(error)
-            yield *UNCHANGED, self._status(session)
+            yield *SAME_PICTURES, self._status(session)
             return
         shown = False
-        async for _ in self._follow(job):
-            pictures = UNCHANGED
-            if job.delivered and not shown:
+        async for _ in self._follow(order):
+            pictures = SAME_PICTURES
+            if order.delivered and not shown:
                 shown = True
-                session.finished[draft.low_res] = job.delivered[0]  # in place of one by other settings
+                session.finished[draft.low_res] = order.delivered[0]  # in place of one by other settings
                 pictures = self._pictures(session)
             yield *pictures, self._status(session)
 
@@ -248,23 +250,23 @@ class Studio:
         try:
             draft = _picked(session)
             made = work.explain_draft(draft, draft.subject.mask.parent)
-            job = self._submit(session, Job("Explanation", draft.recipe.model, made))
+            order = self._submit(session, Order("Explanation", draft.recipe.model, made))
         except UserError as error:
             session.error = str(error)
             yield gr.skip(), self._status(session)
             return
-        async for _ in self._follow(job):
+        async for _ in self._follow(order):
             figures = gr.skip()
-            if job.delivered and session.picked is draft:
-                value = [(str(path), caption) for path, caption in job.delivered[0].figures]
+            if order.delivered and session.picked is draft:
+                value = [(str(path), caption) for path, caption in order.delivered[0]]
                 figures = gr.update(value=value, visible=True)
             yield figures, self._status(session)
 
     def cancel_wanted(self, request: gr.Request) -> str:
-        """The status, after all of the tab's jobs are cancelled."""
+        """The status, after all of the tab's orders are cancelled."""
         session = self._session(request)
-        for job in session.active:
-            self.engine.cancel(job)
+        for order in session.active:
+            self.engine.cancel(order)
         return self._status(session)
 
     def tab_opened(self) -> None:
@@ -272,10 +274,10 @@ class Studio:
         if not self._visited:
             self._visited = True
             first = next(iter(self.menu.models))
-            self.engine.submit(Job("", first, lambda painter, job: None, owner="server"))
+            self.engine.submit(Order("", first, lambda painter, order: None, owner="server"))
 
     def tab_closed(self, request: gr.Request) -> None:
-        """Nobody waits for its jobs any more."""
+        """Nobody waits for its orders any more."""
         self.cancel_wanted(request)
 
     # The same by other means
@@ -311,20 +313,20 @@ class Studio:
     def _session(self, request: gr.Request) -> Session:
         return self.sessions.of(request.session_hash)
 
-    def _submit(self, session: Session, job: Job) -> Job:
-        job.owner, job.seconds = session.key, self.menu.limits.minutes * 60
-        self.engine.submit(job)
-        session.add(job)
-        return job
+    def _submit(self, session: Session, order: Order) -> Order:
+        order.owner, order.seconds = session.key, self.menu.limits.minutes * 60
+        self.engine.submit(order)
+        session.add(order)
+        return order
 
-    async def _follow(self, job: Job) -> AsyncIterator[None]:
-        """Wakes with the job; cancels it when nobody listens any more."""
+    async def _follow(self, order: Order) -> AsyncIterator[None]:
+        """Wakes with the order; cancels it when nobody listens any more."""
         try:
-            async for _ in self.engine.watch(job):
+            async for _ in self.engine.watch(order):
                 yield
         finally:
-            if not job.finished:
-                self.engine.cancel(job)
+            if not order.finished:
+                self.engine.cancel(order)
 
     def _status(self, session: Session) -> str:
         return status(session, self.engine)

@@ -1,4 +1,4 @@
-"""What the engine's thread does for a job: drafts, the finishing of one of them, the explanation of one."""
+"""What the engine's thread does for an order: drafts, the finishing of one of them, the explanation of one."""
 
 import re
 import secrets
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from hdpainter.blend import blend
 from hdpainter.images import load_mask, save_png
 from hdpainter.jobs import plan
 from hdpainter.jobs.batch import make_record, remark
-from hdpainter.jobs.job import Job as FileJob
+from hdpainter.jobs.job import Job
 from hdpainter.masks import shrink
 from hdpainter.prompts import words_cut
-from hdpainter.web.engine import Job, Work
+from hdpainter.web.engine import Order, Work
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
 from ldm.util import UserError
@@ -35,7 +34,6 @@ LABELS = {
     "hd-painter-release": "HD-Painter, as released",
     "post-hoc": "Post-hoc guidance",
 }
-COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")
 FINISHED_SIDE = 2048  # longer side of the finished picture in the slider, in pixels
 
 
@@ -86,22 +84,15 @@ class Finished:
     record: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Explained:
-    """figures: (file, caption) of each picture."""
-
-    figures: list[tuple[Path, str]]
-
-
 def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Work:
     """Work that delivers a `Draft` for each recipe, one after the other."""
-    methods = [recipe.method for recipe in recipes]  # now, so that a mistake is told before the job waits
+    methods = [recipe.method for recipe in recipes]  # now, so that a mistake is told before the order waits
 
-    def work(painter: "HDPainter", job: Job) -> None:
+    def work(painter: "HDPainter", order: Order) -> None:
         picture, grey = subject.load()
         for number, (recipe, method) in enumerate(zip(recipes, methods, strict=True), 1):
             name = LABELS.get(method.name, method.name)
-            job.begin(f"draft {number} of {len(recipes)}: {name}" if len(recipes) > 1 else f"draft: {name}")
+            order.begin(f"draft {number} of {len(recipes)}: {name}" if len(recipes) > 1 else f"draft: {name}")
             started = time.monotonic()
             low_res = painter.draft(
                 picture,
@@ -110,22 +101,19 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
                 method=method,
                 seed=recipe.settings.seed,
                 size=recipe.settings.size,
-                progress=job.step,
+                progress=order.step,
             )
             path = folder / f"{secrets.token_hex(8)}.png"
             low_res.save(path)
             preview = path.with_suffix(".jpg")
             _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
-            job.remark = _remark(recipe.prompt, method.prompts.negative)
-            job.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
+            negative = method.prompts.negative
+            order.remark = remark(
+                {"words_cut": words_cut(recipe.prompt), "negative_words_cut": words_cut(negative)}
+            )
+            order.deliver(Draft(subject, recipe, path, preview, time.monotonic() - started))
 
     return work
-
-
-def _remark(prompt: str, negative: str) -> str:
-    """As the command line tells it for a result."""
-    cut = {"words_cut": words_cut(prompt), "negative_words_cut": words_cut(negative)}
-    return remark(SimpleNamespace(metadata=cut))
 
 
 def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -143,8 +131,8 @@ def finish(
     recipe, photo = draft.recipe.at(superres=superres), draft.subject.photo
     method = recipe.method
 
-    def work(painter: "HDPainter", job: Job) -> None:
-        job.begin("super-resolution" if superres else "joining with the photo")
+    def work(painter: "HDPainter", order: Order) -> None:
+        order.begin("super-resolution" if superres else "joining with the photo")
         picture, grey = draft.subject.load()
         if not draft.low_res.is_file():
             raise UserError("the draft was removed from the server after a while: make it again")
@@ -158,17 +146,17 @@ def finish(
                 seed=recipe.settings.seed,
                 size=recipe.settings.size,
                 superres=superres,
-                progress=job.step,
+                progress=order.step,
             )
-        job.say("saving")
-        job.remark = remark(result)
+        order.say("saving")
+        order.remark = remark(result.metadata)
         if superres and not result.metadata["superres"]:
-            job.title, job.remark = "Full size", f", the draft has the photo's size already{job.remark}"
+            order.title, order.remark = "Full size", f", the draft has the photo's size already{order.remark}"
         result.metadata["seconds"]["inpainting"] = round(draft.seconds, 3)
         own = folder / secrets.token_hex(8)  # for a readable name of the download
         path = own / f"{file_name(recipe.prompt)}.png"
-        file_job = FileJob(path.stem, photo.path, draft.subject.mask, recipe.prompt, recipe.settings, "web")
-        task = plan.make_task(file_job, path, method, photo.size, identify(recipe.model, superres))
+        job = Job(path.stem, photo.path, draft.subject.mask, recipe.prompt, recipe.settings, "web")
+        task = plan.make_task(job, path, method, photo.size, identify(recipe.model, superres))
         files = {"files": {"image": photo.name, "mask": draft.subject.mask.name}}
         record = make_record(task, result, None) | files
         save_png(result.image, path, record)
@@ -177,7 +165,7 @@ def finish(
             small = image.copy()
             small.thumbnail((FINISHED_SIDE, FINISHED_SIDE), Image.Resampling.LANCZOS)
             small.save(shown, quality=92)
-        job.deliver(Finished(draft, path, before, after, record))
+        order.deliver(Finished(draft, path, before, after, record))
 
     return work
 
@@ -188,13 +176,13 @@ def file_name(prompt: str) -> str:
 
 
 def explain_draft(draft: Draft, folder: Path) -> Work:
-    """Work that delivers an `Explained`: the figures of ``hdpainter explain`` for the draft's settings."""
+    """Work that delivers the figures of ``hdpainter explain`` for the draft: a list of (file, title)."""
 
-    def work(painter: "HDPainter", job: Job) -> None:
+    def work(painter: "HDPainter", order: Order) -> None:
         from hdpainter.explain import explain  # slow to import, and not in every installation
 
         picture, grey = draft.subject.load()
-        job.begin("observing the method")
+        order.begin("observing the method")
         recipe = draft.recipe
         explanation = explain(
             painter,
@@ -204,14 +192,14 @@ def explain_draft(draft: Draft, folder: Path) -> Work:
             methods=[recipe.method],
             seed=recipe.settings.seed,
             size=recipe.settings.size,
-            progress=job.step,
+            progress=order.step,
         )
-        job.say("drawing")
+        order.say("drawing")
         figures = []
         for plate in explanation.plates.values():
             path = folder / f"{secrets.token_hex(8)}.png"
             plate.image.save(path)
             figures.append((path, plate.title))
-        job.deliver(Explained(figures))
+        order.deliver(figures)
 
     return work

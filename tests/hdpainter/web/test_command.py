@@ -149,3 +149,19 @@ def test_a_model_comes_with_its_own_method_and_a_chosen_one_stays():
             assert (guidance_scale, eta) == (own.guidance_scale, own.eta)
     finally:
         studio.close()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_explaining_is_offered_where_figures_can_be_drawn(monkeypatch, installed):
+    pytest.importorskip("gradio")
+    from hdpainter.web.studio import Studio  # needs gradio
+
+    if installed:
+        pytest.importorskip("matplotlib")
+    else:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    studio = Studio(MENU, pytest.fail, pytest.fail, Workspace(2**20, 60))
+    try:
+        assert studio.can_explain is installed
+    finally:
+        studio.close()

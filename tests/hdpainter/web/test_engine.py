@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hdpainter.web.engine import NO_MEMORY, Engine, Job
+from hdpainter.web.engine import NO_MEMORY, Engine, Order
 from hdpainter.web.session import Session, duration, status
 from ldm.util import UserError
 
@@ -28,12 +28,12 @@ def engine():
     engine.close()
 
 
-def wait(job: Job, seconds: float = 20) -> Job:
+def wait(order: Order, seconds: float = 20) -> Order:
     end = time.monotonic() + seconds
-    while not job.finished:
-        assert time.monotonic() < end, "the job does not end"
+    while not order.finished:
+        assert time.monotonic() < end, "the order does not end"
         time.sleep(0.01)
-    return job
+    return order
 
 
 class Blocked:
@@ -42,12 +42,12 @@ class Blocked:
     def __init__(self):
         self.go, self.started, self.ended = threading.Event(), threading.Event(), threading.Event()
 
-    def __call__(self, painter, job):
+    def __call__(self, painter, order):
         self.started.set()
         try:
-            job.begin("waiting")
+            order.begin("waiting")
             while not self.go.wait(0.01):
-                job.step("inpainting", 1, 2)
+                order.step("inpainting", 1, 2)
         finally:
             self.ended.set()
 
@@ -55,29 +55,29 @@ class Blocked:
 def test_jobs_run_one_at_a_time_in_order_and_models_are_swapped(engine):
     seen, at_once = [], []
 
-    def work(painter, job):
+    def work(painter, order):
         at_once.append(painter)
-        seen.append((painter, job.title))
+        seen.append((painter, order.title))
         time.sleep(0.01)
         assert len(at_once) == 1
         at_once.pop()
-        job.deliver(job.title)
+        order.deliver(order.title)
 
-    jobs = []
+    orders = []
     for number, model in enumerate("aabba"):
-        jobs.append(engine.submit(Job(f"job {number}", model, work, owner=str(number))))
+        orders.append(engine.submit(Order(f"order {number}", model, work, owner=str(number))))
         if number == 3:
-            wait(jobs[0])
-    assert [wait(job).state for job in jobs] == ["done"] * 5
-    assert seen == [("a", "job 0"), ("a", "job 1"), ("b", "job 2"), ("b", "job 3"), ("a", "job 4")]
+            wait(orders[0])
+    assert [wait(order).state for order in orders] == ["done"] * 5
+    assert seen == [("a", "order 0"), ("a", "order 1"), ("b", "order 2"), ("b", "order 3"), ("a", "order 4")]
     assert engine.loads == ["a", "b", "a"]
-    assert [job.delivered for job in jobs] == [[job.title] for job in jobs]
+    assert [order.delivered for order in orders] == [[order.title] for order in orders]
 
 
 def test_cancelling_counts_at_once_and_stops_the_work_at_its_next_step(engine):
     first, second = Blocked(), Blocked()
-    running = engine.submit(Job("first", "a", first))
-    waiting = engine.submit(Job("second", "a", second))
+    running = engine.submit(Order("first", "a", first))
+    waiting = engine.submit(Order("second", "a", second))
     assert first.started.wait(20)
     assert (engine.ahead(running), engine.ahead(waiting)) == (0, 1)
     engine.cancel(waiting)
@@ -85,23 +85,23 @@ def test_cancelling_counts_at_once_and_stops_the_work_at_its_next_step(engine):
     engine.cancel(running)
     assert running.state == "cancelled"
     assert first.ended.wait(20)
-    after = wait(engine.submit(Job("after", "a", lambda painter, job: None)))
+    after = wait(engine.submit(Order("after", "a", lambda painter, order: None)))
     assert after.state == "done" and not second.started.is_set()
     assert running.state == "cancelled"  # its end did not overwrite that
 
 
 def test_the_queue_is_bounded(engine):
     blocked = Blocked()
-    engine.submit(Job("running", "a", blocked, owner="x"))
+    engine.submit(Order("running", "a", blocked, owner="x"))
     assert blocked.started.wait(20)
     for owner in ("x", "x"):
-        engine.submit(Job("waiting", "a", lambda painter, job: None, owner=owner))
+        engine.submit(Order("waiting", "a", lambda painter, order: None, owner=owner))
     with pytest.raises(UserError, match="2 of your jobs are waiting"):
-        engine.submit(Job("too many", "a", lambda painter, job: None, owner="x"))
+        engine.submit(Order("too many", "a", lambda painter, order: None, owner="x"))
     for owner in ("y", "z"):
-        engine.submit(Job("waiting", "a", lambda painter, job: None, owner=owner))
+        engine.submit(Order("waiting", "a", lambda painter, order: None, owner=owner))
     with pytest.raises(UserError, match="4 jobs are waiting"):
-        engine.submit(Job("too many", "a", lambda painter, job: None, owner="w"))
+        engine.submit(Order("too many", "a", lambda painter, order: None, owner="w"))
     blocked.go.set()
 
 
@@ -118,10 +118,10 @@ def test_the_queue_is_bounded(engine):
     ],
 )
 def test_an_error_is_told_and_the_next_job_works(engine, error, message, capsys):
-    def fail(painter, job):
+    def fail(painter, order):
         raise error
 
-    bad, good = Job("bad", "a", fail), Job("good", "a", lambda painter, job: job.deliver(1))
+    bad, good = Order("bad", "a", fail), Order("good", "a", lambda painter, order: order.deliver(1))
     engine.submit(bad)
     engine.submit(good)
     assert (wait(bad).state, bad.message) == ("failed", message)
@@ -129,26 +129,26 @@ def test_an_error_is_told_and_the_next_job_works(engine, error, message, capsys)
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_job_only(engine):
-    bad = wait(engine.submit(Job("bad", "missing", lambda painter, job: None)))
+    bad = wait(engine.submit(Order("bad", "missing", lambda painter, order: None)))
     assert (bad.state, bad.message) == ("failed", "checkpoint missing.ckpt is not there")
-    assert wait(engine.submit(Job("good", "a", lambda painter, job: None))).state == "done"
+    assert wait(engine.submit(Order("good", "a", lambda painter, order: None))).state == "done"
 
 
 def test_a_job_ends_at_its_time_limit(engine):
-    job = wait(engine.submit(Job("long", "a", Blocked(), seconds=0.1)))
-    assert job.state == "failed" and "longer than the limit" in job.message
+    order = wait(engine.submit(Order("long", "a", Blocked(), seconds=0.1)))
+    assert order.state == "failed" and "longer than the limit" in order.message
 
 
 def test_watching_sees_every_place_in_the_queue_and_the_end(engine):
     blocked = Blocked()
-    engine.submit(Job("running", "a", blocked))
+    engine.submit(Order("running", "a", blocked))
     assert blocked.started.wait(20)
-    job = engine.submit(Job("watched", "a", lambda painter, job: job.deliver(1)))
+    order = engine.submit(Order("watched", "a", lambda painter, order: order.deliver(1)))
     seen = []
 
     async def watch():
-        async for _ in engine.watch(job):
-            seen.append((job.state, engine.ahead(job)))
+        async for _ in engine.watch(order):
+            seen.append((order.state, engine.ahead(order)))
             blocked.go.set()
 
     asyncio.run(watch())
@@ -156,31 +156,31 @@ def test_watching_sees_every_place_in_the_queue_and_the_end(engine):
 
 
 def test_progress_and_the_time_left():
-    job = Job("drafts", "a", lambda painter, job: None, parts=2)
-    assert job.fraction == 0 and job.seconds_left is None
-    job.start()
-    job.begin("draft 1 of 2")
-    job.step("inpainting", 5, 10)
-    assert job.fraction == 0.25
+    order = Order("drafts", "a", lambda painter, order: None, parts=2)
+    assert order.fraction == 0 and order.seconds_left is None
+    order.start()
+    order.begin("draft 1 of 2")
+    order.step("inpainting", 5, 10)
+    assert order.fraction == 0.25
     time.sleep(0.05)
-    passed = time.monotonic() - job._started
-    assert job.seconds_left == pytest.approx(3 * passed, rel=0.2)
-    job.begin("draft 2 of 2")
-    assert job.fraction == 0.5
+    passed = time.monotonic() - order._started
+    assert order.seconds_left == pytest.approx(3 * passed, rel=0.2)
+    order.begin("draft 2 of 2")
+    assert order.fraction == 0.5
 
 
 def test_the_status_says_what_happens_and_escapes_it(engine):
     session = Session("tab")
     assert "Choose a photo" in status(session, engine)
     blocked = Blocked()
-    other = engine.submit(Job("other", "a", blocked))
+    other = engine.submit(Order("other", "a", blocked))
     assert blocked.started.wait(20)
-    job = engine.submit(Job("Drafts", "a", lambda painter, job: None, owner="tab"))
-    session.add(job)
+    order = engine.submit(Order("Drafts", "a", lambda painter, order: None, owner="tab"))
+    session.add(order)
     assert "in the queue, 1 job comes first" in status(session, engine)
     blocked.go.set()
     wait(other)
-    wait(job)
+    wait(order)
     assert "Drafts: done in" in status(session, engine)
     session.error = "<script>alert(1)</script>"
     told = status(session, engine)

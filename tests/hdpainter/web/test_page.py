@@ -113,10 +113,11 @@ def test_cancel_works_at_once_and_the_next_job_too(visitor, server, picture):
     pressed = time.monotonic()
     visitor.wait_for("Cancelled.")
     print(f"cancelled after {time.monotonic() - pressed:.2f} s")
-    (job,) = next(s.jobs for s in server.studio.sessions.all() if s.jobs and s.jobs[0].state == "cancelled")
-    step = job.steps[0]
+    orders = [session.orders for session in server.studio.sessions.all()]
+    (order,) = next(some for some in orders if some and some[0].state == "cancelled")
+    step = order.steps[0]
     visitor.page.wait_for_timeout(1000)
-    assert job.steps[0] <= step + 1 < 200
+    assert order.steps[0] <= step + 1 < 200
     visitor.set("Steps", 1)
     visitor.set("Drafts", 1)
     visitor.press("run")
@@ -316,7 +317,7 @@ def test_twenty_jobs_of_five_tabs_all_finish_with_correct_results(browser, serve
         visitor.page.wait_for_function(
             "document.querySelectorAll('#drafts button.thumbnail-item').length === 4"
         )
-    print(f"20 jobs of 5 tabs in {time.monotonic() - started:.1f} s")
+    print(f"20 orders of 5 tabs in {time.monotonic() - started:.1f} s")
     sessions = {s.groups[0][0].recipe.prompt: s for s in server.studio.sessions.all() if len(s.drafts) == 4}
     assert sorted(sessions) == [f"boat {number}" for number in range(5)]
     for prompt, session in sessions.items():

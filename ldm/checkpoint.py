@@ -5,6 +5,7 @@ replaced by memory-mapped tensors. Loading costs what reading the file costs, an
 the weights that reads it.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError, instantiate_from_config, leaves, shown
 
 DTypes = torch.dtype | Mapping[str, torch.dtype] | None
 """One dtype, or dtypes by module prefix of which the longest match counts ("" is the default), or the file's."""
@@ -36,6 +37,15 @@ _EXTRAS = re.compile(
 SCHEDULE = re.compile(r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+)")
 """Names of the noise schedule's tables, at the top of a checkpoint."""
 
+LARGEST = {
+    "timesteps": 100_000,
+    "num_res_blocks": 100,
+    "transformer_depth": 100,
+    "layers": 200,
+    "num_hidden_layers": 200,
+}
+"""The largest values of a config's params with which the time or the memory of `build` grows."""
+
 _CAST_PORTION = 8  # tensors
 
 
@@ -43,10 +53,20 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """Instantiate the `target` of `config` with its `params`, parameters on the meta device.
 
     Takes seconds at any size. The parameters have no values until `load_into`; the noise schedules, being
-    computed from the config, are real.
+    computed from the config, are real. Raises UserError for params with which there is no such model, or one that
+    is beyond LARGEST.
     """
-    with torch.device("meta"):
-        return instantiate_from_config(config)
+    for key, value in leaves(config):
+        if isinstance(value, int | float) and value > LARGEST.get(key, math.inf):
+            raise UserError(f"{key} is {shown(value)}: a model may have at most {LARGEST[key]:,}")
+    try:
+        with torch.device("meta"):
+            return instantiate_from_config(config)
+    except UserError:
+        raise
+    except Exception as error:  # widths that do not divide, words for numbers: layers raise nearly anything
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"no {config['target']} can be built with these params ({reason})") from error
 
 
 def load_into(

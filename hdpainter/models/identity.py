@@ -9,11 +9,12 @@ from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.util import read_model_config
 
 
-def identify(model: str, superres: bool = True) -> dict[str, Any]:
+def identify(model: str, superres: bool = True, trusted: bool = False) -> dict[str, Any]:
     """Plain values that identify a model before it is loaded: its settings and the hashes of its files.
 
     superres: whether the upscaler is wanted; if not, its checkpoint need not be there.
-    Raises UserError for an unknown model or a missing checkpoint.
+    trusted: whether the models' configs may name classes of other projects.
+    Raises UserError for an unknown model, a missing checkpoint or a config that names what it may not.
     """
     spec = PipelineSpec.load(model)
     identity = dataclasses.asdict(spec)
@@ -25,7 +26,7 @@ def identify(model: str, superres: bool = True) -> dict[str, Any]:
             continue
         path = find_checkpoint(stage.checkpoint)
         identity[name] = {
-            "config": digest(read_model_config(stage.config)),
+            "config": digest(read_model_config(stage.config, trusted)),
             "checkpoint": checkpoint_sha256(path),
         }
         if name == "upscaler" and spec.crop_margin is not None:

@@ -21,11 +21,13 @@ class PipelineModels:
 
     Models are in eval mode, their weights want no gradients. Checkpoints are looked for at construction or,
     where that was not asked for, when the model is first used (`checkpoint` finds one without loading it).
+    trusted: whether the models' configs may name classes of other projects, see `ldm.util.read_yaml`.
     """
 
     spec: PipelineSpec
     device: torch.device
     dtype: DTypes = None
+    trusted: bool = False
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
 
     def checkpoint(self, stage: str) -> Path:
@@ -46,7 +48,7 @@ class PipelineModels:
 
     def _load(self, stage: str) -> nn.Module:
         path, config = self.checkpoint(stage), self.spec.stages[stage].config
-        model = build(read_model_config(config))
+        model = build(read_model_config(config, self.trusted))
         load_into(model, path, Path(config).name, dtype=_of_stage(self.dtype, stage), device=self.device)
         return model.eval().requires_grad_(False)
 
@@ -72,18 +74,20 @@ def load(
     dtype: DTypes = None,
     *,
     superres: bool = True,
+    trusted: bool = False,
 ) -> PipelineModels:
     """The models of the pipeline `name_or_yaml`: "sd2", "mini", ... or the path of a pipeline's YAML file.
 
     dtype: one dtype for all weights; or dtypes by module prefix, the longest match counting, for both stages or
         for one: ``{"": torch.float16, "upscaler.first_stage_model": torch.float32}``; None: as in the files.
     superres: whether the upscaler will be used; if not, its checkpoint need not be there.
+    trusted: whether the models' configs may name classes of other projects, which are then imported and called.
 
     Stage 1 is loaded at once, the upscaler when it is first used. Raises UserError for an unknown name or bad
     YAML, and for a missing checkpoint before anything is built.
     """
     spec = PipelineSpec.load(name_or_yaml)
-    models = PipelineModels(spec, torch.device(device), dtype)
+    models = PipelineModels(spec, torch.device(device), dtype, trusted)
     for stage in spec.stages if superres else ("inpainting",):
         models.checkpoint(stage)
     _ = models.inpainting

@@ -82,7 +82,7 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--out", "/proc/out.png"), "/proc cannot be written to"),
         (("--method", "hdpainter"), "unknown method 'hdpainter'"),
         (("--method", "folder.yaml"), "folder.yaml cannot be read: Is a directory"),
-        (("--method", "five.yaml"), "five.yaml cannot be read"),
+        (("--method", "five.yaml"), "five.yaml must hold a mapping"),
         (("--eta", "2"), "eta is 2.0: give a number from 0 to 1"),
         (("--eta", "nan"), "eta is nan"),
         (("--method", "smoothing.yaml"), "painta.smoothing is 0.0: give a width above 0"),

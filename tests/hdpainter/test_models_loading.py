@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hdpainter.models.download import record_sha256
+from hdpainter.models.identity import identify
 from hdpainter.models.loading import load
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.models.registry import (
@@ -273,6 +274,20 @@ def test_unknown_models_and_missing_configs_are_named(with_mini, tmp_path):
     assert "none.yaml" in message(load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
     stage["config"] = "registry.yaml"
     assert "no 'model'" in message(load, pipeline(tmp_path / "pipe.yaml", inpainting=stage))
+
+
+def test_a_config_that_names_what_it_may_not_runs_nothing(tmp_path):
+    made = tmp_path / "made"
+    evil = {"model": {"target": "os.mkdir", "params": {"path": str(made)}}}
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(evil))
+    (tmp_path / "weights.safetensors").write_bytes(b"not reached")
+    stage = {"config": "evil.yaml", "checkpoint": "weights.safetensors"}
+    path = pipeline(tmp_path / "pipe.yaml", inpainting=stage, upscaler=None)
+    for function in (identify, load):
+        assert "evil.yaml: target 'os.mkdir' is no network" in message(function, path)
+    assert identify(path, trusted=True)["inpainting"]["config"]
+    assert "'os.mkdir' is no class" in message(load, path, trusted=True)
+    assert not made.exists()
 
 
 def test_the_registry_can_be_replaced(folder, tmp_path, monkeypatch):

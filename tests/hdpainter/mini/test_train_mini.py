@@ -459,12 +459,12 @@ TRAINING = f"training: {{target: {CLIP}, params: {{config: none.json, cache: x, 
         ("training: {target: torch.nn.Identity}\ntrainer: 3", [], "trainer must be a mapping, not 3"),
         ("training: {target: torch.nn.Identity}", ["minutes"], "'minutes' is not of the form key=value"),
         (
-            "training: {target: x.Y, params: {crops: {128: 1}}}",
+            f"training: {{target: {CLIP}, params: {{crops: {{128: 1}}}}}}",
             ["training.params.crops.128=2"],
             "do not go together: Conflicting integer and string keys: 128",
         ),
         (f"{TRAINING}, minutes: 1, matrix_lr: 1}}}}", [], "there is no CLIP config none.json; run from"),
-        ("training: {target: x.Y, params: {parts: {a: none.pt}}}", [], "there is no none.json, the card"),
+        (f"{TRAINING}, parts: {{a: none.pt}}}}}}", [], "there is no none.json, the card"),
     ],
 )
 def test_a_bad_config_ends_in_one_line(content, overrides, problem, tmp_path, capsys, monkeypatch):

@@ -272,7 +272,7 @@ def _read_annotations(file: Path) -> Any:
     try:
         from pycocotools.coco import COCO
     except ImportError:
-        raise UserError("pycocotools is not installed: pip install -r requirements.txt") from None
+        raise UserError("pycocotools is not installed: pip install -e '.[eval]'") from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its timings there
             coco = COCO(str(file))

@@ -13,7 +13,8 @@
 #
 #   reproduce_table2.sh --mini --devices cpu,cpu --dtype bfloat16
 set -euo pipefail
-usage() { sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
+usage() { sed -n '2,/^set/{/^#/p;}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 table=$1
 shift
 mini= prompts= out= device= rest=()
@@ -24,8 +25,8 @@ while [ $# -gt 0 ]; do
       [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
       case $1 in # paths are relative to where the script is called, not to the repository
         --prompt) prompts=$2 ;;
-        --out) out=$(realpath -m "$2") ;;
-        --coco) rest+=(--coco "$(realpath -m "$2")") ;;
+        --out) out=$(absolute "$2") ;;
+        --coco) rest+=(--coco "$(absolute "$2")") ;;
       esac
       shift
       ;;

@@ -1,27 +1,32 @@
 # Sourced by the other scripts: goes to the repository's root and, when no virtual environment is active, nor
-# environment.yml's of conda, makes and enters .venv with the pinned requirements. Needs Python 3.11 or newer and
-# nothing else.
+# environment.yml's of conda, makes and enters .venv with the versions of requirements.txt. Needs Python 3.11, 3.12 or
+# 3.13 and nothing else. $extras are those of pyproject.toml that are installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+extras=${extras:-all}
+install=(pip install --constraint requirements.txt ./shims/opencv-python --editable ".[$extras]")
 if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != hdpainter ]; then
-  # The stamp is written last, so that an interrupted installation is made anew.
-  stamp=".venv/requirements.$(cat requirements*.txt | cksum | cut -d' ' -f1)"
-  if [ ! -f "$stamp" ]; then
-    python=$(command -v python3.11 || command -v python3)
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-      { echo "Python 3.11 or newer is needed; $python is $("$python" -V)" >&2; exit 2; }
-    echo "Setting up .venv with $("$python" -V) (once; a few minutes, about 6 GB)" >&2
+  # Stamps, written last, say what is installed: an installation that was interrupted is made anew.
+  lock=$(cksum <requirements.txt | cut -d' ' -f1)
+  if ! compgen -G ".venv/$lock-*" >/dev/null; then
+    for python in python3 python python3.13 python3.12 python3.11 ""; do
+      ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || break
+    done
+    [ -n "$python" ] || { echo "Python 3.11, 3.12 or 3.13 is needed" >&2; exit 2; }
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mmdet.txt
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-    touch "$stamp"
   fi
-  # shellcheck disable=SC1091
-  source .venv/bin/activate
+  for activate in .venv/bin/activate .venv/Scripts/activate; do # Linux and macOS, Windows
+    # shellcheck disable=SC1090
+    [ ! -f "$activate" ] || source "$activate"
+  done
+  if ! compgen -G ".venv/$lock-$extras*" >/dev/null; then
+    echo "Setting up .venv with $(python -V) (once; a few minutes, about 6 GB)" >&2
+    python -m "${install[@]}" --quiet --disable-pip-version-check
+    touch ".venv/$lock-$extras"
+  fi
 fi
-python -c 'import hdpainter' 2>/dev/null || {
-  echo "The active environment ${VIRTUAL_ENV:-${CONDA_PREFIX:-}} lacks the package: run 'pip install -r requirements.txt &&" \
-    "pip install --no-deps -r requirements-mmdet.txt && pip install --no-deps -e .' in it, or deactivate it" >&2
+python -I -c 'import hdpainter' 2>/dev/null || {
+  echo "The active environment ${VIRTUAL_ENV:-${CONDA_PREFIX:-}} lacks the package: deactivate it, or run in it" >&2
+  echo "  $(printf '%q ' "${install[@]}")" >&2
   exit 2
 }

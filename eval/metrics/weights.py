@@ -17,10 +17,7 @@ from hdpainter.models.registry import checkpoint_folders
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError
 
-HOW_TO_INSTALL = (
-    "get it as scripts/setup.sh does: pip install -r requirements.txt && pip install --no-deps -r "
-    "requirements-mmdet.txt"
-)  # not the extra [eval], whose own lists ask for the other OpenCV
+HOW_TO_INSTALL = "get it as scripts/setup.sh does: pip install ./shims/opencv-python -e '.[eval]'"
 _HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/(.+)")
 
 

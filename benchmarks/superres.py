@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     method = Method.load("hd-painter").override({"superres.steps": args.steps})
     choices = {"whole picture": {}}
     choices |= {f"crop, margin {margin}": {"superres.crop_margin": margin} for margin in (16, 32, 64)}
-    choices |= {f"tiles of {spec.max_size // 2}": {"superres.tile": spec.max_size // 2}}
+    tile = max(spec.max_size // 2, 256)  # the smallest that there is
+    choices |= {f"tiles of {tile}": {"superres.tile": tile}}
     found, shares, plain = defaultdict(list), [], []
     for scene in range(args.scenes):
         picture, mask, prompt = example(scene, spec.max_size)

@@ -1,15 +1,10 @@
-"""Results of methods on samples: what each kind makes, grids, continuing, sharding, refusals."""
+"""Results of methods on samples: what each kind makes, grids, continuing, refusals."""
 
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +15,6 @@ from PIL import Image
 from eval.config import Config, seed_of
 from eval.generate import generate
 from eval.models import weights_in
-from eval.prefetch import prefetch
 from eval.requirements import planned
 from eval.rows import write_rows
 from eval.runs import Run
@@ -57,6 +51,11 @@ def test_inputs_are_the_dataset_at_evaluation_size(write_config, toy_root):
         assert np.array_equal(run.result("original", sample.index), np.array(expected))
         assert sample.mask_share == pytest.approx(run.mask(sample.index).mean()) and sample.mask_share > 0
         assert sample.prompt == sample.category
+
+
+def test_evaluation_sizes_are_the_pipeline_s(write_config):
+    run, _ = made(write_config({"mean": {"kind": "mean"}}, benchmark={"size": 40}), limit=1)
+    assert run.image(0).shape[:2] == stage_size(64, 64, 40)
 
 
 def test_prompts_of_other_labels(write_config):
@@ -338,131 +337,3 @@ def test_methods_can_be_added_and_those_of_before_stay(write_config):
     assert "6 made, 6 made before" in said
     assert run.methods == ["original", "telea", "mean"]
     assert all(run.done(name) == list(range(6)) for name in run.methods)
-
-
-# --- batches, failures, processes ---
-
-
-def test_a_batch_that_fails_is_tried_one_by_one(write_config, tiny_pipeline, monkeypatch):
-    calls = []
-
-    def paint(self, images, masks, prompts, **settings):
-        calls.append(len(images))
-        if len(images) > 1:
-            raise MemoryError("too much")
-        if settings["seed"] == [seed_of(1, True, 2)]:
-            raise FloatingPointError("the decoded image holds NaN")
-        return [type("Result", (), {"image": Image.fromarray(images[0])})]
-
-    monkeypatch.setattr("hdpainter.pipeline.HDPainter.__call__", paint)
-    config = Config.load(write_config(BASE, model=str(tiny_pipeline), batch_size=4))
-    tally = generate(config, devices=["cpu"], stream=io.StringIO())
-    assert calls == [4, 1, 1, 1, 1, 2, 1, 1]
-    assert tally.run.done("stable-inpainting") == [0, 1, 3, 4, 5]
-    assert tally.failures == [("stable-inpainting", 2, "FloatingPointError: the decoded image holds NaN")]
-
-
-def test_what_shares_a_batch_does_not_depend_on_what_was_made_before(write_config, tiny_pipeline):
-    config = write_config(BASE, model=str(tiny_pipeline), batch_size=4)
-    run, _ = made(config)
-    rows = run.manifest("stable-inpainting")
-    assert [rows[i]["batch"] for i in range(6)] == [4, 4, 4, 4, 2, 2]
-    path = run.folder("stable-inpainting") / "manifest.jsonl"
-    path.write_text("".join(f"{json.dumps(rows[i])}\n" for i in (0, 1, 4)))
-    made(config)
-    rows = run.manifest("stable-inpainting")
-    assert [rows[i]["batch"] for i in range(6)] == [4, 4, 2, 2, 2, 1]
-
-
-def test_only_pictures_of_one_padded_size_share_a_batch(
-    toy_root, tmp_path, write_config, tiny_pipeline, monkeypatch
-):
-    root = tmp_path / "coco"
-
-    def reshape(content):
-        for i, image in enumerate(content["images"]):
-            image["width"], image["height"] = ((64, 64), (64, 128), (128, 64))[i % 3]
-
-    edited(toy_root, root, reshape)
-    (root / "val2017").mkdir()
-    for image in json.loads((root / "annotations" / "instances_val2017.json").read_text())["images"]:
-        Image.new("RGB", (image["width"], image["height"])).save(root / "val2017" / image["file_name"])
-    shapes = []
-
-    def paint(self, images, masks, prompts, **settings):
-        shapes.append({image.shape for image in images})
-        return [type("Result", (), {"image": Image.fromarray(image)}) for image in images]
-
-    monkeypatch.setattr("hdpainter.pipeline.HDPainter.__call__", paint)
-    config = write_config(BASE, model=str(tiny_pipeline), batch_size=3, benchmark={"coco": str(root)})
-    run, _ = made(config)
-    assert run.done("stable-inpainting") == list(range(6))
-    assert all(len(group) == 1 for group in shapes) and len(set().union(*shapes)) > 1
-
-
-def test_prefetch_hands_on_items_and_errors_in_order():
-    def items():
-        yield from range(5)
-        raise UserError("broken")
-
-    got = []
-    with pytest.raises(UserError, match="broken"):
-        for item in prefetch(items()):
-            got.append(item)
-    assert got == list(range(5))
-
-
-def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, tmp_path):
-    methods = {**BASE, "mean": {"kind": "mean"}}
-    config = write_config(methods, model=str(tiny_pipeline), batch_size=1)
-    run, said = made(config, devices=["cpu", "cpu"])
-    assert "12 made, 0 made before, 0 failed" in said
-    config.write_text(config.read_text().replace("/run", "/alone"))
-    alone, _ = made(config)
-    for name in methods:
-        assert run.done(name) == alone.done(name) == list(range(6))
-        for i in range(6):
-            difference = run.result(name, i).astype(int) - alone.result(name, i)
-            assert np.abs(difference).max() <= 1
-
-
-@pytest.mark.slow
-def test_processes_end_with_the_one_that_started_them(write_config, tiny_pipeline, tmp_path):
-    config = write_config({"stable-inpainting": {"steps": 1000}}, model=str(tiny_pipeline), batch_size=1)
-    command = [sys.executable, "-m", "eval", "generate", "--config", str(config), "--devices", "cpu,cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    until = time.monotonic() + 300
-    while len(_session(process.pid)) < 3 and time.monotonic() < until:
-        time.sleep(0.1)
-    assert len(_session(process.pid)) >= 3
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    until = time.monotonic() + 150  # enough to finish importing, not to make what they were told to
-    while _session(process.pid) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not _session(process.pid)
-
-
-def _session(number: int) -> list[int]:
-    """The processes of a session that are not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == number and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.slow
-def test_a_worker_that_cannot_work_says_why(write_config, tiny_pipeline):
-    config = write_config(BASE, model=str(tiny_pipeline))
-    with pytest.raises(UserError, match="device 'abacus' is not available here"):
-        made(config, devices=["abacus", "abacus"])
-
-
-def test_evaluation_sizes_are_the_pipeline_s(write_config):
-    run, _ = made(write_config({"mean": {"kind": "mean"}}, benchmark={"size": 40}), limit=1)
-    assert run.image(0).shape[:2] == stage_size(64, 64, 40)

@@ -10,8 +10,10 @@ setup(
     package_data={
         "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv", "**/*.png"],
         "ldm.checkpoints": ["mini/*"],
-        "eval": ["assets/*"],
+        "ldm": ["py.typed"],
+        "hdpainter": ["py.typed"],
         "hdpainter.baselines.glide": ["vocab.bpe.gz", "LICENSE-vocab.txt"],
+        "eval": ["assets/*", "py.typed"],
         "hdpainter.web": ["assets/*"],
     },
 )

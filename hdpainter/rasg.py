@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from hdpainter.levels import mask_pyramid, token_weights
 from hdpainter.painta import PAIntA
 from hdpainter.settings import RASGSettings
-from ldm.models.diffusion.ddim import Conditioning, DDIMSampler, Generators
+from ldm.models.diffusion.base import Conditioning
+from ldm.models.diffusion.ddim import DDIMSampler, Generators
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
 from ldm.util import UserError
@@ -220,8 +221,7 @@ class RASGSampler(DDIMSampler):
         return output, score.detach(), gradient / GRADIENT_SCALE
 
     def _prefix(self, x: Tensor, t: Tensor, c: Conditioning, stop: int) -> UNetState:
-        cond = c if isinstance(c, Mapping) else {"c_crossattn": [c]}
-        x, context, y = self.model.model.unet_inputs(x, **cond)
+        x, context, y = self.model.model.unet_inputs(x, **self.model.named_conditioning(c))
         unet = self.model.model.diffusion_model
         return unet.advance(unet.begin(x, t, context, y), stop)
 

@@ -240,11 +240,10 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
     Keyword arguments given here are added to `params`. Raises UserError for a target that cannot be imported or
     is no class, for a parameter that it does not take and for one that it misses.
     """
-    if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config, resolve=True)
-    if not isinstance(config, Mapping) or "target" not in config:
-        raise UserError(f"a config needs a 'target' (and 'params'), got {shown(config)}")
-    target, params = config["target"], config.get("params") or {}
+    content: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    if not isinstance(content, Mapping) or "target" not in content:
+        raise UserError(f"a config needs a 'target' (and 'params'), got {shown(content)}")
+    target, params = content["target"], content.get("params") or {}
     if not isinstance(target, str):
         raise UserError(f"target {shown(target)} is not of the form package.module.Name")
     if not isinstance(params, Mapping):
@@ -263,7 +262,7 @@ def _check_params(target: str, factory: type, params: Mapping[str, Any]) -> None
     A class may hand ``**kwargs`` on to its base classes, so their parameters count too, up to the first
     constructor without ``**kwargs``.
     """
-    levels = [level.__init__ for level in inspect.getmro(factory) if "__init__" in vars(level)]
+    levels = [vars(level)["__init__"] for level in inspect.getmro(factory) if "__init__" in vars(level)]
     known: list[str] = []
     for level in levels:
         signature = inspect.signature(level).parameters.values()

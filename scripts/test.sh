@@ -4,6 +4,7 @@ extras=all,dev
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ruff check .
 ruff format --check .
+mypy
 # One thread a worker: several workers with several threads each wait for one another most of the time.
 export OMP_NUM_THREADS=1
 exec python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hdpainter.inpaint import FACTOR
 from hdpainter.tensors import to_image, to_tensor
-from ldm.models.diffusion.ddim import Conditioning, DDIMSampler, draw_noise
+from ldm.models.diffusion.base import Conditioning
+from ldm.models.diffusion.ddim import DDIMSampler, draw_noise
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters
 from ldm.util import UserError

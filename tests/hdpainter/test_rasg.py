@@ -37,13 +37,13 @@ class StandInUNet(UNetModel):
         return (1 - self.alpha) ** 0.5 * self.latent + 0.3 * self.alpha**0.5 * super().finish(state)
 
 
-def diffusion(unet_config, unet_class=UNetModel, parameterization="eps"):
+def diffusion(unet_config, unet_class=UNetModel, parameterization="eps", conditioning_key="hybrid"):
     """A LatentDiffusion around a UNet by rule W, without autoencoder and text encoder."""
     model = LatentDiffusion(
         unet_config={"target": f"{unet_class.__module__}.{unet_class.__qualname__}", "params": unet_config},
         first_stage_config={"target": "torch.nn.Identity"},
         cond_stage_config="__is_unconditional__",
-        conditioning_key="hybrid",
+        conditioning_key=conditioning_key,
         linear_start=0.00085,
         linear_end=0.012,
         parameterization=parameterization,
@@ -267,6 +267,18 @@ def test_a_gradient_that_is_not_finite_does_not_pass_for_none(value):
     gradient[1, 0, 0, 0] = value
     noise = standardize(gradient)
     assert noise[0].isfinite().all() and noise[1].isnan().any()
+
+
+def test_a_bare_conditioning_stands_for_the_text():
+    model = diffusion({**SMALL_UNET, "in_channels": 4}, conditioning_key="crossattn")
+    sampler = RASGSampler(model, (2,))
+    x, text = randn(1, (1, 4, 16, 16)), randn(2, (1, 9, 16))
+    target = {2: torch.ones(1, 1, 8, 8)}
+    expected, *others = (
+        sampler.guided_output(x, c, torch.tensor([500]), None, target, [[1]])[2]
+        for c in ({"c_crossattn": [text]}, [text], text)
+    )
+    assert all(torch.equal(gradient, expected) for gradient in others)
 
 
 def test_a_score_corrector_is_refused():

@@ -193,6 +193,8 @@ def test_unconditional_model_has_no_text_encoder():
     latents = randn(0, (2, 4, 8, 8))
     z, c = model.get_input({"jpg_latent": latents}, "jpg")
     assert c is None and torch.equal(z, latents)
+    with pytest.raises(UserError, match="no text encoder"):
+        model.get_learned_conditioning(["a kite"])
 
 
 # --- latents ---

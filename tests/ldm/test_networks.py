@@ -291,6 +291,8 @@ def test_continuous_class_embedding():
     inputs = tiny_inputs()
     low, high = (model(*inputs, y=torch.full((2, 1), level)) for level in (0.0, 1.0))
     assert low.shape == high.shape == inputs[0].shape and not torch.allclose(low, high)
+    with pytest.raises(UserError, match="num_classes: give it y"):
+        model(*inputs)
 
 
 def test_configurations_without_a_meaning_are_told():

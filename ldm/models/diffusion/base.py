@@ -14,6 +14,9 @@ from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, default, instantiate_from_config
 
+Conditioning = Tensor | Sequence[Tensor] | Mapping[str, Any]
+"""c_concat, c_crossattn (sequences of tensors) and c_adm (a tensor) by name; or what stands for the only one."""
+
 CONDITIONING_KEYS: dict[str | None, tuple[str, ...]] = {
     None: (),
     "concat": ("c_concat",),
@@ -53,14 +56,14 @@ class DiffusionWrapper(nn.Module):
         x: [B, C, H, W]. c_concat: list of [B, c, H, W]. c_crossattn: list of [B, tokens, d]. c_adm: classes or
         noise levels [B], or vectors [B, d]. Raises UserError if one that conditioning_key needs is missing.
         """
-        given = {"c_concat": c_concat, "c_crossattn": c_crossattn, "c_adm": c_adm}
+        given: dict[str, Any] = {"c_concat": c_concat, "c_crossattn": c_crossattn, "c_adm": c_adm}
         wanted = CONDITIONING_KEYS[self.conditioning_key]
         for name in wanted:
             if given[name] is None:
                 raise UserError(f"conditioning_key {self.conditioning_key!r} needs the conditioning {name}")
         if "c_concat" in wanted:
-            x = torch.cat([x, *c_concat], dim=1)
-        context = torch.cat(list(c_crossattn), dim=1) if "c_crossattn" in wanted else None
+            x = torch.cat([x, *given["c_concat"]], dim=1)
+        context = torch.cat(list(given["c_crossattn"]), dim=1) if "c_crossattn" in wanted else None
         return x, context, c_adm if "c_adm" in wanted else None
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -129,9 +132,12 @@ class DDPM(GaussianDiffusion, TrainedModule):
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model)
-        if given_betas is None:
-            given_betas = make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s)
-        self.register_schedule(Schedule(np.asarray(given_betas, dtype=np.float64), v_posterior))
+        betas = (
+            make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s)
+            if given_betas is None
+            else np.asarray(given_betas, dtype=np.float64)
+        )
+        self.register_schedule(Schedule(betas, v_posterior))
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
 
@@ -142,29 +148,31 @@ class DDPM(GaussianDiffusion, TrainedModule):
 
     # --- training ---
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:
+    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Conditioning | None]:
         """(x_0 [B, C, H, W], conditioning for `apply_model`) of a batch."""
         return batch_images(batch, key), None
 
-    def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+    def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Conditioning | None = None) -> Tensor:
         """The network's output [B, C, H, W] for x_t and t [B].
 
-        cond: a dict with those of c_concat, c_crossattn (lists of tensors) and c_adm (tensor) that the
-        conditioning_key needs; a tensor or a list of tensors stands for the only one.
+        cond: those that the conditioning_key needs; a tensor or a list of tensors stands for the only one.
         """
+        return self.model(x_noisy, t, **self.named_conditioning(cond))
+
+    def named_conditioning(self, cond: Conditioning | None) -> Mapping[str, Any]:
+        """`cond` by name, as `DiffusionWrapper` takes it."""
         if cond is None:
-            cond = {}
-        elif not isinstance(cond, Mapping):
-            key = self.model.conditioning_key
-            if key == "adm":
-                cond = {"c_adm": cond}
-            else:
-                name = "c_concat" if key == "concat" else "c_crossattn"
-                cond = {name: [cond] if isinstance(cond, Tensor) else cond}
-        return self.model(x_noisy, t, **cond)
+            return {}
+        if isinstance(cond, Mapping):
+            return cond
+        key = self.model.conditioning_key
+        if key == "adm":
+            return {"c_adm": cond}
+        name = "c_concat" if key == "concat" else "c_crossattn"
+        return {name: [cond] if isinstance(cond, Tensor) else cond}
 
     def p_losses(
-        self, x_start: Tensor, cond: Any, t: Tensor, noise: Tensor | None = None
+        self, x_start: Tensor, cond: Conditioning | None, t: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The simple loss at timesteps t [B] and a dict of what to log.
 
@@ -176,7 +184,7 @@ class DDPM(GaussianDiffusion, TrainedModule):
         loss = distance(output, self.target(x_start, noise, t))
         return loss, {f"{'train' if self.training else 'val'}/loss_simple": loss.detach()}
 
-    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, cond: Conditioning | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """`p_losses` at random timesteps."""
         t = torch.randint(self.num_timesteps, (len(x),), device=x.device)
         return self.p_losses(x, cond, t)
@@ -220,7 +228,9 @@ class DDPM(GaussianDiffusion, TrainedModule):
     # --- ancestral sampling ---
 
     @torch.no_grad()
-    def p_sample(self, x: Tensor, cond: Any, t: Tensor, clip_denoised: bool = False) -> Tensor:
+    def p_sample(
+        self, x: Tensor, cond: Conditioning | None, t: Tensor, clip_denoised: bool = False
+    ) -> Tensor:
         """x_{t-1} ~ p(x_{t-1} | x_t), Eq. 2, for x_t = `x` at t [B]; without noise where t is 0."""
         x_start = self.to_x0(x, t, self.apply_model(x, t, cond).to(x.dtype))
         if clip_denoised:
@@ -231,7 +241,11 @@ class DDPM(GaussianDiffusion, TrainedModule):
 
     @torch.no_grad()
     def p_sample_loop(
-        self, cond: Any, shape: Sequence[int], x_T: Tensor | None = None, clip_denoised: bool = False
+        self,
+        cond: Conditioning | None,
+        shape: Sequence[int],
+        x_T: Tensor | None = None,
+        clip_denoised: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Sample through every timestep: (x_0, the x_t at every `log_every_t`-th one). `shape`: (B, C, H, W)."""
         x = torch.randn(tuple(shape), device=self.device) if x_T is None else x_T

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
+from ldm.models.diffusion.base import DDPM, Conditioning
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
 from ldm.util import UserError
 
-Conditioning = Tensor | Sequence[Tensor] | Mapping[str, Any]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -64,7 +64,7 @@ class DDIMSampler:
     ddim_sigmas: σ of Eq. 3, float64.
     """
 
-    def __init__(self, model: nn.Module, schedule: str = "linear", device: torch.device | str | None = None):
+    def __init__(self, model: DDPM, schedule: str = "linear", device: torch.device | str | None = None):
         """`schedule` and `device` are accepted for SD2's callers; the betas and the device are the model's."""
         self.model = model
 
@@ -221,7 +221,7 @@ class DDIMSampler:
         for i in tqdm(range(len(steps)), desc="DDIM", disable=not verbose):
             index = len(steps) - 1 - i
             t = torch.full((len(x),), int(steps[index]), device=device, dtype=torch.long)
-            if mask is not None:
+            if mask is not None and x0 is not None:
                 known = self.model.q_sample(x0, t, draw_noise(x0.shape, generator, device))
                 x = known * mask + (1.0 - mask) * x
             scale = unconditional_guidance_scale if ucg_schedule is None else ucg_schedule[i]

@@ -10,7 +10,7 @@ may have ``<key>_latent``, latents [B, C, h, w] before scaling, in place of the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from ldm.util import UserError, instantiate_from_config
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion", "LatentInpaintDiffusion", "LatentUpscaleDiffusion"]
 
-UNCONDITIONAL = "__is_unconditional__"
+UNCONDITIONAL: Final = "__is_unconditional__"
 
 
 class LatentDiffusion(DDPM):
@@ -37,10 +37,12 @@ class LatentDiffusion(DDPM):
         training batch, and stored in the checkpoint.
     """
 
+    scale_factor: float | Tensor
+
     def __init__(
         self,
         first_stage_config: Mapping[str, Any],
-        cond_stage_config: Mapping[str, Any] | str,
+        cond_stage_config: Mapping[str, Any] | Literal["__is_unconditional__"],
         num_timesteps_cond: int | None = None,
         cond_stage_key: str = "image",
         cond_stage_trainable: bool = False,
@@ -105,8 +107,10 @@ class LatentDiffusion(DDPM):
 
     def get_learned_conditioning(self, c: Sequence[str]) -> Tensor:
         """The text encoder's features [B, tokens, d] of B prompts."""
-        encode = getattr(self.cond_stage_model, "encode", self.cond_stage_model)
-        return encode(c)
+        encoder = self.cond_stage_model
+        if encoder is None:
+            raise UserError("an unconditional model has no text encoder: it takes no prompts")
+        return getattr(encoder, "encode", encoder)(c)
 
     @torch.no_grad()
     def get_unconditional_conditioning(self, batch_size: int, null_label: str | None = None) -> Tensor:
@@ -144,7 +148,9 @@ class LatentDiffusion(DDPM):
     def trained_parameters(self) -> list[nn.Parameter]:
         """The UNet's parameters, and the text encoder's if it is trainable."""
         params = super().trained_parameters()
-        return params + list(self.cond_stage_model.parameters()) if self.cond_stage_trainable else params
+        if self.cond_stage_trainable and self.cond_stage_model is not None:
+            params += self.cond_stage_model.parameters()
+        return params
 
 
 class LatentInpaintDiffusion(LatentDiffusion):

@@ -93,6 +93,7 @@ def strip_conv2d(
     out             where to write; it may be the tensor that `rows` reads from, if shape and dtype agree:
                     a strip is read before the one above it is written
     """
+    assert not isinstance(conv.padding, str), "padding by name"
     vertical, horizontal = conv.padding
     left, right, top, bottom = padding or (horizontal, horizontal, vertical, vertical)
     kernel, stride = conv.kernel_size[0], conv.stride[0]
@@ -115,6 +116,7 @@ def strip_conv2d(
         if out is None:
             out = y.new_empty(y.shape[0], y.shape[1], out_height, y.shape[3])
         out[:, :, a:b] = y
+    assert out is not None, "no rows"
     return out
 
 

@@ -6,7 +6,7 @@ With abar_t = prod_{i<=t} (1 - beta_i) (the paper's α_t, SD2's ``alphas_cumprod
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -76,6 +76,11 @@ class GaussianDiffusion(nn.Module):
     """
 
     parameterization: Parameterization = "eps"
+    betas: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+    posterior_variance: Tensor
+    posterior_log_variance_clipped: Tensor
 
     def register_schedule(self, schedule: Schedule) -> None:
         """Set `schedule`, `num_timesteps` and the buffers."""
@@ -161,6 +166,7 @@ class GaussianDiffusion(nn.Module):
 
 def check_parameterization(value: str) -> Parameterization:
     """`value` if it is a parameterization; otherwise UserError."""
-    if value not in ("eps", "v", "x0"):
-        raise UserError(f"parameterization must be 'eps', 'v' or 'x0', not {value!r}")
-    return value
+    for known in get_args(Parameterization):
+        if value == known:
+            return known
+    raise UserError(f"parameterization must be 'eps', 'v' or 'x0', not {value!r}")

@@ -4,11 +4,13 @@ Computes in the dtype of its weights or of autocast. Use fp32 or bf16: in fp16 t
 known to overflow.
 """
 
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ldm.modules.diffusionmodules import bounded
@@ -144,9 +146,11 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         # The fused kernels want every token's channels side by side.
-        q, k, v = (conv(h).flatten(2).mT.contiguous() for conv in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(conv(h), "b c h w -> b (h w) c").contiguous() for conv in (self.q, self.k, self.v)
+        )
         h = bounded.bounded_attention(q, k, v, self.memory_budget)
-        return x + self.proj_out(h.mT.reshape(x.shape))
+        return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
 class Middle(nn.Module):
@@ -154,7 +158,7 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, attention: bool, dropout: float, num_groups: int, memory_budget: int):
         super().__init__()
-        common = {"num_groups": num_groups, "memory_budget": memory_budget}
+        common = dict[str, Any](num_groups=num_groups, memory_budget=memory_budget)
         self.block_1 = ResnetBlock(in_channels=channels, dropout=dropout, **common)
         self.attn_1 = AttnBlock(channels, **common) if attention else nn.Identity()
         self.block_2 = ResnetBlock(in_channels=channels, dropout=dropout, **common)
@@ -170,6 +174,9 @@ class Level(nn.Module):
     input, the largest activation of all, to the end.
     """
 
+    downsample: nn.Module  # the encoder's levels have this one, the decoder's the other
+    upsample: nn.Module
+
     def __init__(
         self,
         in_channels: int,
@@ -181,7 +188,7 @@ class Level(nn.Module):
         memory_budget: int,
     ):
         super().__init__()
-        common = {"num_groups": num_groups, "memory_budget": memory_budget}
+        common = dict[str, Any](num_groups=num_groups, memory_budget=memory_budget)
         self.block, self.attn = nn.ModuleList(), nn.ModuleList()
         for i in range(num_blocks):
             block_in = out_channels if i else in_channels
@@ -219,7 +226,7 @@ class Encoder(BoundedModule):
         memory_budget: int = bounded.BUDGET,
     ):
         super().__init__(memory_budget)
-        common = {"dropout": dropout, "num_groups": num_groups, "memory_budget": memory_budget}
+        common = dict[str, Any](dropout=dropout, num_groups=num_groups, memory_budget=memory_budget)
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         self.down = nn.ModuleList()
         width, lowest = ch, len(ch_mult) - 1
@@ -236,7 +243,7 @@ class Encoder(BoundedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
-        for level in self.down:
+        for level in cast(Iterable[Level], self.down):
             for block, attn in zip(level.block, level.attn, strict=True):
                 h = attn(block(h))
             h = level.downsample(h)
@@ -268,7 +275,7 @@ class Decoder(BoundedModule):
         memory_budget: int = bounded.BUDGET,
     ):
         super().__init__(memory_budget)
-        common = {"dropout": dropout, "num_groups": num_groups, "memory_budget": memory_budget}
+        common = dict[str, Any](dropout=dropout, num_groups=num_groups, memory_budget=memory_budget)
         width = ch * ch_mult[-1]
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
         self.mid = Middle(width, attn_type != "none", **common)
@@ -286,7 +293,7 @@ class Decoder(BoundedModule):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
+        for level in reversed(cast(Sequence[Level], self.up)):
             for block, attn in zip(level.block, level.attn, strict=True):
                 h = attn(block(h))
             h = level.upsample(h)

@@ -82,9 +82,12 @@ class ResBlock(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential):
-    """Layers in sequence; residual blocks are also given the embedding, transformers the context."""
+    """Layers in sequence; residual blocks are also given the embedding, transformers the context.
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    A Sequential for the keys of its weights; it is not called like one.
+    """
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -126,11 +129,12 @@ class UNetState:
         """States stopped before the same stage as one batch, in the order given."""
         states = list(states)
         (next_stage,) = {state.next_stage for state in states}
+        contexts = [state.context for state in states if state.context is not None]
         return cls(
             h=torch.cat([state.h for state in states]),
             skips=tuple(torch.cat(skips) for skips in zip(*(state.skips for state in states), strict=True)),
             emb=torch.cat([state.emb for state in states]),
-            context=None if states[0].context is None else torch.cat([state.context for state in states]),
+            context=torch.cat(contexts) if contexts else None,
             next_stage=next_stage,
         )
 
@@ -212,6 +216,7 @@ class UNetModel(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
+        self.label_emb: nn.Module
         if num_classes == "continuous":
             self.label_emb = nn.Linear(1, emb_channels)
         elif num_classes is not None:
@@ -318,9 +323,11 @@ class UNetModel(nn.Module):
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None
     ) -> UNetState:
         """The state before the first stage; the arguments are those of `forward`."""
-        dtype = self.time_embed[0].weight.dtype
+        dtype = next(self.time_embed.parameters()).dtype
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
         if self.num_classes is not None:
+            if y is None:
+                raise UserError("this UNet has num_classes: give it y, the classes or noise levels")
             emb = emb + self.label_emb(y.to(dtype) if self.num_classes == "continuous" else y)
         return UNetState(x.to(dtype), (), emb, None if context is None else context.to(dtype))
 
@@ -345,7 +352,7 @@ class UNetModel(nn.Module):
     def forward(
         self,
         x: Tensor,
-        timesteps: Tensor | None = None,
+        timesteps: Tensor,
         context: Tensor | None = None,
         y: Tensor | None = None,
     ) -> Tensor:

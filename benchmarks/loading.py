@@ -35,9 +35,9 @@ def load(args: argparse.Namespace) -> dict[str, float]:
     """The model, and one pass over its weights."""
     import torch
 
+    from hdpainter.configs import read_model_config
     from hdpainter.models.devices import dtype_named
     from ldm.checkpoint import build, load_into
-    from ldm.util import read_model_config
 
     torch.set_num_threads(1)
     config = read_model_config(args.config)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
+from hdpainter.configs import read_model_config
 from hdpainter.console import Parser, finish
 from hdpainter.models.random_weights import random_weight
 from ldm.modules.diffusionmodules.bounded import bounded_attention
-from ldm.util import instantiate_from_config, read_model_config
+from ldm.util import instantiate_from_config
 
 
 def peak_gib() -> float:

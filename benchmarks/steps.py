@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.oracles import FullMatrixAttention, FullMatrixPAIntA, rasg_gradient
 from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion
+from hdpainter.configs import read_model_config
 from hdpainter.console import Parser, finish
 from hdpainter.levels import mask_pyramid
 from hdpainter.models.random_weights import random_weight
@@ -39,7 +40,6 @@ from hdpainter.rasg import RASGSampler
 from hdpainter.settings import Method
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.util import read_model_config
 
 FAST = ("plain", "painta", "rasg", "both", "bld")
 ORACLES = ("plain equations", "painta, plain equations", "rasg, plain equations", "both, plain equations")

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.methods import KINDS, Kind
+from hdpainter.configs import read_yaml
 from hdpainter.files import digest
 from hdpainter.values import from_mapping
-from ldm.util import CONFIGS, UserError, read_yaml
+from ldm.util import CONFIGS, UserError
 
 FOR_TABLES = ("metrics", "published", "ours", "baseline")
 NAME = re.compile(r"\w[\w.,=+ -]*")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.memory import release_memory
 from hdpainter.models.devices import dtype_policy, usable_device
@@ -17,7 +18,7 @@ from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from hdpainter.pipeline import HDPainter
 from ldm.checkpoint import DTypes
-from ldm.util import UserError, read_model_config
+from ldm.util import UserError
 
 
 class ModelCache:

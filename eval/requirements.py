@@ -23,12 +23,13 @@ from eval.prepare import draw, folder_of, prompts_of
 from eval.rows import read_rows
 from eval.runs import RUN_FILE, Run
 from eval.worker import threads_for
+from hdpainter.configs import read_model_config
 from hdpainter.inpaint import FACTOR
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.registry import PipelineSpec
 from ldm.checkpoint import build
-from ldm.util import UserError, read_model_config
+from ldm.util import UserError
 
 MSCOCO = "http://images.cocodataset.org"
 BYTES_A_PIXEL = 3.0  # of a lossless picture, at most

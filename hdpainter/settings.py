@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hdpainter.blend import KnownRegion
+from hdpainter.configs import read_yaml
 from hdpainter.masks import MaskSettings
 from hdpainter.values import Checked, Range, check_keys, from_mapping, places
-from ldm.util import CONFIGS, UserError, read_yaml
+from ldm.util import CONFIGS, UserError
 
 METHOD_FILES = CONFIGS / "methods"
 COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation, Table 2 of the paper

@@ -10,8 +10,9 @@ import torch
 
 from eval.metrics.base import Metric, Value
 from eval.metrics.weights import MissingWeights, find_config
+from hdpainter.configs import read_yaml
 from hdpainter.values import from_mapping
-from ldm.util import UserError, get_obj_from_str, instantiate_from_config, read_yaml
+from ldm.util import UserError, get_obj_from_str, instantiate_from_config
 
 __all__ = ["METRICS", "Metric", "Value", "make_metric", "read_metrics"]
 

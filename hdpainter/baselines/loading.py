@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, load_into
-from ldm.util import read_model_config
 
 
 def load_network(path: Path, config: str, device: str | torch.device, dtype: torch.dtype | None) -> Any:

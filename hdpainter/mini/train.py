@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
+from hdpainter.configs import read_yaml
 from hdpainter.mini.training.base import Report, Training
-from ldm.util import UserError, instantiate_from_config, read_yaml
+from ldm.util import UserError, instantiate_from_config
 
 
 def load_config(path: Path, overrides: Sequence[str], gpu: bool):

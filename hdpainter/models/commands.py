@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from hdpainter.configs import read_model_config
 from hdpainter.files import file_sha256, make_folder
 from hdpainter.models.download import download, record_sha256, recorded_sha256, sha256_file
 from hdpainter.models.registry import (
@@ -14,7 +15,7 @@ from hdpainter.models.registry import (
     pipeline_names,
     registry,
 )
-from ldm.util import UserError, read_model_config
+from ldm.util import UserError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

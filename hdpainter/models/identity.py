@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
+from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.models.download import checkpoint_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
-from ldm.util import read_model_config
 
 
 def identify(model: str, superres: bool = True, trusted: bool = False) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from hdpainter.configs import read_model_config
 from hdpainter.models.download import recorded_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
-from ldm.util import read_model_config
 
 
 @dataclass(eq=False)

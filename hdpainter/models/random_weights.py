@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hdpainter.configs import read_model_config
 from hdpainter.models.safetensors import write_safetensors
 from ldm.checkpoint import build
-from ldm.util import read_model_config
 
 
 def write_random_checkpoint(

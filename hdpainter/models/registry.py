@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hdpainter.configs import read_yaml
 from hdpainter.settings import method_names
 from hdpainter.values import from_mapping
-from ldm.util import CONFIGS, UserError, read_yaml
+from ldm.util import CONFIGS, UserError
 
 MODELS = CONFIGS / "models"
 

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hdpainter.configs import read_model_config
 from hdpainter.models.download import record_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import load
@@ -23,7 +24,7 @@ from hdpainter.models.registry import (
     registry,
 )
 from ldm.checkpoint import build
-from ldm.util import UserError, count_params, read_model_config
+from ldm.util import UserError, count_params
 
 
 @pytest.fixture(scope="module")

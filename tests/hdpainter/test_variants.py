@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hdpainter.configs import read_model_config
 from hdpainter.levels import mask_pyramid
 from hdpainter.masks import prepare
 from hdpainter.models.registry import PipelineSpec
@@ -21,7 +22,6 @@ from hdpainter.superres import latent_mask
 from hdpainter.tensors import pyramid
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.util import read_model_config
 from tests.hdpainter.test_painta import SMALL_UNET
 from tests.hdpainter.test_rasg import conditioning, diffusion
 from tests.support import randn

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from hdpainter.configs import read_model_config
 from hdpainter.mini.scenes import SceneCache, scene_cache
 from hdpainter.mini.training.base import (
     Training,
@@ -20,7 +21,6 @@ from hdpainter.mini.training.base import (
     to_images,
     to_tensor,
 )
-from ldm.util import read_model_config
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from hdpainter.configs import read_model_config
 from hdpainter.images import save_png
 from hdpainter.mini.training.optim import MuonAdam, split_parameters
 from ldm.checkpoint import misfit, read_state_dict
-from ldm.util import UserError, instantiate_from_config, read_model_config
+from ldm.util import UserError, instantiate_from_config
 
 WARM_UP = 0.02  # of the budget
 FINAL_RATE = 0.02  # of the peak learning rate

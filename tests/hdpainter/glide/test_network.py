@@ -11,9 +11,9 @@ from torch import nn
 
 from hdpainter.baselines.glide.network import GlideUNet
 from hdpainter.baselines.glide.tokens import tokenize
+from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, dtype_for
-from ldm.util import read_model_config
 from tests.hdpainter.glide import tiny
 from tests.support import GOLDEN, golden, randn, rule_w
 

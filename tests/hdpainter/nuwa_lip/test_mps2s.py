@@ -10,9 +10,9 @@ from hdpainter.baselines.nuwa_lip.dfvqgan import any_pool
 from hdpainter.baselines.nuwa_lip.inpaint import draw
 from hdpainter.baselines.nuwa_lip.mps2s import MPS2S
 from hdpainter.baselines.nuwa_lip.transformer import Decoder, Decoding
+from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, dtype_for
-from ldm.util import read_model_config
 from tests.hdpainter.nuwa_lip import tiny
 from tests.hdpainter.nuwa_lip.test_dfvqgan import layout, shapes, some_mask
 from tests.support import golden, randn, rule_w

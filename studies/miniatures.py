@@ -24,7 +24,7 @@ from hdpainter.console import Parser, finish
 from hdpainter.files import write_json
 from hdpainter.images import save_png
 from hdpainter.mini.training.base import psnr, tile, to_images, to_tensor
-from hdpainter.mini.training.diffusion import hull
+from hdpainter.mini.training.masks import hull
 from hdpainter.mini.world.toycoco import describe_scene
 
 FIRST_SCENE = 10_000  # the trainings' own held-out scenes have smaller numbers

@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from benchmarks.browser import find_chromium
 from eval.__main__ import main as evaluate
 from hdpainter.cli import main as hdpainter
-from hdpainter.configs import read_yaml
 from hdpainter.models.registry import MODELS
+from ldm.util import read_yaml
 from tests.documentation import MODULES, ROOT, SCRIPTS, documented
 from tests.eval.conftest import toy_root  # noqa: F401 (a fixture)
 from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)

@@ -13,7 +13,7 @@ from eval.__main__ import main as evaluate
 from eval.metrics import make_metric, read_metrics
 from hdpainter import HDPainter
 from hdpainter.mini.training.base import psnr, to_images, to_tensor
-from hdpainter.mini.training.diffusion import hull
+from hdpainter.mini.training.masks import hull
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.mini.world.toycoco import describe_scene
 from hdpainter.settings import Method

@@ -32,11 +32,9 @@ class SceneCache:
     records: list[dict]
 
 
-def names(found: dict) -> list[str]:
-    """What an object of a record may be called: with an article or without, half of them with its colour."""
-    called = [CATEGORIES[found["category"]].name]
-    if found["colour"]:
-        called.append(f"{found['colour']} {called[0]}")
+def names(category: str, colour: str | None) -> list[str]:
+    """What an object may be called: with an article or without, half of them with its colour, if it has one."""
+    called = [category, f"{colour} {category}"] if colour else [category]
     articles = ["an" if name[0] in "aeiou" else "a" for name in called]
     return [
         form

@@ -22,7 +22,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
 from hdpainter.configs import read_yaml
+from hdpainter.mini.training.averages import Snapshots
 from hdpainter.mini.training.base import Report, Training
+from hdpainter.models.devices import computes_in_bfloat16
 from ldm.util import UserError, instantiate_from_config
 
 
@@ -63,7 +65,8 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     seed = settings.get("seed", 0)
     pl.seed_everything(seed)
     config = OmegaConf.merge({"training": {"params": {"seed": seed}}}, config)  # of what the batches show
-    parts = {name: part_card(Path(path)) for name, path in config.training.params.get("parts", {}).items()}
+    files = config.training.params.get("parts", {})
+    parts = {name: part_card(Path(path), name) for name, path in files.items()}
     start = config.training.params.get("start")
     earlier = {"start": part_card(Path(start))} if start else {}
     processes = settings.get("processes", 1)
@@ -75,15 +78,18 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     checkpoints = ModelCheckpoint(
         run_dir, filename="last", train_time_interval=interval, enable_version_counter=False
     )
+    callbacks = [report, checkpoints]
+    if lengths := settings.get("averages", []):
+        callbacks.insert(0, Snapshots(run_dir, lengths, settings.get("snapshot_minutes", 30)))
     trainer = pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
-        precision=settings.get("precision", "bf16-mixed"),
+        precision=settings.get("precision") or precision(gpu),
         max_epochs=-1,
         max_steps=-1,
         gradient_clip_val=settings.get("gradient_clip"),
-        callbacks=[report, checkpoints],
+        callbacks=callbacks,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -95,6 +101,14 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     trainer.save_checkpoint(last)
     if trainer.is_global_zero:
         export(training, report, config, {"parts": parts} | earlier, run_dir)
+
+
+def precision(gpu: bool) -> str:
+    """The trainer's precision where a config has none: bfloat16 on a device that computes in it, else float32.
+
+    A run may be resumed in another one.
+    """
+    return "bf16-mixed" if gpu or computes_in_bfloat16() else "32-true"
 
 
 def export(training: Training, report: Report, config, origin: dict[str, dict], run_dir: Path) -> None:
@@ -121,8 +135,11 @@ def export(training: Training, report: Report, config, origin: dict[str, dict], 
         (run_dir / f"{name}.part").replace(run_dir / name)
 
 
-def part_card(weights: Path) -> dict:
-    """What the card beside some weights says of their training. Raises UserError if there is none."""
+def part_card(weights: Path, part: str | None = None) -> dict:
+    """What the card beside some weights says of their training or, in a whole model's, of that of a `part`.
+
+    Raises UserError if there is none.
+    """
     path = weights.with_suffix(".json")
     try:
         card = json.loads(path.read_text())
@@ -132,6 +149,7 @@ def part_card(weights: Path) -> dict:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the card of a trained part: {error}") from None
+    card = card.get("parts", {}).get(part, card)
     return {name: value for name, value in card.items() if name not in ("device", "torch", "parts")}
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hdpainter.configs import read_model_config
 from hdpainter.images import save_png
 from hdpainter.mini.training.optim import MuonAdam, split_parameters
+from hdpainter.models.devices import computes_in_bfloat16
 from ldm.checkpoint import misfit, read_state_dict
 from ldm.util import UserError, instantiate_from_config
 
@@ -47,9 +48,11 @@ def require_file(path: str, what: str) -> None:
 def read_part(model: nn.Module, name: str, path: str | Path) -> dict[str, Tensor]:
     """Give `model`, the part `name` of a latent diffusion model, the weights of a file, and return all of them.
 
-    Raises UserError if they are those of another part or of other widths.
+    The file may be that of a whole model. Raises UserError if its weights are those of another part or widths.
     """
     state = read_state_dict(path)
+    if any(key.startswith(f"{name}.") for key in state):
+        state = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
     in_place = {f"{name}.{key}": tensor for key, tensor in state.items()}  # as in a whole model's file
     if problem := misfit(nn.ModuleDict({name: model}), in_place):
         raise UserError(f"{path} does not fit the config's {name}: {problem}")
@@ -60,10 +63,10 @@ def read_part(model: nn.Module, name: str, path: str | Path) -> dict[str, Tensor
 class Training(pl.LightningModule):
     """Trains the weights in `network` for `steps` updates or `minutes`, whichever ends first.
 
-    Learning rates follow a cosine over the budget. `average` holds an exponential moving average of the
-    weights, which samples and exports use. `workers` processes draw scenes and, for a GPU, batches.
-    Subclasses define `loss`, and `sheet` and `evaluate` for the logs. `parallel` ones draw other batches in each
-    of several processes.
+    Learning rates stay at their peaks for the share `hold` of the budget and follow a cosine over the rest.
+    `average` holds an exponential moving average of the weights, which samples and exports use. `workers`
+    processes draw scenes and, for a GPU, batches. Subclasses define `loss`, and `sheet` and `evaluate` for the
+    logs. `parallel` ones draw other batches in each of several processes.
     """
 
     parallel = False
@@ -77,12 +80,13 @@ class Training(pl.LightningModule):
         vector_lr: float = 2e-3,
         attention_lr: float = 5e-4,
         average_decay: float = 0.999,
+        hold: float = 0.0,
         workers: int = 2,
     ):
         super().__init__()
         self.network = network
         self.steps, self.minutes, self.workers = steps, minutes, workers
-        self.rates = (matrix_lr, vector_lr, attention_lr)
+        self.rates, self.hold = (matrix_lr, vector_lr, attention_lr), hold
         self.elapsed = 0.0  # seconds, over all resumes
         self.average_decay = average_decay
         self.average = copy.deepcopy(network).requires_grad_(False)
@@ -99,6 +103,11 @@ class Training(pl.LightningModule):
     def sheet(self) -> np.ndarray | None:
         """A picture of what the averaged weights do, RGB uint8 [H, W, 3]."""
         return None
+
+    def half_precision(self) -> torch.autocast:
+        """Within it, parts that are not trained compute in bfloat16, where the device does that fast."""
+        device = self.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or computes_in_bfloat16())
 
     def loader(self, dataset: IterableDataset) -> DataLoader:
         """Batches of an endless dataset; in this process on a CPU, whose cores are busy anyway."""
@@ -145,7 +154,8 @@ class Training(pl.LightningModule):
 
     def on_train_batch_start(self, batch, index):
         progress = self.progress
-        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+        falling = max(progress - self.hold, 0.0) / (1 - self.hold)
+        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * falling))
         for group in self.optimizers().param_groups:
             group["lr"] = group["peak_lr"] * cosine * min(1.0, (progress + 1e-3) / WARM_UP)
 
@@ -170,12 +180,16 @@ class Training(pl.LightningModule):
 
 
 class Report(pl.Callback):
-    """Writes `losses.csv` every `every` steps, and `evaluate` and `sheet` every `minutes` and at the end."""
+    """Writes `losses.csv` every `every` steps, and `evaluate` and `sheet` every `minutes` and at the end.
+
+    The minutes are the processor's: a training that gets little of a busy machine shall not spend it on
+    reports.
+    """
 
     def __init__(self, folder: Path, every: int = 20, minutes: float = 5):
         self.folder, self.every, self.minutes = Path(folder), every, minutes
         self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.count, self.shown = 0, time.monotonic()
+        self.count, self.shown = 0, time.process_time()
         self.losses: dict[str, float] = {}
         self.figures: dict[str, float] = {}
 
@@ -190,7 +204,7 @@ class Report(pl.Callback):
             self._row("losses.csv", task, self.losses)
             self.sums.clear()
             self.count = 0
-        if time.monotonic() - self.shown > 60 * self.minutes:
+        if time.process_time() - self.shown > 60 * self.minutes:
             self.show(task)
 
     def on_train_end(self, trainer, task):
@@ -206,7 +220,7 @@ class Report(pl.Callback):
             picture = task.sheet()
         if picture is not None:
             save_png(Image.fromarray(picture), self.folder / f"sheet-{task.global_step:06d}.png")
-        self.shown = task._last = time.monotonic()
+        self.shown, task._last = time.process_time(), time.monotonic()
 
     def _row(self, name: str, task: Training, figures: Mapping[str, float]) -> None:
         minutes = task.elapsed / 60

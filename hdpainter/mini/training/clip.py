@@ -96,7 +96,7 @@ class Pairs(IterableDataset):
         box = np.array(found["box"])
         spread = rng.uniform(-0.03, 0.2, 4) * (box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]])
         crop = square_crop(self.cache.images[i], box + spread * (-1, -1, 1, 1), self.size)
-        possible = names(found)
+        possible = names(CATEGORIES[found["category"]].name, found["colour"])
         text = possible[rng.integers(len(possible))]
         return crop, text, np.arange(len(CATEGORIES)) == found["category"]
 

@@ -1,21 +1,21 @@
-"""What the diffusion models train on: crops of toy scenes with captions, and masks for the inpainting model."""
+"""What the diffusion models train on: crops of toy scenes with captions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hdpainter.mini.scenes import SceneCache, names
+from hdpainter.mini.scenes import SceneCache
 from hdpainter.mini.training.base import most_detailed
-from hdpainter.mini.training.masks import random_mask
 
 Drawn = dict[str, np.ndarray]
 VARIANTS = 4
 
 
-def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, items: Sequence) -> Any:
     """One of `items`."""
     return items[rng.integers(len(items))]
 
@@ -33,10 +33,13 @@ class Texts:
     dropped: float
     nulls: Sequence[str]
 
-    def tokens(self, rng: np.random.Generator, captions: Sequence[Sequence[str]]) -> np.ndarray:
-        """Tokens [B, VARIANTS, T] of pictures that may be called what `captions` has for them."""
-        texts = [self._text(rng, names) for names in captions for _ in range(VARIANTS)]
-        return self.tokenize(texts).reshape(len(captions), VARIANTS, -1)
+    def draw(self, rng: np.random.Generator, captions: Sequence[str]) -> list[str]:
+        """`VARIANTS` texts for a picture that may be called what `captions` says."""
+        return [self._text(rng, captions) for _ in range(VARIANTS)]
+
+    def tokens(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
+        """Tokens [B, VARIANTS, T] of the texts of B pictures."""
+        return self.tokenize([text for own in texts for text in own]).reshape(len(texts), VARIANTS, -1)
 
     def _text(self, rng: np.random.Generator, names: Sequence[str]) -> str:
         if rng.random() < self.dropped:
@@ -67,7 +70,8 @@ class SceneCrops:
     def draw(self, rng: np.random.Generator, size: int, count: int) -> Drawn:
         """`count` crops: {"images": uint8 [count, size, size, 3], "tokens": int [count, VARIANTS, T], ...}."""
         images, captions = zip(*(self.crop(rng, size) for _ in range(count)), strict=True)
-        return {"images": np.stack(images), "tokens": self.texts.tokens(rng, captions)}
+        tokens = self.texts.tokens([self.texts.draw(rng, own) for own in captions])
+        return {"images": np.stack(images), "tokens": tokens}
 
 
 class DetailedCrops(SceneCrops):
@@ -79,49 +83,17 @@ class DetailedCrops(SceneCrops):
         return next(crop for crop in crops if crop[0] is chosen)
 
 
-class InpaintingCrops(SceneCrops):
-    """Scenes, parts of them and single objects, each with a mask.
+class Source(Protocol):
+    """What draws samples of a size."""
 
-    single: share of pictures that show one object and are captioned with its name. full: share of the masks that
-    are everything.
-    """
-
-    def __init__(self, scenes: SceneCache, texts: Texts, single: float, full: float):
-        super().__init__(scenes, texts)
-        self.single, self.full = single, full
-
-    def crop(self, rng, size):
-        """Anything from such a crop to the whole scene, reduced to `size`: what is in it, its caption tells."""
-        window = int(rng.integers(size, self.scenes.images.shape[1] + 1))
-        image, captions = super().crop(rng, window)
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), captions
-
-    def object(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, Sequence[str]]:
-        """A random object with what is around it, in about its own resolution, and its names."""
-        i = int(rng.integers(len(self.scenes.images)))
-        image, objects = self.scenes.images[i], self.scenes.records[i]["objects"]
-        found = pick(rng, objects)
-        x0, y0, x1, y1 = np.array(found["box"]) * len(image)
-        side = max(x1 - x0, y1 - y0) * rng.uniform(1.05, 2)
-        side = int(np.clip(side, 0.875 * size, len(image)))
-        x, y = (np.array([x0 + x1, y0 + y1]) - side) / 2 + rng.uniform(-0.1, 0.1, 2) * side
-        x, y = np.clip((x, y), 0, len(image) - side).astype(int)
-        window = image[y : y + side, x : x + side]
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA), names(found)
-
-    def draw(self, rng, size, count):
-        """Also {"masks": bool [count, size, size]}."""
-        crops = [(self.object if rng.random() < self.single else self.crop)(rng, size) for _ in range(count)]
-        images, captions = zip(*crops, strict=True)
-        masks = np.stack([random_mask(rng, size, self.full) for _ in range(count)])
-        return {"images": np.stack(images), "masks": masks, "tokens": self.texts.tokens(rng, captions)}
+    def draw(self, rng: np.random.Generator, size: int, count: int) -> Drawn: ...
 
 
 @dataclass
 class Blocks(IterableDataset):
     """Endless blocks of `count` crops of one size, other ones in every worker."""
 
-    crops: SceneCrops
+    source: Source
     size: int
     count: int
     seed: tuple[int, ...]
@@ -131,4 +103,4 @@ class Blocks(IterableDataset):
         worker = get_worker_info()
         rng = np.random.default_rng((*self.seed, self.size, worker.id if worker else 0))
         while True:
-            yield self.crops.draw(rng, self.size, self.count)
+            yield self.source.draw(rng, self.size, self.count)

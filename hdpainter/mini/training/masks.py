@@ -1,4 +1,4 @@
-"""Random inpainting masks as Stable Inpainting was trained with: strokes and boxes, large ones included."""
+"""Random inpainting masks: strokes and boxes, as Stable Inpainting was trained with; holes around an object."""
 
 import math
 
@@ -51,3 +51,40 @@ def random_mask(rng: np.random.Generator, size: int, full: float = 0.15) -> np.n
             for _ in range(int(rng.integers(1, 3 if kind < 0.6 else 4))):
                 _box(rng, mask)
     return mask.astype(bool)
+
+
+def hull(mask: np.ndarray) -> np.ndarray:
+    """The filled convex hull of a boolean mask [H, W]."""
+    points = np.argwhere(mask)[:, ::-1].astype(np.int32)
+    filled = np.zeros(mask.shape, np.uint8)
+    cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
+    return filled.astype(bool)
+
+
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The box (x0, y0, x1, y1) of a boolean mask [H, W] that has a pixel; x1 and y1 are beyond it."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def object_mask(rng: np.random.Generator, seen: np.ndarray) -> np.ndarray:
+    """A hole bool [H, W] that covers an object, of which the pixels `seen` [H, W], at least one, are visible.
+
+    It is the convex hull of these, their bounding box or an ellipse around that, grown by up to 8% of the
+    picture.
+    """
+    size = len(seen)
+    growth = size * 0.08 * rng.uniform(0, 1, 2)
+    kind = rng.integers(3)
+    if kind == 0:
+        width = 2 * int(growth[0]) + 1
+        return cv2.dilate(hull(seen).astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool)
+    x0, y0, x1, y1 = bounds(seen)
+    low, high = np.array([x0, y0]) - growth, np.array([x1, y1]) - 1 + growth
+    mask = np.zeros(seen.shape, np.uint8)
+    if kind == 1:
+        cv2.rectangle(mask, tuple(low.astype(int).tolist()), tuple(high.astype(int).tolist()), 1, -1)
+    else:
+        centre, axes = (low + high) / 2, (high - low) / 2 * 2**0.5  # through the box's corners
+        cv2.ellipse(mask, (tuple(centre.tolist()), tuple((2 * axes + 1).tolist()), 0), 1, -1)
+    return mask.astype(bool) | seen

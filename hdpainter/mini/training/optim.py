@@ -1,9 +1,9 @@
 """Muon for weight matrices and Adam for everything else, as one optimizer.
 
-Muon [Jordan et al. 2024] replaces the momentum M of a weight matrix by the nearest semi-orthogonal matrix U V^T,
-found by five Newton-Schulz iterations: every direction then moves at the same speed. It trains these small
-networks several times faster than Adam alone does. The queries' and keys' projections of attention are excepted:
-at Muon's step size their logits grow until the softmax looks at one token only.
+Muon [Jordan et al. 2024] replaces the momentum M of a weight matrix by the nearest semi-orthogonal matrix U
+V^T, found by five Newton-Schulz iterations: every direction then moves at the same speed. It trains these
+small networks several times faster than Adam alone does. The queries' and keys' projections of attention are
+excepted: at Muon's step size their logits grow until the softmax looks at one token only.
 """
 
 from collections.abc import Iterable
@@ -18,17 +18,29 @@ BETAS = (0.9, 0.98)  # of Adam
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """About U V^T of every matrix U S V^T in `matrices` [..., m, n], computed in bfloat16."""
-    a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT
+    """About U V^T of every matrix X = U S V^T in `matrices` [..., m, n].
+
+    An iteration multiplies X by a polynomial Q of its Gram matrix G = X X^T, and so G by Q^2, as Q and G are
+    symmetric and commute. So all iterations are done on matrices of the shorter side, and X is read only twice.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    gram = x @ x.mT
+    product = factor = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    x = product @ x
+    return x.mT if tall else x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    q = c * gram @ gram + b * gram
+    q.diagonal(dim1=-2, dim2=-1).add_(a)
+    return q
 
 
 class MuonAdam(torch.optim.Optimizer):

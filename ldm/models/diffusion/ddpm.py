@@ -6,7 +6,8 @@ variances and the like) are left out.
 
 A training batch is a dict. Under `first_stage_key` it has images [B, H, W, 3] in [-1, 1], under `cond_stage_key`
 a list of B strings; the classes say what else they read. Where the autoencoder has been run beforehand, a batch
-may have ``<key>_latent``, latents [B, C, h, w] before scaling, in place of the images under ``<key>``.
+may have ``<key>_latent``, latents [B, C, h, w] before scaling, in place of the images under ``<key>``; where the
+text encoder has been, ``<cond_stage_key>_features`` [B, tokens, d] in place of the prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,8 @@ class LatentDiffusion(DDPM):
         z = self.get_latent(batch, key)
         if self.cond_stage_model is None:
             return z, None
+        if f"{self.cond_stage_key}_features" in batch:
+            return z, batch[f"{self.cond_stage_key}_features"]
         prompts = batch_entry(batch, self.cond_stage_key)
         with torch.set_grad_enabled(self.cond_stage_trainable and torch.is_grad_enabled()):
             c = self.get_learned_conditioning(prompts)

@@ -18,8 +18,10 @@ from hdpainter.mini.train import load_config, main, run
 from hdpainter.mini.training.autoencoder import AutoencoderTraining
 from hdpainter.mini.training.base import Training, model_part
 from hdpainter.mini.training.clip import ClipTraining, text_features
-from hdpainter.mini.training.diffusion import InpaintingTraining, UpscalerTraining, hull
+from hdpainter.mini.training.inpainting import InpaintingTraining
+from hdpainter.mini.training.masks import hull, object_mask
 from hdpainter.mini.training.optim import MuonAdam, orthogonalise, split_parameters
+from hdpainter.mini.training.upscaler import UpscalerTraining
 from ldm.checkpoint import read_state_dict
 from ldm.util import UserError
 
@@ -172,20 +174,13 @@ def parts(tmp_path_factory, autoencoder, clip):
     return files
 
 
-def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, parts):
-    config = str(CONFIGS / "models/mini-inpainting.yaml")
-    training = InpaintingTraining(
-        config,
-        parts,
-        cache,
-        size=64,
-        scenes=4,
-        crops={64: [1, 3, 4]},
-        held_out=1,
-        workers=1,
-        full=0.0,
-        **BUDGET,
-    )
+INPAINTING = str(CONFIGS / "models/mini-inpainting.yaml")
+SMALL = {"size": 64, "scenes": 4, "crops": {64: [1, 3, 4]}, "held_out": 1, "workers": 1} | BUDGET
+
+
+def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(parts):
+    config = INPAINTING
+    training = InpaintingTraining(config, parts, full=0.0, text_to_image=0.0, **SMALL)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     masks = np.zeros((2, 64, 64), bool)
@@ -197,7 +192,9 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
     assert not torch.equal(one["jpg_latent"], two["jpg_latent"])
     assert one["mask"].sum() == 2 * 16
     batch = next(training.batches())
-    loss, _ = training.loss(batch)
+    assert batch["slots"].shape == (3, 77) and batch["txt_features"].shape == (3, 77, 48)
+    loss, logs = training.loss(batch)
+    assert torch.allclose(loss, logs["denoising"] + 0.1 * logs["naming"])
     loss.backward()
     assert all(p.grad is not None for p in training.network.parameters())
     finished = model_part(config)
@@ -211,20 +208,23 @@ def test_inpainting_batches_hide_the_hole_and_weights_make_the_model(cache, part
         assert torch.equal(a, b)
 
 
-def test_a_training_begins_with_the_unet_of_another_model(cache, parts, tmp_path):
+def test_a_training_begins_with_the_unet_of_another_model(parts, tmp_path):
     torch.manual_seed(0)
-    config = str(CONFIGS / "models/mini-inpainting.yaml")
-    options = {"size": 64, "scenes": 4, "crops": {64: [1, 2, 4]}, "held_out": 1, "workers": 1} | BUDGET
-    first = InpaintingTraining(config, parts, cache, **options)
+    config, options = INPAINTING, dict(SMALL)
+    first = InpaintingTraining(config, parts, **options)
     torch.save(first.weights(), tmp_path / "whole.pt")
-    second = InpaintingTraining(config, parts, cache, start=str(tmp_path / "whole.pt"), **options)
+    second = InpaintingTraining(config, parts, start=str(tmp_path / "whole.pt"), **options)
     for name, tensor in second.weights().items():
         assert torch.equal(tensor, first.weights()[name]), name
+    whole = {name: str(tmp_path / "whole.pt") for name in parts}  # parts of a whole model
+    for name, tensor in InpaintingTraining(config, whole, **options).weights().items():
+        if not name.startswith("model."):
+            assert torch.equal(tensor, first.weights()[name]), name
     with pytest.raises(UserError, match="does not fit the config's UNet"):
-        InpaintingTraining(config, parts, cache, start=parts["first_stage_model"], **options)
+        InpaintingTraining(config, parts, start=parts["first_stage_model"], **options)
 
     options["start"] = str(tmp_path / "whole.pt")
-    mixed = InpaintingTraining(config, parts, cache, start_share=0.25, **options)
+    mixed = InpaintingTraining(config, parts, start_share=0.25, **options)
     with torch.no_grad():
         for tensor in mixed.average.parameters():
             tensor += 1
@@ -236,9 +236,9 @@ def test_a_training_begins_with_the_unet_of_another_model(cache, parts, tmp_path
     assert torch.equal(mixed.network.state_dict()[name], first.network.state_dict()[name])
     for share in (1.0, -0.1):
         with pytest.raises(UserError, match="start_share"):
-            InpaintingTraining(config, parts, cache, start_share=share, **options)
+            InpaintingTraining(config, parts, start_share=share, **options)
     with pytest.raises(UserError, match="needs a `start`"):
-        InpaintingTraining(config, parts, cache, start_share=0.5, **options | {"start": None})
+        InpaintingTraining(config, parts, start_share=0.5, **options | {"start": None})
 
 
 @pytest.fixture(scope="module")
@@ -283,13 +283,53 @@ def test_parts_of_another_model_are_refused(cache, parts, tmp_path):
     assert "'unet' is not one of first_stage_model" in message(unet=file)
 
 
-def test_timesteps_are_the_schedules(cache, parts, monkeypatch):
-    config = str(CONFIGS / "models/mini-inpainting.yaml")
-    training = InpaintingTraining(
-        config, {}, cache, size=64, scenes=4, crops={64: [1, 2, 4]}, held_out=1, workers=1, **BUDGET
-    )
+def test_timesteps_are_the_schedules(monkeypatch):
+    training = InpaintingTraining(INPAINTING, {}, **SMALL)
     monkeypatch.setattr(torch, "rand", lambda count, device: torch.full((count,), 1 - 2.0**-24))
     assert training.timesteps(2).tolist() == [999, 999]
+
+
+def test_text_to_image_comes_first_and_then_masks(parts):
+    training = InpaintingTraining(INPAINTING, parts, full=0.0, text_to_image=0.5, **SMALL)
+    batches = training.batches()
+    assert all(next(batches)["mask"].all() for _ in range(3))
+    training.elapsed = 0.6 * 60 * training.minutes
+    assert not all(next(batches)["mask"].all() for _ in range(5))
+
+
+def test_figures_of_the_attention_are_those_of_a_word_and_its_object(parts):
+    training = InpaintingTraining(INPAINTING, parts, **SMALL | {"held_out": 3, "size": 128})
+    with torch.no_grad():
+        figures = training.evaluate()
+    assert set(figures) == {"right", "empty", "wrong", "start_share", "mid", "auc", "latent_std"}
+    assert 0 <= figures["auc"] <= 1
+
+
+def test_a_rate_is_held_and_then_falls(parts, monkeypatch):
+    training = InpaintingTraining(INPAINTING, {}, hold=0.5, **SMALL)
+    optimizer = training.configure_optimizers()
+    monkeypatch.setattr(training, "optimizers", lambda: optimizer)
+    rates = []
+    for share in (0.001, 0.1, 0.5, 0.75, 1.0):
+        training.elapsed = share * 60 * training.minutes
+        training.on_train_batch_start(None, 0)
+        rates.append(optimizer.param_groups[0]["lr"] / BUDGET["matrix_lr"])
+    assert rates[0] < 0.2
+    assert rates[1:] == pytest.approx([1, 1, 0.51, 0.02])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 40), st.integers(0, 40), st.integers(1, 24), st.integers(1, 24))
+def test_a_hole_around_an_object_covers_it_and_little_more(seed, x, y, w, h):
+    seen = np.zeros((64, 64), bool)
+    seen[y : y + h, x : x + w] = True
+    mask = object_mask(np.random.default_rng(seed), seen)
+    assert mask.shape == seen.shape and mask.dtype == bool
+    assert mask[seen].all()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    reach = 64 * 0.08 + 1 + 0.25 * (max(w, h) + 10)  # grown, and an ellipse reaches beyond its box
+    assert rows[0] >= y - reach and rows[-1] <= y + h + reach
+    assert columns[0] >= x - reach and columns[-1] <= x + w + reach
 
 
 def test_a_hull_is_convex_and_covers_the_mask():
@@ -395,7 +435,7 @@ class CheckedInpainting(InpaintingTraining):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path, cache, parts):
+def test_two_processes_train_one_model(tmp_path, parts):
     """The gradient is that of both batches, and one process writes."""
     for file in parts.values():
         Path(file).with_suffix(".json").write_text("{}")
@@ -405,7 +445,6 @@ def test_two_processes_train_one_model(tmp_path, cache, parts):
         "held_out": 1,
         "size": 64,
         "scenes": 4,
-        "cache": cache,
         "parts.first_stage_model": parts["first_stage_model"],
         "parts.cond_stage_model": parts["cond_stage_model"],
         "crops": "{128: [0, 1, 1], 256: [0, 1, 1], 64: [1, 2, 4]}",
@@ -497,5 +536,5 @@ def test_gpu_settings_apply_on_a_gpu_only():
     path = CONFIGS / "train/mini-inpainting.yaml"
     cpu, gpu = (load_config(path, ["trainer.seed=7"], gpu=g) for g in (False, True))
     assert cpu.trainer.seed == gpu.trainer.seed == 7
-    assert gpu.training.params.scenes > cpu.training.params.scenes
+    assert gpu.training.params.steps > cpu.training.params.steps
     assert "gpu" not in gpu

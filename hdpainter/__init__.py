@@ -7,10 +7,12 @@ painter(image, mask, "a red kite", seed=0).image.save("out.png")
 
 from typing import TYPE_CHECKING, Any
 
+from hdpainter.version import __version__
+
 if TYPE_CHECKING:
     from hdpainter.pipeline import HDPainter, Result
 
-__all__ = ["HDPainter", "Result"]
+__all__ = ["HDPainter", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

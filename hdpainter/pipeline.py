@@ -25,11 +25,13 @@ from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
+from hdpainter.models.registry import DEFAULT_MODEL
 from hdpainter.prompts import words_cut
 from hdpainter.settings import Adjustments, Method, Seed, Size
 from hdpainter.superres import SCALE, SuperResolution
 from hdpainter.tensors import to_image
 from hdpainter.values import convert
+from hdpainter.version import __version__
 from ldm.util import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -76,7 +78,7 @@ class HDPainter:
     @classmethod
     def from_config(
         cls,
-        name_or_yaml: str | Path = "mini",
+        name_or_yaml: str | Path = DEFAULT_MODEL,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         superres: bool = True,
@@ -343,8 +345,8 @@ def _silent(stage: str, step: int, steps: int) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("hdpainter-ldm", "torch", "open-clip-torch", "numpy", "pillow", "opencv-python-headless")
-    found = {"python": platform.python_version()}
+    packages = ("torch", "open-clip-torch", "numpy", "pillow", "opencv-python-headless")
+    found = {"python": platform.python_version(), "hdpainter-ldm": __version__}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

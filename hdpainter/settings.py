@@ -134,15 +134,15 @@ class Adjustments(Checked):
     """
 
     steps: Steps | None = setting(
-        "method and sampler", "denoising steps of stage 1 (default: the method's)", "sampler.steps"
+        "sampler", "denoising steps of stage 1 (default: the method's)", "sampler.steps"
     )
     guidance_scale: GuidanceScale | None = setting(
-        "method and sampler",
+        "sampler",
         "classifier-free guidance of stage 1 (default: the method's)",
         "sampler.guidance_scale",
     )
     eta: Eta | None = setting(
-        "method and sampler",
+        "sampler",
         "share of the stochastic term of DDIM, 0 to 1 (default: the method's)",
         "sampler.eta",
     )

@@ -34,7 +34,7 @@ class Painter(Protocol):
 
 
 @dataclass
-class Summary:
+class BatchOutcome:
     """How a run ended: names of the results made now and of those made before, and what failed."""
 
     done: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ def run(
     batch_size: int = 1,
     overwrite: bool = False,
     stream: TextIO | None = None,
-) -> Summary:
+) -> BatchOutcome:
     """Make the pictures of `file` that are not yet in `out`, with a record beside each and a summary.json.
 
     Args:
@@ -87,7 +87,7 @@ def run(
         if taken and not overwrite:
             more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
             raise UserError(f"{taken[0]}{more}; move it, give another --out, or allow --overwrite")
-        summary = Summary([], [task.job.name for task in tasks if task.state.kind == "done"], problems)
+        outcome = BatchOutcome([], [task.job.name for task in tasks if task.state.kind == "done"], problems)
         started = time.monotonic()
         with Progress(len(todo), stream) as progress:
             progress.say(f"{file.source}: {len(todo)} of {len(tasks) + len(problems)} jobs to do -> {out}")
@@ -98,13 +98,13 @@ def run(
                     progress.say(f"{task.job.name}: {task.state.message}")
             try:
                 if todo:
-                    _paint_all(todo, load(), file.source, scratch, summary, batch_size, progress)
+                    _paint_all(todo, load(), file.source, scratch, outcome, batch_size, progress)
             except KeyboardInterrupt:
-                summary.interrupted = True
+                outcome.interrupted = True
         facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
-        write_json(report, {**facts, **dataclasses.asdict(summary)}, scratch)
-        progress.say(f"{summary} -> {report}")
-    return summary
+        write_json(report, {**facts, **dataclasses.asdict(outcome)}, scratch)
+        progress.say(f"{outcome} -> {report}")
+    return outcome
 
 
 def _foreign(report: Path) -> bool:
@@ -166,7 +166,7 @@ def _paint_all(
     painter: Painter,
     source: Path,
     scratch: Path,
-    summary: Summary,
+    outcome: BatchOutcome,
     batch_size: int,
     progress: Progress,
 ) -> None:
@@ -175,28 +175,28 @@ def _paint_all(
         group = groups.popleft()
         progress.start(", ".join(task.job.name for task in group))
         started = time.monotonic()
-        outcome = _try(painter, group, progress)
-        if not isinstance(outcome, _Failure):
+        results = _try(painter, group, progress)
+        if not isinstance(results, _Failure):
             seconds = (time.monotonic() - started) / len(group)
-            for task, result in zip(group, outcome, strict=True):
+            for task, result in zip(group, results, strict=True):
                 record = make_record(task, result, source)
                 save_result(task.path, result.image, record, scratch)
-                summary.done.append(task.job.name)
+                outcome.done.append(task.job.name)
                 progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result.metadata)}")
             continue
         release_memory()
         if len(group) > 1:
-            others = " and all others" if outcome.no_memory else ""
+            others = " and all others" if results.no_memory else ""
             progress.say(
-                f"{len(group)} jobs at once failed ({outcome.message}); these{others} run one by one"
+                f"{len(group)} jobs at once failed ({results.message}); these{others} run one by one"
             )
-            if outcome.no_memory:
+            if results.no_memory:
                 groups = deque([task] for other in groups for task in other)
             groups.extendleft([task] for task in reversed(group))
         else:
             job = group[0].job
-            summary.failed.append(Problem(job.where, outcome.message, outcome.trace))
-            progress.finish(f"{job.name}: failed: {outcome.message}")
+            outcome.failed.append(Problem(job.where, results.message, results.trace))
+            progress.finish(f"{job.name}: failed: {results.message}")
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,10 @@ class JobSettings(Adjustments):
     """What may be set besides image, mask and prompt. None: as the method has it, or the model."""
 
     method: str | None = setting(
-        "method and sampler", "name of a method, or path of its YAML file (default: the model's)"
+        "model and method", "name of a method, or path of its YAML file (default: the model's)"
     )
-    seed: Seed = setting("method and sampler", "seed of the noise (default: 0)", default=0)
-    size: Size | None = setting(
-        "method and sampler", "longer side of stage 1 in pixels (default: the model's)"
-    )
+    seed: Seed = setting("sampler", "seed of the noise (default: 0)", default=0)
+    size: Size | None = setting("sampler", "longer side of stage 1 in pixels (default: the model's)")
     superres: bool = setting("stage 2", "x4 super-resolution (default: on)", default=True)
 
     def resolve(self) -> Method:
@@ -38,9 +36,6 @@ class JobSettings(Adjustments):
         Raises UserError if there is none of its name, or a value does not fit it.
         """
         return Method.load(self.method).adjusted(self)
-
-
-SETTING_KEYS = tuple(kinds(JobSettings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +78,7 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
     for key in ("image", "mask"):
         if not getattr(row, key):
             raise UserError(f"{key} is empty")
-    settings = JobSettings(**{key: getattr(row, key) for key in SETTING_KEYS})
+    settings = JobSettings(**{key: getattr(row, key) for key in kinds(JobSettings)})
     if settings.method and Path(settings.method).suffix in (".yaml", ".yml"):
         settings = replace(settings, method=str(base / settings.method))
     if row.name is None:

@@ -13,6 +13,7 @@ from hdpainter.values import from_mapping
 from ldm.util import CONFIGS, UserError
 
 MODELS = CONFIGS / "models"
+DEFAULT_MODEL = "mini"  # it ships with the repository
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one number
 

@@ -11,6 +11,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
+from hdpainter import flags
+from hdpainter.models.registry import DEFAULT_MODEL
 from hdpainter.web.access import login
 from hdpainter.web.limits import Limits
 from ldm.util import UserError
@@ -29,7 +31,7 @@ LIMITS = {
 }
 
 
-def add_parser(subparsers: Any, default_model: str) -> None:
+def add_parser(subparsers: Any) -> None:
     """Add ``web`` to the commands; the parsed arguments have a `run(args)` that returns the exit status."""
     parser = subparsers.add_parser(
         "web",
@@ -37,11 +39,8 @@ def add_parser(subparsers: Any, default_model: str) -> None:
         description="Serves a page on this machine only, unless --host says otherwise. Ctrl-C ends it.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--model", default=default_model, help="loaded first (default: %(default)s)")
-    parser.add_argument(
-        "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
-    )
-    parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: by the device)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="loaded first (default: %(default)s)")
+    flags.add_machine(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port",

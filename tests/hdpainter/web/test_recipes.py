@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hdpainter.cli import _given_settings, _parser
-from hdpainter.jobs.job import SETTING_KEYS, JobSettings
+from hdpainter import flags
+from hdpainter.cli import parser
+from hdpainter.jobs.job import JobSettings
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.settings import method_names
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
@@ -35,10 +36,11 @@ def test_the_command_makes_the_same_picture(prompt, image, settings):
     recipe = Recipe("mini", prompt, settings)
     words = shlex.split(as_command(image, "mask.png", [recipe]))
     assert words[:2] == ["hdpainter", "inpaint"]
-    args = _parser().parse_args(words[1:])
+    args = parser().parse_args(words[1:])
     assert (args.model, args.image, args.mask, args.prompt) == ("mini", image, "mask.png", prompt)
-    assert Recipe("mini", prompt, JobSettings(**_given_settings(args, SETTING_KEYS))).method == recipe.method
-    assert (int(args.seed), args.superres is not False) == (settings.seed, settings.superres)
+    given = {key: value for key, value in flags.given(args).items() if key in flags.SETTINGS}
+    assert Recipe("mini", prompt, JobSettings(**given)).method == recipe.method
+    assert (given["seed"], given.get("superres", True)) == (settings.seed, settings.superres)
     assert args.out.suffix == ".png"
 
 
@@ -72,5 +74,5 @@ def test_names_of_files_survive_the_shell(name):
     words = shlex.split(
         as_command(name, "mask.png", [Recipe("mini", "-- a 'boat'", JobSettings(method="painta"))])
     )
-    args = _parser().parse_args(words[1:])
+    args = parser().parse_args(words[1:])
     assert (args.image, args.prompt) == (name, "-- a 'boat'")

@@ -1,0 +1,93 @@
+"""The command ``hdpainter explain``."""
+
+import argparse
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hdpainter import flags
+from hdpainter.files import make_folder
+from hdpainter.jobs import plan
+from hdpainter.jobs.job import make_job
+from hdpainter.jobs.progress import Progress
+from hdpainter.models.registry import DEFAULT_MODEL
+from hdpainter.settings import COMPARED
+from ldm.util import UserError
+
+# What concerns stage 1; the methods have a flag of their own.
+KEYS = [
+    key
+    for key, about in flags.SETTINGS.items()
+    if about["group"] not in ("output", "stage 2") and key != "method"
+]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``explain`` to the commands; the parsed arguments have a `run(args)` that returns the exit status.
+
+    It needs `load` and `identify` as the commands of `hdpainter.jobs.commands` do.
+    """
+    parser = subparsers.add_parser(
+        "explain",
+        help="figures of what the methods do to one picture: attention, PAIntA, RASG, steps",
+        usage="hdpainter explain --image FILE --mask FILE --prompt TEXT --out FOLDER [settings]",
+        description="Settings given here are for all methods.",
+    )
+    parser.set_defaults(run=run)
+    groups = flags.headings(parser)
+    flags.add_picture(groups)
+    groups["output"].add_argument(
+        "--out", required=True, type=Path, help="folder for the figures and index.html"
+    )
+    groups["output"].add_argument(
+        "--frames", type=int, default=6, metavar="N", help="steps that the figures show (default: 6)"
+    )
+    groups["output"].add_argument(
+        "--overwrite", action="store_true", help="replace figures that are there already"
+    )
+    groups["model and method"].add_argument("--model", help=f"model (default: {DEFAULT_MODEL})")
+    groups["model and method"].add_argument(
+        "--methods",
+        nargs="+",
+        default=COMPARED,
+        metavar="METHOD",
+        help=f"names of methods, or paths of their YAML files (default: {' '.join(COMPARED)})",
+    )
+    flags.add_settings(groups, KEYS)
+    flags.add_machine(groups["machine"])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the figures and their page."""
+    if find_spec("matplotlib") is None:
+        raise UserError("the figures need matplotlib: pip install -e '.[explain]'")
+    from hdpainter.explain import by_name, explain  # brings the networks with it
+
+    if args.frames < 1:
+        raise UserError(f"--frames must be at least 1, not {args.frames}")
+    if args.out.is_dir() and any(args.out.iterdir()) and not args.overwrite:
+        raise UserError(f"{args.out} is not empty; give another --out, or allow --overwrite")
+    job = make_job(flags.given(args), Path(), "", {})
+    methods = [replace(job.settings, method=name).resolve() for name in args.methods]
+    by_name(methods)
+    plan.check_pixels(job, methods[0].masks.threshold)
+    model = args.model or DEFAULT_MODEL
+    args.identify(model, False)  # an unknown model or a missing checkpoint is told before a folder is made
+    make_folder(args.out)
+    painter = args.load(model, args.device, args.dtype, False)
+    with Progress() as progress:
+        progress.start("explain")
+        explanation = explain(
+            painter,
+            job.image,
+            job.mask,
+            job.prompt,
+            methods,
+            job.settings.seed,
+            size=job.settings.size,
+            frames=args.frames,
+            progress=progress.step,
+        )
+    print(f"{explanation.save(args.out)} written: {len(explanation.figures)} figures")
+    return 0

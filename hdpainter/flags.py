@@ -1,0 +1,65 @@
+"""Flags that several commands share, under the same headings in the help of each.
+
+Those of settings come from `JobSettings`: a field there is a flag here.
+"""
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hdpainter.jobs.job import JobSettings, check_values, parse_values
+from hdpainter.values import kinds
+
+HEADINGS = ("input", "what to paint", "output", "model and method", "sampler", "stage 2", "machine")
+# What is not the method's own comes first.
+SETTINGS = {
+    field.name: field.metadata
+    for field in sorted(fields(JobSettings), key=lambda field: field.metadata["place"] is not None)
+}
+Groups = Mapping[str, argparse._ArgumentGroup]
+
+
+def headings(parser: argparse.ArgumentParser) -> Groups:
+    """A group of flags for each heading, in the order of the help, which leaves out those that stay empty."""
+    return {heading: parser.add_argument_group(heading) for heading in HEADINGS}
+
+
+def add_picture(groups: Groups) -> None:
+    """The picture, the mask and the prompt of a command that takes one of each."""
+    groups["input"].add_argument("--image", required=True, help="the picture")
+    groups["input"].add_argument("--mask", required=True, help="mask of the picture's size; white is filled")
+    groups["what to paint"].add_argument("--prompt", required=True, help="what to paint there")
+
+
+def add_settings(groups: Groups, keys: Collection[str] = tuple(SETTINGS)) -> None:
+    """The settings of jobs, each under the heading that it names itself."""
+    for key in keys:
+        flag, group, text = f"--{key.replace('_', '-')}", SETTINGS[key]["group"], SETTINGS[key]["help"]
+        if kinds(JobSettings)[key] is bool:
+            groups[group].add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            groups[group].add_argument(flag, metavar=key.split("_")[-1].upper(), help=text)
+
+
+def add_machine(group: Any) -> None:
+    """Where to compute, and in which numbers."""
+    group.add_argument(
+        "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
+    )
+    group.add_argument("--dtype", help="float32, bfloat16, float16 (default: by the device)")
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line gives of a job's keys. The path of a method does not depend on the job file's folder.
+
+    Raises UserError for a value of a wrong type or out of range.
+    """
+    keys = ("image", "mask", "prompt", *SETTINGS)
+    values = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
+    values |= parse_values({key: value for key, value in values.items() if isinstance(value, str)})
+    check_values(values)
+    if Path(values.get("method", "")).suffix in (".yaml", ".yml"):
+        values["method"] = str(Path(values["method"]).absolute())
+    return values

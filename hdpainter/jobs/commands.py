@@ -1,0 +1,140 @@
+"""The commands that make pictures: ``hdpainter inpaint | batch``."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hdpainter import flags
+from hdpainter.files import make_folder
+from hdpainter.jobs import batch, plan
+from hdpainter.jobs.job import MAX_NAME, make_job, with_method
+from hdpainter.jobs.job_files import Problem, read_jobs
+from hdpainter.jobs.progress import Progress
+from hdpainter.jobs.results import save_result
+from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
+from ldm.util import UserError
+
+JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add both to the commands; the parsed arguments have a `run(args)` that returns the exit status.
+
+    It needs two more of the arguments: `load(model, device, dtype, superres)` makes a painter, and
+    `identify(model, superres)` the identity of its models.
+    """
+    parser = subparsers.add_parser(
+        "inpaint",
+        help="fill the masked part of one picture",
+        usage="hdpainter inpaint --image FILE --mask FILE --prompt TEXT --out FILE [settings]",
+    )
+    parser.set_defaults(run=inpaint)
+    groups = flags.headings(parser)
+    flags.add_picture(groups)
+    groups["output"].add_argument(
+        "--out", required=True, type=Path, help="PNG to write, with a .json of its settings beside it"
+    )
+    _add_common(groups, f"model (default: {DEFAULT_MODEL})")
+
+    parser = subparsers.add_parser(
+        "batch",
+        help="run a list of jobs; started again, it goes on where it stopped",
+        usage="hdpainter batch FILE [--out FOLDER] [--dry-run] [settings]",
+        description="Settings given here are for jobs that do not say otherwise.",
+    )
+    parser.set_defaults(run=run_batch)
+    groups = flags.headings(parser)
+    groups["input"].add_argument("file", type=Path, metavar="FILE", help=JOB_FILES)
+    groups["what to paint"].add_argument("--prompt", help="for jobs without one")
+    groups["output"].add_argument(
+        "--out", type=Path, help="folder for the results (default: as the file says, or FILE-results)"
+    )
+    groups["output"].add_argument(
+        "--dry-run", action="store_true", help="only check the jobs and say what would be done"
+    )
+    groups["machine"].add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="jobs to run at once (default: 1)"
+    )
+    _add_common(groups, f"model (default: as the file says, or {DEFAULT_MODEL})")
+
+
+def _add_common(groups: flags.Groups, model: str) -> None:
+    groups["output"].add_argument(
+        "--overwrite", action="store_true", help="replace pictures that are there already"
+    )
+    groups["model and method"].add_argument("--model", help=model)
+    flags.add_settings(groups)
+    flags.add_machine(groups["machine"])
+
+
+def inpaint(args: argparse.Namespace) -> int:
+    """Make one picture."""
+    if args.out.suffix.lower() != ".png":
+        raise UserError(f"--out {args.out} must end in .png: results are lossless")
+    if len(args.out.name.encode(errors="replace")) > MAX_NAME:
+        raise UserError(f"--out {args.out.name[:20]}... is longer than {MAX_NAME} bytes; give a shorter name")
+    record_path = args.out.with_suffix(".json")
+    for path in (args.out, record_path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give another --out")
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} exists; give another --out, or allow --overwrite")
+    model = args.model or DEFAULT_MODEL
+    job = replace(make_job(flags.given(args), Path(), "", {}), name=args.out.stem)
+    job = with_method(job, PipelineSpec.load(model).method)
+    method = job.settings.resolve()
+    size = plan.check_pixels(job, method.masks.threshold)
+    task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
+    make_folder(args.out.parent)
+    painter = args.load(model, args.device, args.dtype, job.settings.superres)
+    started = time.monotonic()
+    with Progress() as progress:
+        progress.start(args.out.stem)
+        (result,) = batch.paint(painter, [task], progress.step)
+    save_result(args.out, result.image, batch.make_record(task, result, None))
+    seconds = time.monotonic() - started
+    print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result.metadata)}")
+    return 0
+
+
+def run_batch(args: argparse.Namespace) -> int:
+    """Make the pictures of a job file, or say what there is to do."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
+    file = read_jobs(args.file, flags.given(args))
+    source = args.file.resolve()
+    beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
+    out = args.out or file.out or beside
+    model = args.model or file.model or DEFAULT_MODEL
+    method = PipelineSpec.load(model).method
+    superres = any(job.settings.superres for job in file.jobs)
+    identity = args.identify(model, superres)
+    if args.dry_run:
+        return _dry_run(*plan.plan(file, out, identity, method), out)
+    outcome = batch.run(
+        file,
+        out,
+        identity,
+        method,
+        lambda: args.load(model, args.device, args.dtype, superres),
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+    )
+    return outcome.exit_code
+
+
+def _dry_run(tasks: Sequence[plan.Task], problems: Sequence[Problem], out: Path) -> int:
+    for task in tasks:
+        note = f": {task.state.message}" if task.state.message else ""
+        print(f"{task.state.kind:8} {task.path.name}  {task.job.prompt!r} in {task.job.image.name}{note}")
+    for problem in problems:
+        print(f"{'bad':8} {problem}")
+    counts = {
+        kind: sum(task.state.kind == kind for task in tasks) for kind in ("todo", "changed", "done", "taken")
+    }
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    print(f"{told or 'nothing to do'}{f', {len(problems)} bad' if problems else ''} -> {out}")
+    return int(bool(problems) or counts["taken"] > 0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hdpainter import HDPainter
 from hdpainter.cli import main
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.models.registry import MODELS
+from ldm.util import CONFIGS
 from tests.hdpainter.fakes import MODEL, FakePainter, make_mask, make_picture
 
 
@@ -335,6 +337,15 @@ def test_commands_are_checked_without_torch(module):
     """It takes seconds to import, and a mistake, --help or the page's first sight need none of it."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_version_is_that_of_the_checkout(capsys):
+    """Also where it is not installed, or an older one is."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    project = tomllib.loads((CONFIGS.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert capsys.readouterr().out == f"hdpainter {project['version']}\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

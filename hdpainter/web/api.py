@@ -58,7 +58,16 @@ class Api:
         engine = studio.engine
         try:
             recipe = studio.menu.recipe(
-                prompt, model, method, seed, steps, guidance_scale, eta, negative_prompt, size, superres
+                prompt,
+                model,
+                method=method,
+                seed=seed,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                negative_prompt=negative_prompt,
+                size=size,
+                superres=superres,
             )
             subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
             order = Order("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))

@@ -6,7 +6,7 @@ from importlib.resources import files
 import gradio as gr
 
 from hdpainter.settings import Method
-from hdpainter.web.menu import MAX_SIZE, PROMPT_LENGTH, Menu
+from hdpainter.web.menu import FORM, MAX_SIZE, PROMPT_LENGTH, Menu
 from hdpainter.web.work import LABELS
 
 FILE_TYPES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
@@ -130,7 +130,7 @@ class Form:
                 step=0.01,
                 label="Eta: share of noise, or of RASG's guidance",
             )
-            self.negative = gr.Textbox(
+            self.negative_prompt = gr.Textbox(
                 label="Negative prompt", placeholder=negative_hint(own), max_length=PROMPT_LENGTH
             )
             self.size = gr.Number(
@@ -151,23 +151,13 @@ class Form:
 
     @property
     def recipe(self) -> list[gr.components.Component]:
-        """What `Menu.recipe` takes, in its order, without the seed."""
-        return [
-            self.prompt,
-            self.model,
-            self.method,
-            self.steps,
-            self.guidance_scale,
-            self.eta,
-            self.negative,
-            self.size,
-            self.superres,
-        ]
+        """What `Menu.recipe` takes, in the order of `FORM`."""
+        return [getattr(self, key) for key in FORM]
 
     @property
     def own_values(self) -> list[gr.components.Component]:
         """What another method comes with."""
-        return [self.guidance_scale, self.eta, self.negative]
+        return [self.guidance_scale, self.eta, self.negative_prompt]
 
 
 class Results:

@@ -1,21 +1,25 @@
 """What may be chosen, and the check of what was: nothing that a client names is taken as a file of the server."""
 
-import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from math import isfinite
-from numbers import Real
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hdpainter.jobs.job import JobSettings
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, pipeline_names
 from hdpainter.settings import Method, method_names
+from hdpainter.values import convert
 from hdpainter.web.limits import Limits
 from hdpainter.web.recipes import Recipe
 from ldm.util import UserError
 
 PROMPT_LENGTH = 1000
 MAX_SIZE = 2048  # of stage 1
+# What the page's form has, by the names that `Menu.recipe` takes; beside it, the seed.
+FORM = (
+    *("prompt", "model", "method", "steps", "guidance_scale", "eta"),
+    *("negative_prompt", "size", "superres"),
+)
+BLANK = {"method": "", "negative_prompt": "", "size": 0}  # how a form leaves these open
 SEEDS = 1_000_000  # to draw one from: short enough to be read
 
 
@@ -40,67 +44,31 @@ class Menu:
         if superres and not self.models[known(model, self.models, "model")]:
             raise UserError(f"the upscaler of {model} is not installed: switch super-resolution off")
 
-    def recipe(
-        self,
-        prompt: str,
-        model: str,
-        method: str | None,
-        seed: float,
-        steps: float | None = None,
-        guidance_scale: float | None = None,
-        eta: float | None = None,
-        negative_prompt: str | None = None,
-        size: float | None = None,
-        superres: bool = True,
-    ) -> Recipe:
-        """The recipe of a form's values, where numbers may be whole floats; None, and 0 for `size`: the default.
+    def recipe(self, prompt: Any, model: Any, **settings: Any) -> Recipe:
+        """The recipe of what a form or a script sends: whatever it is, as nobody has checked it yet.
 
+        settings: values of `JobSettings` by name; None, and what BLANK has, leave one to the method or the model.
         Pixels outside the mask stay bit-identical by every method, as the page promises.
         Raises UserError for what is not on the menu, out of range or over the limits.
         """
-        numbers = {"steps": steps, "guidance_scale": guidance_scale, "eta": eta, "size": size}
-        _check(
-            str,
-            "a text",
-            prompt=prompt,
-            model=model,
-            method=method or "",
-            negative_prompt=negative_prompt or "",
-        )
-        _check(Real, "a number", seed=seed, **{key: n for key, n in numbers.items() if n is not None})
-        _check(bool, "true or false", superres=superres)
-        if not prompt.strip():
+        prompt, model = convert(str, prompt, "prompt").strip(), convert(str, model, "model")
+        given = {
+            key: None if key in BLANK and value == BLANK[key] else value for key, value in settings.items()
+        }
+        wanted = JobSettings(**given, known_region="exact")
+        if not prompt:
             raise UserError("the prompt is empty: say what to paint")
-        if max(len(prompt), len(negative_prompt or "")) > PROMPT_LENGTH:
+        if max(len(prompt), len(wanted.negative_prompt or "")) > PROMPT_LENGTH:
             raise UserError(f"the prompt is longer than {PROMPT_LENGTH} characters: make it shorter")
-        if steps is not None and steps > self.limits.steps:
-            raise UserError(f"steps is {steps:g}: this server makes up to {self.limits.steps}")
-        if not 0 <= (size or 0) <= MAX_SIZE:
-            raise UserError(f"size is {size:g}: give up to {MAX_SIZE}, or 0 for the model's own")
-        self.check_superres(model, superres)
-        settings = JobSettings(
-            method=known(method or self.spec(model).method, self.methods, "method"),
-            seed=int(seed),
-            steps=None if steps is None else int(steps),
-            guidance_scale=None if guidance_scale is None else float(guidance_scale),
-            eta=None if eta is None else float(eta),
-            negative_prompt=negative_prompt or None,
-            size=int(size) if size else None,
-            superres=superres,
-            known_region="exact",
-        )
-        recipe = Recipe(model, prompt.strip(), settings)
-        _ = recipe.method  # raises for values out of range
+        if (wanted.steps or 0) > self.limits.steps:
+            raise UserError(f"steps is {wanted.steps}: this server makes up to {self.limits.steps}")
+        if (wanted.size or 0) > MAX_SIZE:
+            raise UserError(f"size is {wanted.size}: give up to {MAX_SIZE}, or 0 for the model's own")
+        self.check_superres(model, wanted.superres)
+        method = known(wanted.method or self.spec(model).method, self.methods, "method")
+        recipe = Recipe(model, prompt, replace(wanted, method=method))
+        _ = recipe.method  # raises for values that do not fit it
         return recipe
-
-
-def _check(kind: type, said: str, **values: Any) -> None:
-    """Raises UserError for a value of another kind than the field's: a script may send anything."""
-    for name, value in values.items():
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if not right or (isinstance(value, float) and not isfinite(value)):
-            shown = value if isinstance(value, float) else json.dumps(value)
-            raise UserError(f"{name} is {shown}: give {said}")
 
 
 def known(name: str, names: Collection[str], what: str) -> str:

@@ -20,7 +20,7 @@ from hdpainter.settings import COMPARED
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Loader, Order
 from hdpainter.web.layout import negative_hint
-from hdpainter.web.menu import SEEDS, Menu
+from hdpainter.web.menu import FORM, SEEDS, Menu
 from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 from hdpainter.web.session import Session, Sessions, status
@@ -192,7 +192,7 @@ class Studio:
     ) -> AsyncIterator[Outputs]:
         session = self._session(request)
         try:
-            wanted = variants(self.menu.recipe(*form[:3], seed, *form[3:]))
+            wanted = variants(self.menu.recipe(**dict(zip(FORM, form, strict=True)), seed=seed))
             subject = await asyncio.to_thread(self._subject, session, mask, wanted)
             made = work.make_drafts(subject, wanted, subject.mask.parent)
             order = self._submit(session, Order(title, wanted[0].model, made, len(wanted)))
@@ -298,7 +298,7 @@ class Studio:
             if session.picked is not None:
                 subject, recipe = session.picked.subject, session.picked.recipe.at(superres=form[-1])
             else:
-                recipe = self.menu.recipe(*form[:3], seed or 0, *form[3:])
+                recipe = self.menu.recipe(**dict(zip(FORM, form, strict=True)), seed=seed or 0)
                 subject = self._subject(session, mask, [recipe])
             session.error = ""
         except UserError as error:

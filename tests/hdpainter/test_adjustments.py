@@ -17,6 +17,8 @@ from hdpainter.jobs.job import JOB_KEYS, JobSettings
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.settings import Adjustments, Method, method_names
 from hdpainter.values import kinds, places, required
+from hdpainter.web.limits import Limits
+from hdpainter.web.menu import FORM, Menu
 from ldm.util import UserError
 
 FIELDS = {field.name: field.metadata for field in dataclasses.fields(Adjustments)}
@@ -35,6 +37,7 @@ def test_every_door_reads_the_table():
     assert {name for name in FIELDS if name in explained} == {
         name for name, about in FIELDS.items() if about["group"] not in ("output", "stage 2")
     }
+    assert set(FORM) - {"prompt", "model"} < set(kinds(JobSettings))
     (entry,) = expand("hd-painter", {}, "mini")
     assert set(FIELDS) < set(kinds(type(entry.how)))
 
@@ -143,8 +146,13 @@ def test_a_job_file_reports_a_wrong_value(tmp_path, kind, key, value, message):
 
 
 @pytest.mark.parametrize(("key", "value", "message"), WRONG)
-def test_python_and_the_benchmark_refuse_a_wrong_value(key, value, message):
+def test_python_the_page_and_the_benchmark_refuse_a_wrong_value(key, value, message):
     doors = [lambda: JobSettings(**{key: value})]
+    if (key, value) != (
+        "size",
+        0,
+    ) and key != "known_region":  # the page's way to say "the model's", and its promise
+        doors += [lambda: Menu({"mini": True}, Limits()).recipe("boat", "mini", **{key: value})]
     if key in FIELDS:
         place = FIELDS[key]["place"]
         doors += [

@@ -135,8 +135,8 @@ def test_nothing_that_is_not_on_the_menu(wrong, message):
 
 
 def test_a_model_comes_with_its_own_method_and_a_chosen_one_stays():
-    assert MENU.recipe("a boat", "mini", None, 1).settings.method == "painta"
-    assert MENU.recipe("a boat", "mini", "rasg", 1).settings.method == "rasg"
+    assert MENU.recipe("a boat", "mini", method=None).settings.method == "painta"
+    assert MENU.recipe("a boat", "mini", method="rasg").settings.method == "rasg"
     pytest.importorskip("gradio")
     from hdpainter.web.studio import Studio  # needs gradio
 

@@ -16,13 +16,14 @@ from PIL import Image
 
 from eval.models import ModelCache, is_inpainting_model, model_identity
 from eval.runs import Sample
-from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask
+from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, squeezed_mask
 from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.blend import blend
 from hdpainter.images import load_image
 from hdpainter.inpaint import FACTOR
 from hdpainter.masks import pad_to_multiple, padded_size
 from hdpainter.models.registry import PipelineSpec
+from hdpainter.pipeline import OnStep
 from hdpainter.settings import Adjustments, Method
 from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
@@ -49,7 +50,6 @@ class Made:
 MULTIPLE = 64  # of the sides of pictures that a UNet takes: it halves the latents three times
 
 Paint = Callable[[Sequence[Input]], list[Made]]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Kind:
         """What the manifest says of what a result was made from: it is made again once this is another."""
         return {}
 
-    def load(self, models: ModelCache, progress: Progress) -> Paint:
+    def load(self, models: ModelCache, progress: OnStep) -> Paint:
         """Get ready, loading models; the function that makes results of a batch."""
         return lambda inputs: [Made(note=self.source(one.sample), image=self.paint(one)) for one in inputs]
 
@@ -150,7 +150,7 @@ class Pipeline(Adjustments, Kind):
     def group(self, size: tuple[int, int]) -> Hashable:
         return padded_size(*size, self.spec().multiple)
 
-    def load(self, models: ModelCache, progress: Progress) -> Paint:
+    def load(self, models: ModelCache, progress: OnStep) -> Paint:
         painter, method = models.painter(self.model, self.spec()), self.resolved()
         unet = painter.models.inpainting.model.diffusion_model
         for acts, levels in ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels)):
@@ -215,7 +215,7 @@ class BLD(Kind):
     def label(self, name: str) -> str:
         return f"{name} (inpainting UNet, full mask)" if is_inpainting_model(self.model) else name
 
-    def load(self, models: ModelCache, progress: Progress) -> Paint:
+    def load(self, models: ModelCache, progress: OnStep) -> Paint:
         model = models.text_to_image(self.model)
         settings = self.settings()
 
@@ -232,7 +232,7 @@ class BLD(Kind):
             )
             made = []
             for one, picture in zip(inputs, pictures, strict=True):
-                missed = latent_mask(one.mask, size // FACTOR)[1]
+                missed = squeezed_mask(one.mask, size // FACTOR)[1]
                 if self.known_region in ("weights", "latents"):
                     picture = reconstruct_background(model, picture, one.image, one.mask, self.known_region)
                 elif self.known_region == "poisson":
@@ -320,7 +320,7 @@ class Reconstruction(Kind):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "model": model_identity(self.model)}
 
-    def load(self, models: ModelCache, progress: Progress) -> Paint:
+    def load(self, models: ModelCache, progress: OnStep) -> Paint:
         spec = PipelineSpec.load(self.model)
         model = models.painter(self.model, spec).models.inpainting
 

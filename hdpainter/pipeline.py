@@ -34,7 +34,7 @@ from hdpainter.values import convert
 from hdpainter.version import __version__
 from ldm.util import UserError
 
-Progress = Callable[[str, int, int], None]
+OnStep = Callable[[str, int, int], None]  # (stage, step, steps), after each step
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class HDPainter:
         seed: int | Sequence[int] = 0,
         size: int | None = None,
         superres: bool = True,
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
         observer: Observer | None = None,
         **adjustments: Any,
     ) -> Result | list[Result]:
@@ -145,7 +145,7 @@ class HDPainter:
         method: str | Path | Method | None = None,
         seed: int = 0,
         size: int | None = None,
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
     ) -> Image.Image:
         """Stage 1 alone: a completion of stage 1's size, `Result.low_res`, for `finish` to go on with.
 
@@ -166,7 +166,7 @@ class HDPainter:
         seed: int = 0,
         size: int | None = None,
         superres: bool = True,
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
     ) -> Result:
         """The rest of the way: stage 2 of a draft, the input's size, and the joining with the input.
 
@@ -219,7 +219,7 @@ class HDPainter:
         tasks: Sequence[_Task],
         method: Method,
         superres: bool,
-        progress: Progress,
+        progress: OnStep,
         observer: Observer | None,
     ) -> list[Result]:
         """Stage 1 in one batch for each padded size, stage 2 picture by picture."""
@@ -243,7 +243,7 @@ class HDPainter:
         method: Method,
         superres: bool,
         seconds: dict[str, float],
-        progress: Progress,
+        progress: OnStep,
     ) -> Result:
         """From stage 1's picture to the result; `seconds`: what was spent before."""
         with timed() as finishing:
@@ -255,7 +255,7 @@ class HDPainter:
 
     @torch.no_grad()
     def _inpaint(
-        self, tasks: Sequence[_Task], method: Method, progress: Progress, observer: Observer | None
+        self, tasks: Sequence[_Task], method: Method, progress: OnStep, observer: Observer | None
     ) -> list[Image.Image]:
         spec = self.models.spec
         stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
@@ -275,7 +275,7 @@ class HDPainter:
         return pictures
 
     def _finish(
-        self, task: _Task, low_res: Image.Image, method: Method, superres: bool, progress: Progress
+        self, task: _Task, low_res: Image.Image, method: Method, superres: bool, progress: OnStep
     ) -> tuple[np.ndarray, bool]:
         """(the picture of the input's size, whether stage 2 made it)."""
         height, width = task.original.shape[:2]
@@ -287,7 +287,7 @@ class HDPainter:
         scale = max(height, width) / max(task.size)
         return blend(task.original, resized, task.mask, method.known_region, scale), stage2
 
-    def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: Progress) -> Image.Image:
+    def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: OnStep) -> Image.Image:
         spec, settings = self.models.spec, method.superres
         longest = spec.max_size // SCALE
         if max(low_res.size) > longest:

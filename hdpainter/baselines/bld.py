@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdpainter.inpaint import FACTOR
+from hdpainter.masks import touched
 from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.base import Conditioning
 from ldm.models.diffusion.ddim import DDIMSampler, draw_noise
@@ -93,7 +94,7 @@ class BlendedLatentDiffusion:
         model = self.model
         side = self.size // FACTOR
         z0 = torch.cat([self.source(image) for image in images])
-        mask = torch.cat([latent_mask(mask, side)[0] for mask in masks])
+        mask = torch.cat([squeezed_mask(mask, side)[0] for mask in masks])
         cond, uncond = (
             text_conditioning(model, texts, (side, side))
             for texts in (list(prompts), [settings.negative_prompt] * len(prompts))
@@ -170,8 +171,8 @@ class BlendedLatentDiffusion:
         return count - int(count * settings.skip)
 
 
-def latent_mask(mask: np.ndarray, side: int) -> tuple[Tensor, bool]:
-    """M [H, W] at the latents' size, float [1, 1, side, side], and whether it was too thin to be seen.
+def squeezed_mask(mask: np.ndarray, side: int) -> tuple[Tensor, bool]:
+    """M [H, W] squeezed to the latents' square, float [1, 1, side, side], and whether it was too thin to be seen.
 
     Nearest sampling, which can miss a small mask altogether; then every cell that M touches is filled.
     """
@@ -179,8 +180,7 @@ def latent_mask(mask: np.ndarray, side: int) -> tuple[Tensor, bool]:
     small = np.array(grey.resize((side, side), Image.Resampling.NEAREST)) > 127
     missed = not small.any()
     if missed:
-        rows, columns = np.nonzero(mask)
-        small[rows * side // mask.shape[0], columns * side // mask.shape[1]] = True
+        small = touched(mask, (side, side))
     return torch.from_numpy(small).float()[None, None], missed
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, latent_mask, text_conditioning
+from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, squeezed_mask, text_conditioning
 from hdpainter.tensors import to_image
 from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule
@@ -71,7 +71,7 @@ def test_the_public_stable_diffusion_script():
     from_original = bld.source(data["image_u8"].numpy())
     one_level = model.enc.weight.detach().abs().sum(dim=(1, 2, 3)).max().item() / 127.5
     assert largest_error(from_original, z0) < SCALE * one_level
-    mask, missed = latent_mask(data["mask_u8"].numpy() > 127, config["size"] // 8)
+    mask, missed = squeezed_mask(data["mask_u8"].numpy() > 127, config["size"] // 8)
     assert torch.equal(mask, data["latent_mask"].float()) and not missed
     noise = iter([data["init_noise"], *data["blend_noise"]])
     steps = []
@@ -183,7 +183,7 @@ def test_a_mask_never_vanishes_and_says_when_it_would_have(seed):
     mask = np.zeros(tuple(rng.integers(16, 200, 2)), bool)
     y, x = (int(rng.integers(0, side)) for side in mask.shape)
     mask[y : y + int(rng.integers(1, 12)), x : x + int(rng.integers(1, 12))] = True
-    small, missed = latent_mask(mask, 8)
+    small, missed = squeezed_mask(mask, 8)
     nearest = Image.fromarray(mask.astype(np.uint8) * 255).resize((8, 8), Image.Resampling.NEAREST)
     assert small.shape == (1, 1, 8, 8) and small.any()
     assert missed == (not np.array(nearest).any())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eval.config import Config, expand, seed_of
 from ldm.util import UserError
-from tests.eval.test_generate import made
+from tests.eval.running import made
 
 
 @settings(deadline=None)

@@ -6,14 +6,18 @@ from PIL import Image
 
 from eval.runs import Run
 from hdpainter.console import finish
+from hdpainter.settings import Method
 from ldm.util import UserError
 from studies import fills, rasg
-from tests.eval.test_generate import made
+from tests.eval.conftest import config_in
+from tests.eval.running import made
 
 
-@pytest.fixture
-def run(write_config, tiny_pipeline) -> Run:
-    return made(write_config({"painta": {"steps": 2}}, model=str(tiny_pipeline)), limit=3)[0]
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, toy_root, tiny_pipeline) -> Run:
+    folder = tmp_path_factory.mktemp("studies")
+    config = config_in(folder, toy_root, {"painta": {"steps": 2}}, model=str(tiny_pipeline))
+    return made(config, limit=3)[0]
 
 
 def test_the_sheet_shows_each_fill_in_its_cell(run, tmp_path, capsys):
@@ -44,7 +48,9 @@ def test_mistakes_of_a_sheet_are_one_line(run, words, message, capsys):
     assert message in line
 
 
-def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, capsys):
+def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, capsys, monkeypatch):
+    load = Method.load
+    monkeypatch.setattr(Method, "load", lambda name: load(name).adjusted(steps=6))
     words = ["--samples", "1", "--model", str(tiny_pipeline), "--device", "cpu"]
     assert rasg.main([str(run.path), *words, "--variants", "rasg,eta=0.02"]) == 0
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]

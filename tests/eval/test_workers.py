@@ -1,7 +1,8 @@
-"""How results are made: in batches that may fail, by several processes."""
+"""Making results: batches, what fails, several processes."""
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,8 +18,8 @@ from eval.config import Config, seed_of
 from eval.generate import generate
 from eval.prefetch import prefetch
 from ldm.util import UserError
+from tests.eval.running import BASE, made
 from tests.eval.test_coco import edited
-from tests.eval.test_generate import BASE, made
 
 
 def test_a_batch_that_fails_is_tried_one_by_one(write_config, tiny_pipeline, monkeypatch):
@@ -90,8 +91,16 @@ def test_prefetch_hands_on_items_and_errors_in_order():
     assert got == list(range(5))
 
 
-def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, tmp_path):
-    methods = {**BASE, "mean": {"kind": "mean"}}
+@pytest.mark.parametrize(
+    ("start", "methods"),
+    [
+        ("fork", {"mean": {"kind": "mean"}, "telea": {"kind": "telea"}}),
+        pytest.param("spawn", {**BASE, "mean": {"kind": "mean"}}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, monkeypatch, start, methods):
+    """Spawned, as they are in earnest, they take many seconds to import the networks."""
+    monkeypatch.setattr("eval.worker.get_context", lambda _: multiprocessing.get_context(start))
     config = write_config(methods, model=str(tiny_pipeline), batch_size=1)
     run, said = made(config, devices=["cpu", "cpu"])
     assert "12 made, 0 made before, 0 failed" in said

@@ -6,7 +6,7 @@ from PIL import Image
 
 from eval.runs import Run
 from hdpainter.console import finish
-from hdpainter.settings import Method
+from hdpainter.settings import Adjustments, Method
 from ldm.util import UserError
 from studies import fills, rasg
 from tests.eval.conftest import config_in
@@ -50,7 +50,7 @@ def test_mistakes_of_a_sheet_are_one_line(run, words, message, capsys):
 
 def test_the_study_says_how_far_the_gradient_is_from_noise(run, tiny_pipeline, capsys, monkeypatch):
     load = Method.load
-    monkeypatch.setattr(Method, "load", lambda name: load(name).adjusted(steps=6))
+    monkeypatch.setattr(Method, "load", lambda name: load(name).adjusted(Adjustments(steps=6)))
     words = ["--samples", "1", "--model", str(tiny_pipeline), "--device", "cpu"]
     assert rasg.main([str(run.path), *words, "--variants", "rasg,eta=0.02"]) == 0
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]

@@ -181,10 +181,10 @@ def _read_jsonl(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
         where = f"{path.name}, line {number}"
         try:
             values = json.loads(line, object_pairs_hook=_unique)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON: {error}") from None
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        except ValueError as error:  # also of a number with thousands of digits
+            raise UserError(f"{where} is not valid JSON: {error}") from None
         entries.append(_entry(values, where) if isinstance(values, dict) else _not_a_mapping(where, values))
     return {}, entries
 

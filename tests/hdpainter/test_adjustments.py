@@ -16,10 +16,10 @@ from hdpainter.cli import main, parser
 from hdpainter.jobs.job import JOB_KEYS, JobSettings
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.settings import Adjustments, Method, method_names
-from hdpainter.values import kinds, places, required
+from hdpainter.values import at, kinds, parse, places, required
 from hdpainter.web.limits import Limits
 from hdpainter.web.menu import FORM, Menu
-from ldm.util import UserError
+from ldm.util import CONFIGS, UserError
 
 FIELDS = {field.name: field.metadata for field in dataclasses.fields(Adjustments)}
 
@@ -187,6 +187,23 @@ def test_what_does_not_fit_the_method_is_told_with_its_name():
         Method.load("rasg").override({"rasg.sclae": 2})
     with pytest.raises(UserError, match=r"tile cannot be set: results are those of stage 1"):
         expand("rasg", {"tile": 256}, "mini")
+
+
+def test_every_value_of_a_method_can_be_set_by_its_place_and_as_text():
+    full = Method.load("hd-painter-release")
+    leaves = [place for place, kind in places(Method).items() if not dataclasses.is_dataclass(required(kind))]
+    assert {"rasg.sigma", "painta.smoothing", "masks.levels", "superres.tile", "known_region"} < set(leaves)
+    for place in leaves:
+        value = at(full, place)
+        if value is not None:
+            assert full.override({place: parse(places(Method)[place], str(value))}) == full
+    changed = full.override({"rasg.sigma": parse(places(Method)["rasg.sigma"], "cumulative")})
+    assert (changed.rasg.sigma, full.rasg.sigma) == ("cumulative", "per_step")
+
+
+def test_the_documents_name_every_key_of_a_job():
+    text = (CONFIGS.parent / "docs" / "batch.md").read_text("utf-8")
+    assert [key for key in JOB_KEYS if f"`{key}`" not in text] == []
 
 
 def test_nothing_set_changes_nothing():

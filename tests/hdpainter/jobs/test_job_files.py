@@ -127,6 +127,7 @@ def test_a_mistake_in_the_file_itself_stops_it(tmp_path, text, message):
         ("jobs.csv", "", "has no jobs"),
         ("jobs.jsonl", '{"image": "a"}\n{"image" "b"}', "jobs.jsonl, line 2 is not valid JSON"),
         ("jobs.jsonl", '{"image": "a", "image": "b"}', "jobs.jsonl, line 1: key 'image' stands twice"),
+        ("jobs.jsonl", f'{{"seed": {"3" * 5000}}}', "jobs.jsonl, line 1 is not valid JSON"),
         ("jobs.jsonl", '{"seeds": 3}', "jobs.jsonl, line 1: unknown key 'seeds'; did you mean 'seed'?"),
         ("jobs.txt", "", "unknown kind of job file"),
     ],

@@ -115,7 +115,9 @@ SMALLEST = {
     "python scripts/make_random_checkpoint.py": Small("--config {config} --out {new}.safetensors"),
     "bash scripts/demo.sh": Small("--scenes 0 --out {new}", slow=True),
     "bash scripts/test.sh": Small("tests/ldm/test_util.py", slow=True),
-    "bash scripts/test.sh -m slow": Small("tests/ldm/test_util.py", code=5, slow=True),  # nothing there is slow
+    "bash scripts/test.sh -m slow": Small(
+        "tests/ldm/test_util.py", code=5, slow=True
+    ),  # nothing there is slow
     "bash scripts/reproduce_table1.sh": Small(code=2, slow=True),  # says what is missing
     "bash scripts/reproduce_table2.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_table1.sh --mini": Small(MINI, slow=True),

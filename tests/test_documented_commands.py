@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from benchmarks.browser import find_chromium
 from eval.__main__ import main as evaluate
 from hdpainter.cli import main as hdpainter
+from hdpainter.configs import read_yaml
 from hdpainter.models.registry import MODELS
-from ldm.util import read_yaml
 from tests.documentation import MODULES, ROOT, SCRIPTS, documented
 from tests.eval.conftest import toy_root  # noqa: F401 (a fixture)
 from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)
@@ -115,9 +115,8 @@ SMALLEST = {
     "python scripts/make_random_checkpoint.py": Small("--config {config} --out {new}.safetensors"),
     "bash scripts/demo.sh": Small("--scenes 0 --out {new}", slow=True),
     "bash scripts/test.sh": Small("tests/ldm/test_util.py", slow=True),
-    "bash scripts/test.sh -m slow": Small(
-        "tests/ldm/test_util.py", code=5, slow=True
-    ),  # nothing there is slow
+    # nothing there is slow
+    "bash scripts/test.sh -m slow": Small("tests/ldm/test_util.py", code=5, slow=True),
     "bash scripts/reproduce_table1.sh": Small(code=2, slow=True),  # says what is missing
     "bash scripts/reproduce_table2.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_table1.sh --mini": Small(MINI, slow=True),

@@ -82,6 +82,11 @@ def test_extras_that_documents_and_messages_name_are_there():
     assert {"web", "explain", "eval"} <= named <= set(EXTRAS)
 
 
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
 def test_the_workflow_runs_what_the_readme_says():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     readme, slow = workflow["jobs"]["readme"], workflow["jobs"]["slow"]

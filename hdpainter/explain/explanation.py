@@ -1,7 +1,7 @@
 """What the methods did to one sample, with its figures, its numbers and a page that shows them all."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from hdpainter.explain.observation import Observation, observe
 from hdpainter.files import make_folder, replacing, write_text
 from hdpainter.images import Source, load_image, load_mask, save_png
 from hdpainter.masks import prepare, stage_size
-from hdpainter.pipeline import HDPainter
+from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.prompts import word_spans
 from hdpainter.settings import COMPARED, Adjustments, Method, Size
 from hdpainter.values import convert
@@ -76,7 +76,7 @@ def explain(
     *,
     frames: int = 6,
     size: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: OnStep | None = None,
     **adjustments: Any,
 ) -> Explanation:
     """Fill the mask by each of the methods, with the same noise, and record how.

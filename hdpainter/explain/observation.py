@@ -1,6 +1,5 @@
 """One sample made by several methods under observation: all that is known of it before anything is drawn."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from hdpainter.explain.trace import Recorder, Trace
 from hdpainter.inpaint import FACTOR
 from hdpainter.masks import prepare, stage_size
-from hdpainter.pipeline import HDPainter, Result
+from hdpainter.pipeline import HDPainter, OnStep, Result
 from hdpainter.prompts import CONTEXT_LENGTH, token_indices, word_spans
 from hdpainter.settings import Method
 from hdpainter.tensors import pyramid, to_image
@@ -56,7 +55,7 @@ def observe(
     seed: int,
     size: int,
     frames: int,
-    progress: Callable[[str, int, int], None] | None,
+    progress: OnStep | None,
 ) -> Explained:
     """Make the picture by one method, without stage 2, and record how.
 

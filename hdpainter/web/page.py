@@ -27,10 +27,10 @@ COPY = """async (text, name) => {
 NAME_AGAIN = "(name) => new Promise((ready) => setTimeout(() => ready(name), 2000))"
 
 # How events are answered.
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-AT_ONCE = {**QUIET, "queue": False}
-READING = {**QUIET, "concurrency_limit": 2}
-PAINTING = {**QUIET, "concurrency_limit": None}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
+READING: dict[str, Any] = {**QUIET, "concurrency_limit": 2}
+PAINTING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
 Example = tuple[Path, Path, str]  # photo, mask and prompt
 

@@ -162,7 +162,7 @@ def test_long_and_empty_prompts(painter, photo):
     blurry = painter(picture, mask, "boat", negative_prompt="blurry, " * 60, **FAST)
     assert blurry.metadata["words_cut"] == 0
     assert blurry.metadata["negative_words_cut"] == 45
-    assert remark(blurry) == "; the negative prompt was too long, its last 45 words were cut"
+    assert remark(blurry.metadata) == "; the negative prompt was too long, its last 45 words were cut"
 
 
 def test_the_methods_own_words_are_not_the_users_that_were_cut(painter, photo):

@@ -4,15 +4,20 @@
 lie beside it. No weights are stored: rule W makes them from the keys of the state_dict.
 """
 
+import gzip
 import json
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ldm.util import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,6 +47,24 @@ def rule_w(module: nn.Module) -> nn.Module:
                 r = 0.1 * r
             tensor.copy_(r)
     return module.eval()
+
+
+def layout(name: str) -> dict[str, list[int]]:
+    """Every key and shape of a public checkpoint, or of a golden case's module."""
+    return json.loads(gzip.decompress((GOLDEN / "state_dicts" / f"{name}.json.gz").read_bytes()))
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    """A module's own, to compare with a `layout`."""
+    return {key: list(tensor.shape) for key, tensor in module.state_dict().items()}
+
+
+def message(function: Callable, *args: Any) -> str:
+    """The text of the UserError that a call must raise: one line."""
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def randn(seed: int, shape) -> Tensor:

@@ -56,7 +56,7 @@ class NuwaLip:
     ) -> "NuwaLip":
         """The network with the weights of a checkpoint, which is sought as all are.
 
-        file: by default the one fine-tuned on MSCOCO.
+        file: by default the one fine-tuned on MSCOCO. Its public links ended in March 2026.
         dtype: of the transformers (see `MPS2S.dtype_policy`); None: float16 on a GPU, else float32.
         Raises UserError where the file is missing, damaged or another model's.
         """

@@ -3,7 +3,7 @@
 The residual stream, norms and scales are float32; the linear layers, keys and values may have another dtype.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
 
 import torch
@@ -183,9 +183,8 @@ class Decoding:
     def __call__(self, x: Tensor) -> Tensor:
         """The output [B, n, dim] at the next n positions, whose inputs are x [B, n, dim]."""
         start, self.position = self.position, self.position + x.shape[1]
-        for layer, kind, memory, past in self._layers():
-            x = layer(x, memory, past, self.allowed[kind][start : self.position, : self.position])
+        allowed = {kind: mask[start : self.position, : self.position] for kind, mask in self.allowed.items()}
+        layers = zip(self.decoder.layers, self.decoder.attn_types, self.memory, self.past, strict=True)
+        for layer, kind, memory, past in layers:
+            x = layer(x, memory, past, allowed[kind])
         return x
-
-    def _layers(self) -> Iterator[tuple[Layer, str, tuple[Tensor, Tensor], Past]]:
-        yield from zip(self.decoder.layers, self.decoder.attn_types, self.memory, self.past, strict=True)

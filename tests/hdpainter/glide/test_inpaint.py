@@ -13,7 +13,7 @@ from hdpainter.baselines.loading import load_network
 from hdpainter.baselines.square import squeeze, squeeze_mask
 from ldm.util import UserError
 from tests.hdpainter.glide import tiny
-from tests.support import golden
+from tests.support import golden, message
 
 QUICK = GlideSettings(steps="3", upsampler_steps="2")
 
@@ -118,20 +118,20 @@ def test_progress_counts_the_steps_of_both_networks(glide):
 
 def test_inputs_that_do_not_fit_are_told(glide):
     (image,), (mask,) = inputs(6, 1, (20, 30))
-    for arguments, message in [
+    for arguments, words in [
         (([image], [mask & False], ["kite"], [0]), "mask 0 marks nothing to fill"),
         (([image], [mask[:10]], ["kite"], [0]), "mask 0 is 30 x 10 pixels but the image is 30 x 20"),
         (([image], [mask], ["kite", "boat"], [0]), "2 prompts for 1 images"),
         (([image], [mask], [None], [0]), "prompt 0 must be text, not None"),
     ]:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=words):
             glide(*arguments)
-    for values, message in [
+    for values, words in [
         ({"steps": "2000"}, "respacing '2000'"),
         ({"upsampler_steps": "quick"}, "respacing 'quick'"),
         ({"temperature": 0}, "temperature is 0"),
     ]:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=words):
             GlideSettings(**values)
 
 
@@ -144,14 +144,6 @@ def tiny_config(tmp_path):
     target = "hdpainter.baselines.glide.network.GlideUNet"
     path.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.config("base")}}))
     return path
-
-
-def message(function, *args) -> str:
-    """The text of the UserError that a call must raise: one line."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -1,8 +1,5 @@
 """GLIDE's networks against the public ones' layouts and outputs, and what their docstrings promise."""
 
-import gzip
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,17 +12,9 @@ from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, dtype_for
 from tests.hdpainter.glide import tiny
-from tests.support import GOLDEN, golden, randn, rule_w
+from tests.support import golden, layout, randn, rule_w, shapes
 
 STAGES = ("base", "upsample")
-
-
-def layout(name: str) -> dict[str, list[int]]:
-    return json.loads(gzip.decompress((GOLDEN / "state_dicts" / f"{name}.json.gz").read_bytes()))
-
-
-def shapes(network: nn.Module) -> dict[str, list[int]]:
-    return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def largest_error(actual, expected) -> float:

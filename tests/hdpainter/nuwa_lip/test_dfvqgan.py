@@ -1,8 +1,5 @@
 """DF-VQGAN against the public program's outputs, and what its docstrings promise."""
 
-import gzip
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,26 +8,8 @@ from hypothesis import strategies as st
 
 from hdpainter.baselines.nuwa_lip.dfvqgan import DFVQGAN, MaskedConv, MaskedNorm, any_pool
 from tests.hdpainter.nuwa_lip import tiny
-from tests.support import GOLDEN, golden, randn, rule_w
-
-
-def layout(name):
-    return json.loads(gzip.decompress((GOLDEN / "state_dicts" / f"{name}.json.gz").read_bytes()))
-
-
-def shapes(network):
-    return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
-
-
-def some_mask(seed, size, batch=2):
-    """Rectangles, one for each picture: [B, 1, *size]."""
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.zeros(batch, 1, *size, dtype=torch.bool)
-    for row in mask[:, 0]:
-        top, left = (int(torch.randint(0, side, (), generator=generator)) for side in size)
-        height, width = (int(torch.randint(1, side + 1, (), generator=generator)) for side in size)
-        row[top : top + height, left : left + width] = True
-    return mask
+from tests.hdpainter.nuwa_lip.tiny import some_mask
+from tests.support import golden, layout, randn, rule_w, shapes
 
 
 def test_full_size_network_has_the_published_layout():

@@ -9,6 +9,7 @@ from hdpainter.baselines.loading import load_network
 from hdpainter.baselines.nuwa_lip.inpaint import NuwaLip, NuwaLipSettings
 from ldm.util import UserError
 from tests.hdpainter.nuwa_lip import tiny
+from tests.support import message
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +107,20 @@ def test_long_prompts_are_cut(nuwa_lip):
 
 def test_inputs_that_do_not_fit_are_told(nuwa_lip):
     (image,), (mask,) = inputs(6, 1)
-    for arguments, message in [
+    for arguments, words in [
         (([image], [mask & False], ["kite"], [0]), "mask 0 marks nothing to fill"),
         (([image], [mask[:-1]], ["kite"], [0]), "mask 0 is .* pixels but the image is"),
         (([image], [mask], ["kite"], []), "0 seeds for 1 images"),
         (([image], [mask], [3], [0]), "prompt 0 must be text, not 3"),
     ]:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=words):
             nuwa_lip(*arguments)
-    for values, message in [
+    for values, words in [
         ({"top_k": 0}, "top_k is 0"),
         ({"samples": 0}, "samples is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
     ]:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=words):
             NuwaLipSettings(**values)
 
 
@@ -132,14 +133,6 @@ def tiny_config(tmp_path):
     target = "hdpainter.baselines.nuwa_lip.mps2s.MPS2S"
     path.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.reading_config()}}))
     return path
-
-
-def message(function, *args) -> str:
-    """The text of the UserError that a call must raise: one line."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_file_of_the_published_form_is_loaded(tmp_path, tiny_config):

@@ -14,8 +14,8 @@ from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, dtype_for
 from tests.hdpainter.nuwa_lip import tiny
-from tests.hdpainter.nuwa_lip.test_dfvqgan import layout, shapes, some_mask
-from tests.support import golden, randn, rule_w
+from tests.hdpainter.nuwa_lip.tiny import some_mask
+from tests.support import golden, layout, randn, rule_w, shapes
 
 
 def greedy(logits, rows):

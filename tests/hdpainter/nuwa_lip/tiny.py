@@ -1,6 +1,9 @@
-"""The networks of the golden cases, small enough for a test."""
+"""The networks of the golden cases, small enough for a test, and masks for them."""
 
 from functools import cache
+
+import torch
+from torch import Tensor
 
 from hdpainter.baselines.nuwa_lip.dfvqgan import DFVQGAN
 from hdpainter.baselines.nuwa_lip.mps2s import MPS2S
@@ -60,3 +63,14 @@ def network() -> MPS2S:
 @cache
 def reading_network() -> MPS2S:
     return rule_w(MPS2S(**reading_config()))
+
+
+def some_mask(seed: int, size: tuple[int, int], batch: int = 2) -> Tensor:
+    """Rectangles, one for each picture: bool [B, 1, *size]."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(batch, 1, *size, dtype=torch.bool)
+    for row in mask[:, 0]:
+        top, left = (int(torch.randint(0, side, (), generator=generator)) for side in size)
+        height, width = (int(torch.randint(1, side + 1, (), generator=generator)) for side in size)
+        row[top : top + height, left : left + width] = True
+    return mask

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.memory import release_memory
@@ -18,6 +16,7 @@ from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from hdpainter.pipeline import HDPainter
 from ldm.checkpoint import DTypes
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError
 
 
@@ -36,9 +35,9 @@ class ModelCache:
         models.spec = spec or models.spec
         return HDPainter(models)
 
-    def text_to_image(self, name: str) -> nn.Module:
+    def text_to_image(self, name: str) -> LatentDiffusion:
         """A LatentDiffusion: the checkpoint `name` of the registry, or the inpainting model of a pipeline."""
-        model = self._get(name).inpainting
+        model = self._get(name).stage1
         if model.model.conditioning_key not in ("crossattn", "hybrid"):
             raise UserError(f"model {name} is neither a text-to-image nor an inpainting model")
         return model

@@ -10,7 +10,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from hdpainter.masks import bbox
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask, bbox
 
 KnownRegion = Literal["exact", "blended"]
 
@@ -19,12 +20,12 @@ _JACOBI = 0.8 / 4  # the damping that best smooths a 5-point Laplacian's error, 
 
 
 def blend(
-    original: np.ndarray,
-    generated: np.ndarray,
-    mask: np.ndarray,
+    original: Pixels,
+    generated: Pixels,
+    mask: Mask,
     known_region: KnownRegion = "exact",
     scale: float = 1,
-) -> np.ndarray:
+) -> Pixels:
     """The final picture I^c, uint8 [H, W, 3], from I and the generated picture (alike) and M (bool [H, W]).
 
     "exact": outside M bit-identical to I; "blended": the release's Poisson blending over a dilated M.
@@ -36,8 +37,8 @@ def blend(
 
 
 def poisson_blend(
-    original: np.ndarray, generated: np.ndarray, mask: np.ndarray, pad: int = 32, dilation: int = 48
-) -> np.ndarray:
+    original: Pixels, generated: Pixels, mask: Mask, pad: int = 32, dilation: int = 48
+) -> Pixels:
     """Poisson blending (Pérez et al.) of the generated picture over M dilated by a square of `dilation` pixels.
 
     Both pictures are first extended by `pad` reflected pixels (more than half of `dilation`), those of the
@@ -56,9 +57,7 @@ def poisson_blend(
     return np.ascontiguousarray(result[pad:-pad, pad:-pad])
 
 
-def membrane_blend(
-    original: np.ndarray, generated: np.ndarray, mask: np.ndarray, reach: int = REACH
-) -> np.ndarray:
+def membrane_blend(original: Pixels, generated: Pixels, mask: Mask, reach: int = REACH) -> Pixels:
     """The generated picture in M, shifted smoothly to match the original; the original, untouched, elsewhere.
 
     Poisson blending over M widened by `reach` pixels, of which only M is kept: generated + u, where u is harmonic
@@ -84,7 +83,7 @@ def membrane_blend(
     return result
 
 
-def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
+def _widened(mask: Mask, reach: int) -> Mask:
     """M dilated by a square, by less than `reach` pixels where else nothing would be left outside."""
     while reach > 0:
         wide = cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
@@ -94,7 +93,7 @@ def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
     return mask
 
 
-def membrane(values: np.ndarray, inside: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
+def membrane(values: np.ndarray, inside: Mask, tolerance: float = 0.1) -> np.ndarray:
     """The discrete harmonic function in `inside` that equals `values` outside it; both [H, W], float32 and bool.
 
     Every inside pixel is the mean of its four neighbours; neighbours beyond the border of the array do not
@@ -118,7 +117,7 @@ def _solve(values: np.ndarray, levels: list[np.ndarray], tolerance: float) -> np
         guess = _solve(_half_mean(u) / np.maximum(weight, 0.25), levels[1:], tolerance)
         u += _prolong(guess, inside)
     residual = -_laplacian(u, inside)
-    direction, slope, change = 0.0, 1.0, math.inf
+    direction, slope, change = np.zeros_like(u), 1.0, math.inf
     while change > tolerance and np.abs(residual).max() > 1e-12:  # below, its square could vanish in float32
         step = _cycle(residual, levels)
         slope, previous = float(np.vdot(residual, step)), slope

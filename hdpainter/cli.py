@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     return program
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"hdpainter: warning: {message}", file=sys.stderr)
 
 

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from hdpainter.files import make_folder, replacing
+from hdpainter.masks import Grey
 from ldm.util import UserError
 
+Pixels = NDArray[np.uint8]
+"""RGB, [H, W, 3]."""
 Source = str | os.PathLike | Image.Image | np.ndarray
 
 MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb can unfold
@@ -34,7 +38,7 @@ def load_image(source: Source, name: str = "image") -> Image.Image:
     return _read(source, name, background="white")[0]
 
 
-def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> np.ndarray:
+def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> Grey:
     """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
 
     Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look.
@@ -167,7 +171,8 @@ def _to_rgb(image: Image.Image, background: str, name: str) -> Image.Image:
         raise UserError(f"{name} has 32 bits per pixel, of unknown range: save it with 8 or 16 bits")
     if image.mode == "CMYK" and image.info.get("icc_profile"):
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
+        return transform.apply(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")

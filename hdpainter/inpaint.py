@@ -6,11 +6,13 @@ self-attention, RASG its sampler.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import full_prompt, token_indices
 from hdpainter.rasg import RASGSampler
@@ -48,8 +50,8 @@ class Inpainting:
     @torch.no_grad()
     def __call__(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Sequence[Pixels],
+        masks: Sequence[Mask],
         prompts: Sequence[str],
         method: Method,
         seeds: Sequence[int],
@@ -75,7 +77,8 @@ class Inpainting:
             if method.painta is not None:
                 unet = model.model.diffusion_model
                 stack.enter_context(PAIntA(unet, level_masks, tokens, self.painta_levels, method.painta))
-            guidance = {}
+            sampler: DDIMSampler
+            guidance: dict[str, Any] = {}
             if method.rasg is None:
                 sampler = DDIMSampler(model)
             else:
@@ -100,8 +103,8 @@ class Inpainting:
 
     def conditioning(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Sequence[Pixels],
+        masks: Sequence[Mask],
         prompts: Sequence[str],
         method: Method,
     ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:

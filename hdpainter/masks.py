@@ -6,20 +6,31 @@ True = fill (the paper's M = 1); the networks get float tensors [B, 1, h, w] wit
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hdpainter.values import Checked, Range
 from ldm.util import UserError
 
+Mask = NDArray[np.bool_]
+"""[H, W], True = fill."""
+Grey = NDArray[np.uint8]
+"""[H, W], as mask files are."""
+
 Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
 Pad = Literal["edge", "zero", "reflect"]
+Number = TypeVar("Number", bound=np.generic)
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-_NUMPY_PAD = {"edge": "edge", "zero": "constant", "reflect": "reflect"}
+_NUMPY_PAD: dict[Pad, Literal["edge", "constant", "reflect"]] = {
+    "edge": "edge",
+    "zero": "constant",
+    "reflect": "reflect",
+}
 
 
 @dataclass(frozen=True)
@@ -51,19 +62,18 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def pad_to_multiple(array: np.ndarray, multiple: int, mode: Pad) -> np.ndarray:
+def pad_to_multiple(array: NDArray[Number], multiple: int, mode: Pad) -> NDArray[Number]:
     """Grow an image [H, W, C] or a mask [H, W] at the right and the bottom to multiples of `multiple`.
 
     "reflect" repeats as often as needed, so the padding may exceed the image.
     """
     height, width = array.shape[:2]
-    bottom, right = (
-        p - s for p, s in zip(padded_size(height, width, multiple), (height, width), strict=True)
-    )
-    return np.pad(array, [(0, bottom), (0, right)] + [(0, 0)] * (array.ndim - 2), mode=_NUMPY_PAD[mode])
+    full_height, full_width = padded_size(height, width, multiple)
+    frame = [(0, full_height - height), (0, full_width - width)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, frame, mode=_NUMPY_PAD[mode])
 
 
-def binarize(mask: np.ndarray, threshold: int = 128, name: str = "mask") -> np.ndarray:
+def binarize(mask: Grey, threshold: int = 128, name: str = "mask") -> Mask:
     """M as bool [H, W] from a grey uint8 mask. Raises UserError, with `name` for the user, where M is empty."""
     filled = mask >= threshold
     if not filled.any():
@@ -74,12 +84,12 @@ def binarize(mask: np.ndarray, threshold: int = 128, name: str = "mask") -> np.n
     return filled
 
 
-def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+def dilate(mask: Mask, pixels: int) -> Mask:
     """M grown by `pixels` steps of a 3x3 cross, that is by a diamond of that radius."""
     return cv2.dilate(mask.astype(np.uint8), _CROSS, iterations=pixels).astype(bool)
 
 
-def shrink(mask: np.ndarray, size: tuple[int, int], how: Shrink) -> np.ndarray:
+def shrink(mask: Mask, size: tuple[int, int], how: Shrink) -> Mask:
     """M at another size, bool [h, w]. A mask that holds anything never becomes empty.
 
     "nearest" reads the pixel at floor(i H / h), as torch's interpolate does: shrinking in two steps is then the
@@ -96,7 +106,7 @@ def shrink(mask: np.ndarray, size: tuple[int, int], how: Shrink) -> np.ndarray:
     return small if small.any() else touched(mask, size)
 
 
-def touched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def touched(mask: Mask, size: tuple[int, int]) -> Mask:
     """The cells of another size in which M has at least one pixel, bool [h, w]."""
     cells = np.zeros(size, dtype=bool)
     rows, columns = np.nonzero(mask)
@@ -105,8 +115,8 @@ def touched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def prepare(
-    mask: np.ndarray, size: tuple[int, int], multiple: int, settings: MaskSettings, name: str = "mask"
-) -> np.ndarray:
+    mask: Grey, size: tuple[int, int], multiple: int, settings: MaskSettings, name: str = "mask"
+) -> Mask:
     """M of stage 1, bool: the user's grey mask resized to `size`, binarised, dilated and padded to `multiple`.
 
     Parts too thin to survive the resize keep the cells that they touch. Raises UserError where the user's mask
@@ -120,8 +130,8 @@ def prepare(
 
 
 def soft_mask(
-    mask: np.ndarray, size: tuple[int, int], radius: int = 19, blur: int = 19, sigma: float = 3.2
-) -> np.ndarray:
+    mask: Mask, size: tuple[int, int], radius: int = 19, blur: int = 19, sigma: float = 3.2
+) -> NDArray[np.float32]:
     """The authors' release's soft M for blending latents in stage 2, float32 [h, w] in [0, 1].
 
     M is dilated by a diamond of `radius` pixels, shrunk bicubically and blurred by a Gaussian of `blur` latent
@@ -132,7 +142,7 @@ def soft_mask(
     return np.clip(cv2.GaussianBlur(grey, (blur, blur), sigma, borderType=cv2.BORDER_REFLECT_101), 0, 1)
 
 
-def bbox(mask: np.ndarray, margin: int = 0, multiple: int = 1) -> tuple[int, int, int, int]:
+def bbox(mask: Mask, margin: int = 0, multiple: int = 1) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of M with a margin, within the image, the ends exclusive.
 
     Edges move outward to multiples of `multiple`, except where the image itself ends. Raises ValueError where M
@@ -140,19 +150,22 @@ def bbox(mask: np.ndarray, margin: int = 0, multiple: int = 1) -> tuple[int, int
     """
     if not mask.any():
         raise ValueError("an empty mask has no bounding box")
-    bounds = []
-    for axis in (0, 1):
-        places = np.flatnonzero(mask.any(axis=1 - axis))
-        first = max(places[0] - margin, 0) // multiple * multiple
-        last = -(-(places[-1] + 1 + margin) // multiple) * multiple
-        bounds += [int(first), int(min(last, mask.shape[axis]))]
-    return tuple(bounds)
+    top, bottom = _span(mask, 0, margin, multiple)
+    left, right = _span(mask, 1, margin, multiple)
+    return top, bottom, left, right
 
 
-def _with_neighbours(mask: np.ndarray) -> np.ndarray:
+def _span(mask: Mask, axis: int, margin: int, multiple: int) -> tuple[int, int]:
+    places = np.flatnonzero(mask.any(axis=1 - axis))
+    first = max(places[0] - margin, 0) // multiple * multiple
+    last = -(-(places[-1] + 1 + margin) // multiple) * multiple
+    return int(first), int(min(last, mask.shape[axis]))
+
+
+def _with_neighbours(mask: Mask) -> Mask:
     return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
-def _bicubic(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _bicubic(grey: Grey, size: tuple[int, int]) -> Grey:
     """Grey uint8 [H, W] resized by Pillow's bicubic filter, which antialiases when shrinking."""
     return np.asarray(Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC))

@@ -8,12 +8,13 @@ unknown queries attend to keys whose known ones are scaled by c_j, and the known
 are ordinary fused attention, exact up to rounding.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from hdpainter.levels import mask_pyramid, token_weights
@@ -70,10 +71,12 @@ class PAIntA:
             raise RuntimeError("PAIntA is already active on this UNet")
         for stage, factor, block in self.unet.transformer_blocks(self.levels):
             if not block.disable_self_attn:
-                block.self_attention = partial(self._self_attention, block, (stage, factor))
+                block.self_attention = partial(  # type: ignore[method-assign]  # to patch is to do just that
+                    self._self_attention, block, (stage, factor)
+                )
                 self._patched.append(block)
-        self.unet.begin = self._begin
-        self.unet.painta = self
+        self.unet.begin = self._begin  # type: ignore[method-assign]
+        vars(self.unet)["painta"] = self
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -97,9 +100,11 @@ class PAIntA:
         finally:
             self._reuse_c = False
 
-    def _begin(self, x: Tensor, timesteps: Tensor, *args, **kwargs) -> UNetState:
+    def _begin(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None
+    ) -> UNetState:
         self._active = bool(timesteps.max() > self.settings.until)
-        return type(self.unet).begin(self.unet, x, timesteps, *args, **kwargs)
+        return type(self.unet).begin(self.unet, x, timesteps, context, y)
 
     def _self_attention(
         self, block: BasicTransformerBlock, key: tuple[int, int], x: Tensor, context: Tensor
@@ -145,15 +150,16 @@ class PAIntA:
     ) -> Tensor:
         """c [B, hw] in [0, 1]: the softmax mass that each pixel gives to the prompt's tokens, normalised."""
         attn = block.attn2
-        batch, tokens, _ = queried.shape
-        q = attn.to_q(queried).view(batch, tokens, attn.heads, -1).transpose(1, 2)
-        k = attn.to_k(context).view(batch, context.shape[1], attn.heads, -1).transpose(1, 2)
+        q, k = (
+            rearrange(projected, "b n (h d) -> b h n d", h=attn.heads)
+            for projected in (attn.to_q(queried), attn.to_k(context))
+        )
         scores = q.float() @ k.float().mT * attn.scale
         weights = token_weights(self.token_indices, context.shape[1], queried.device)
         c = torch.einsum("bhnl,bl->bn", scores.softmax(-1), weights) / attn.heads
         if self.settings.smoothing is not None:
             grid = self.masks[factor].shape[1:]
-            c = smooth(c.view(batch, 1, *grid), self.settings.smoothing).flatten(1)
+            c = smooth(c.view(-1, 1, *grid), self.settings.smoothing).flatten(1)
         return normalize(c)
 
 
@@ -168,9 +174,10 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
     Its kernel is exp(-(d / 2σ)²), which is a Gaussian of width √2 σ.
     """
-    profile = torch.exp(-((torch.arange(-1, 2, device=maps.device, dtype=maps.dtype) / (2 * sigma)) ** 2))
-    kernel = torch.outer(profile, profile)
-    return F.conv2d(maps, (kernel / kernel.sum())[None, None], padding=1)
+    from kornia.filters import gaussian_blur2d  # half a second, and only the release smooths
+
+    width = math.sqrt(2) * sigma
+    return gaussian_blur2d(maps, (3, 3), (width, width), border_type="constant")
 
 
 def padded_rows(fill: Tensor) -> Tensor | None:

@@ -8,21 +8,21 @@ import dataclasses
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image
 
 from hdpainter.blend import blend
-from hdpainter.images import Source, load_image, load_mask
+from hdpainter.images import Pixels, Source, load_image, load_mask
 from hdpainter.inpaint import Inpainting, Observer
-from hdpainter.masks import binarize, pad_to_multiple, prepare, shrink, stage_size
+from hdpainter.masks import Mask, binarize, pad_to_multiple, prepare, shrink, stage_size
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import DEFAULT_MODEL
@@ -32,9 +32,12 @@ from hdpainter.superres import SCALE, SuperResolution
 from hdpainter.tensors import to_image
 from hdpainter.values import convert
 from hdpainter.version import __version__
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError
 
 OnStep = Callable[[str, int, int], None]  # (stage, step, steps), after each step
+Value = TypeVar("Value")
+Several = list[Value] | tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,14 @@ class _Task:
     padding; image, fill: original and mask at stage 1's padded size.
     """
 
-    original: np.ndarray
-    mask: np.ndarray
-    info: dict[str, Any]
+    original: Pixels
+    mask: Mask
+    info: Mapping[Any, Any]
     prompt: str
     seed: int
     size: tuple[int, int]
-    image: np.ndarray
-    fill: np.ndarray
+    image: Pixels
+    fill: Mask
 
 
 class HDPainter:
@@ -94,14 +97,26 @@ class HDPainter:
         device = usable_device(device)
         return cls(load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres))
 
+    @overload
+    def __call__(self, image: Source, mask: Source, prompt: str, **settings: Any) -> Result: ...
+
+    @overload
     def __call__(
         self,
-        image: Source | Sequence[Source],
-        mask: Source | Sequence[Source],
-        prompt: str | Sequence[str],
+        image: Several[Source],
+        mask: Source | Several[Source],
+        prompt: str | Several[str],
+        **settings: Any,
+    ) -> list[Result]: ...
+
+    def __call__(
+        self,
+        image: Source | Several[Source],
+        mask: Source | Several[Source],
+        prompt: str | Several[str],
         *,
         method: str | Path | Method | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Several[int] = 0,
         size: int | None = None,
         superres: bool = True,
         progress: OnStep | None = None,
@@ -201,7 +216,7 @@ class HDPainter:
         picture = load_image(image)
         grey = load_mask(mask, picture.size)
         original = np.array(picture)
-        height, width = stage_size(*original.shape[:2], long_side)
+        height, width = stage_size(picture.height, picture.width, long_side)
         small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
         return _Task(
             original,
@@ -226,7 +241,7 @@ class HDPainter:
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, task in enumerate(tasks):
             groups[task.fill.shape].append(index)
-        results: list[Result | None] = [None] * len(tasks)
+        results: dict[int, Result] = {}
         for indices in groups.values():
             batch = [tasks[index] for index in indices]
             with timed() as inpainting:
@@ -234,7 +249,7 @@ class HDPainter:
             seconds = {"inpainting": inpainting[0] / len(batch)}
             for index, task, picture in zip(indices, batch, low_res, strict=True):
                 results[index] = self._result(task, picture, method, superres, seconds, progress)
-        return results
+        return [results[index] for index in range(len(tasks))]
 
     def _result(
         self,
@@ -276,7 +291,7 @@ class HDPainter:
 
     def _finish(
         self, task: _Task, low_res: Image.Image, method: Method, superres: bool, progress: OnStep
-    ) -> tuple[np.ndarray, bool]:
+    ) -> tuple[Pixels, bool]:
         """(the picture of the input's size, whether stage 2 made it)."""
         height, width = task.original.shape[:2]
         generated = low_res
@@ -298,6 +313,7 @@ class HDPainter:
         # All that M touches: otherwise thin strokes over pictures larger than stage 2's count as known there, and
         # what they are to remove comes back.
         mask = shrink(task.mask, size[::-1], "bicubic>0")
+        assert self.models.upscaler is not None, "no stage 2"
         stage = SuperResolution(self.models.upscaler, spec.multiple)
         high_res = stage(
             np.array(original),
@@ -315,9 +331,9 @@ class HDPainter:
         self, task: _Task, method: Method, stage2: bool, seconds: dict[str, float]
     ) -> dict[str, Any]:
         height, width = task.original.shape[:2]
-        stages = {"inpainting": self.models.inpainting} | (
-            {"superres": self.models.upscaler} if stage2 else {}
-        )
+        stages: dict[str, LatentDiffusion] = {"inpainting": self.models.inpainting}
+        if stage2 and self.models.upscaler is not None:
+            stages["superres"] = self.models.upscaler
         return {
             "prompt": task.prompt,
             "words_cut": words_cut(task.prompt),

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hdpainter.levels import mask_pyramid, token_weights
 from hdpainter.painta import PAIntA
 from hdpainter.settings import RASGSettings
-from ldm.models.diffusion.base import Conditioning
+from ldm.models.diffusion.base import DDPM, Conditioning
 from ldm.models.diffusion.ddim import DDIMSampler, Generators
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, UNetState
@@ -52,7 +52,7 @@ class CrossAttentionScores:
 
     def __enter__(self) -> "CrossAttentionScores":
         for factor, layer in self.layers:
-            layer.attend = partial(self._attend, factor, layer)
+            layer.attend = partial(self._attend, factor, layer)  # type: ignore[method-assign]  # patched
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -107,14 +107,14 @@ class RASGSampler(DDIMSampler):
         settings: the variant; the paper's by default.
     """
 
-    def __init__(self, model: nn.Module, levels: Iterable[int] = (4,), settings: RASGSettings | None = None):
+    def __init__(self, model: DDPM, levels: Iterable[int] = (4,), settings: RASGSettings | None = None):
         super().__init__(model)
         self.levels = tuple(levels)
         self.settings = settings or RASGSettings()
         self.score: Tensor | None = None
         self.gradient: Tensor | None = None
 
-    def sample(
+    def sample(  # type: ignore[override]  # its masks and indices are no options
         self,
         S: int,
         batch_size: int,
@@ -153,10 +153,10 @@ class RASGSampler(DDIMSampler):
             self.ddim_sigmas = np.where(self.ddim_alphas_prev == 1.0, 0.0, sigmas)
 
     @torch.no_grad()
-    def p_sample_ddim(
+    def p_sample_ddim(  # type: ignore[override]  # as for `sample`
         self,
         x: Tensor,
-        c: Conditioning,
+        c: Conditioning | None,
         t: Tensor,
         index: int,
         unconditional_guidance_scale: float = 1.0,
@@ -194,7 +194,7 @@ class RASGSampler(DDIMSampler):
     def guided_output(
         self,
         x: Tensor,
-        c: Conditioning,
+        c: Conditioning | None,
         t: Tensor,
         uc: Conditioning | None,
         target: Mapping[int, Tensor],
@@ -220,7 +220,7 @@ class RASGSampler(DDIMSampler):
         output = unet.finish(unet.advance(state)).to(x.dtype)
         return output, score.detach(), gradient / GRADIENT_SCALE
 
-    def _prefix(self, x: Tensor, t: Tensor, c: Conditioning, stop: int) -> UNetState:
+    def _prefix(self, x: Tensor, t: Tensor, c: Conditioning | None, stop: int) -> UNetState:
         x, context, y = self.model.model.unet_inputs(x, **self.model.named_conditioning(c))
         unet = self.model.model.diffusion_model
         return unet.advance(unet.begin(x, t, context, y), stop)
@@ -232,11 +232,11 @@ class RASGSampler(DDIMSampler):
         token_indices: Sequence[Iterable[int]],
     ) -> Tensor:
         """S(x_t) [B] from the mean scores of each level; several levels are summed."""
-        total = 0.0
+        per_level = []
         for level, mean in scores.items():
             weights = token_weights(token_indices, mean.shape[2], mean.device)
             mask = target[level].flatten(1).to(mean)
-            total = total + attention_score(
-                mean, mask, weights, self.settings.logit_shift, self.settings.reduction
+            per_level.append(
+                attention_score(mean, mask, weights, self.settings.logit_shift, self.settings.reduction)
             )
-        return total
+        return torch.stack(per_level).sum(0)

@@ -6,7 +6,6 @@ each value says what it does.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -60,9 +59,7 @@ class PAIntASettings(Checked):
     """
 
     query: Literal["block_input", "after_self_attention"] = "block_input"
-    smoothing: Annotated[float, Range(math.ulp(0.0), wanted="a width above 0, or null for none")] | None = (
-        None
-    )
+    smoothing: Annotated[float, Range(0.01, 100, "a width from 0.01 to 100, or null for none")] | None = None
     until: Timestep = 0
 
 
@@ -228,7 +225,7 @@ class Method(Checked):
         Raises UserError for a place that no method has, or this one has switched off, and for a wrong value.
         """
         where = f"method {self.name}"
-        check_keys(values, places(type(self)), where)
+        check_keys(values, places(type(self)), where)  # type: ignore[arg-type]  # as in `Checked`
         merged = dataclasses.asdict(self)
         for place, value in values.items():
             part, _, key = place.rpartition(".")

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdpainter.masks import bbox, pad_to_multiple, padded_size, soft_mask
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask, bbox, pad_to_multiple, padded_size, soft_mask
 from hdpainter.prompts import full_prompt
 from hdpainter.settings import SuperResSettings
 from hdpainter.tensors import stack, to_image, to_tensor
@@ -33,12 +34,12 @@ class BlendingSampler(DDIMSampler):
     eps is predicted before and not computed again, so the known region keeps its share of the direction term.
     """
 
-    def __init__(self, model: torch.nn.Module, mask: Tensor, known: Tensor):
+    def __init__(self, model: LatentUpscaleDiffusion, mask: Tensor, known: Tensor):
         super().__init__(model)
         self.mask, self.known = mask, known
 
-    def predict_x0(self, *args, **kwargs) -> Tensor:
-        return self.mask * super().predict_x0(*args, **kwargs) + (1 - self.mask) * self.known
+    def predict_x0(self, x: Tensor, t: Tensor, e_t: Tensor, output: Tensor) -> Tensor:
+        return self.mask * super().predict_x0(x, t, e_t, output) + (1 - self.mask) * self.known
 
 
 class SuperResolution:
@@ -56,15 +57,15 @@ class SuperResolution:
     @torch.no_grad()
     def __call__(
         self,
-        image: np.ndarray,
-        low_res: np.ndarray,
-        mask: np.ndarray,
+        image: Pixels,
+        low_res: Pixels,
+        mask: Mask,
         prompt: str,
         settings: SuperResSettings | None = None,
         seed: int = 0,
         rounding: Literal["round", "truncate"] = "round",
         progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
+    ) -> Pixels:
         """Carry a completion to four times its size.
 
         image: the original, uint8 [4h, 4w, 3]. low_res: the completion, uint8 [h, w, 3].
@@ -101,15 +102,16 @@ class SuperResolution:
         """
         height, width = padded_size(*size, self.multiple)
         generator = torch.Generator().manual_seed(seed)
-        drawn = [
+        condition, x_T = (
             torch.randn((1, channels, height, width), generator=generator)
             for channels in (3, self.model.channels)
-        ]
+        )
         h, w = padded_size(rows.stop - rows.start, columns.stop - columns.start, self.multiple)
         top, left = min(rows.start, height - h), min(columns.start, width - w)
-        return tuple(noise[..., top : top + h, left : left + w] for noise in drawn)
+        region = np.s_[..., top : top + h, left : left + w]
+        return condition[region], x_T[region]
 
-    def region(self, mask: np.ndarray, margin: int | None) -> tuple[slice, slice]:
+    def region(self, mask: Mask, margin: int | None) -> tuple[slice, slice]:
         """The low-resolution rows and columns to compute: all, or the mask's bounding box with a margin."""
         if margin is None:
             return slice(0, mask.shape[0] // SCALE), slice(0, mask.shape[1] // SCALE)
@@ -118,19 +120,19 @@ class SuperResolution:
 
     def _upscale(
         self,
-        image: np.ndarray,
-        low_res: np.ndarray,
-        mask: np.ndarray,
+        image: Pixels,
+        low_res: Pixels,
+        mask: Mask,
         prompt: str,
         settings: SuperResSettings,
         noises: tuple[Tensor, Tensor],
         rounding: Literal["round", "truncate"],
         progress: Callable[[int, int], None] | None,
-    ) -> np.ndarray:
+    ) -> Pixels:
         model, device = self.model, self.model.device
         height, width = image.shape[:2]
         condition = to_tensor(pad_to_multiple(low_res, self.multiple, "reflect"))
-        size = condition.shape[-2:]
+        size = condition.shape[2], condition.shape[3]
         noise, x_T = (drawn.to(device) for drawn in noises)
         level = torch.full((1,), settings.noise_level, device=device)
         condition, level = model.low_scale_model(condition.to(device), level, noise=noise)
@@ -138,6 +140,7 @@ class SuperResolution:
             {"c_concat": [condition], "c_crossattn": [model.get_learned_conditioning([text])], "c_adm": level}
             for text in (full_prompt(prompt, settings.positive), settings.negative)
         )
+        sampler: DDIMSampler
         if settings.blend:
             known = self._encode(pad_to_multiple(image, self.multiple * SCALE, "reflect"), settings.tile)
             padded = pad_to_multiple(mask, self.multiple * SCALE, "reflect")
@@ -158,7 +161,7 @@ class SuperResolution:
         )
         return np.asarray(to_image(self._decode(latent, settings.tile), rounding))[:height, :width]
 
-    def _encode(self, image: np.ndarray, tile: int | None) -> Tensor:
+    def _encode(self, image: Pixels, tile: int | None) -> Tensor:
         def encode(x: Tensor) -> Tensor:
             return self.model.get_first_stage_encoding(self.model.encode_first_stage(x).mode())
 
@@ -172,7 +175,7 @@ class SuperResolution:
         return tiled(decode, latent, tile // SCALE, TILE_OVERLAP // SCALE, SCALE)
 
 
-def latent_mask(mask: np.ndarray, size: tuple[int, int], how: Literal["hard", "soft"]) -> Tensor:
+def latent_mask(mask: Mask, size: tuple[int, int], how: Literal["hard", "soft"]) -> Tensor:
     """M of Eq. 10 at latent size, [1, 1, h, w] in [0, 1], from bool [4h, 4w].
 
     `hard`: a latent is known only where all of its pixels are, so that nothing of what is to be replaced comes

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hdpainter.masks import Shrink, shrink
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask, Shrink, shrink
 
 
-def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+def to_tensor(image: Image.Image | Pixels) -> Tensor:
     """An RGB image (PIL or uint8 [H, W, 3]) as a contiguous float tensor [1, 3, H, W] in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
     # Contiguous NCHW: torch's CPU GroupNorm loses digits on permuted strides.
@@ -38,7 +39,7 @@ def stack(masks: Iterable[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
 
 
-def pyramid(masks: Sequence[np.ndarray], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
+def pyramid(masks: Sequence[Mask], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
     """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
     height, width = masks[0].shape
     return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}

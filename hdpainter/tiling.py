@@ -21,11 +21,12 @@ def tiled(
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:
         return function(x)
-    total = weights = None
+    total: Tensor | None = None
+    weights: Tensor | None = None
     for top in starts(height, tile, overlap):
         for left in starts(width, tile, overlap):
             out = function(x[..., top : top + tile, left : left + tile].contiguous())
-            if total is None:
+            if total is None or weights is None:
                 shape = (int(height * scale), int(width * scale))
                 total = out.new_zeros(*out.shape[:2], *shape)
                 weights = out.new_zeros(shape)
@@ -35,6 +36,7 @@ def tiled(
             weight = torch.outer(ramps(h, ramp), ramps(w, ramp)).to(out)
             total[..., y : y + h, x0 : x0 + w] += out * weight
             weights[y : y + h, x0 : x0 + w] += weight
+    assert total is not None and weights is not None, "no tiles"
     return total / weights
 
 

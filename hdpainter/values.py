@@ -50,7 +50,7 @@ class Checked:
     numpy's, and a float is a float where a whole number was given. Raises UserError that names the field."""
 
     def __post_init__(self) -> None:
-        for name, kind in kinds(type(self)).items():
+        for name, kind in kinds(type(self)).items():  # type: ignore[arg-type]  # mypy takes classes for unhashable
             object.__setattr__(self, name, convert(kind, getattr(self, name), name))
 
 
@@ -68,9 +68,13 @@ def places(cls: type) -> Mapping[str, Any]:
     for name, kind in kinds(cls).items():
         found[name] = kind
         part = required(kind)
-        if dataclasses.is_dataclass(part):
+        if _has_fields(part):
             found |= {f"{name}.{place}": inner for place, inner in places(part).items()}
     return found
+
+
+def _has_fields(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind)
 
 
 def at(settings: Any, place: str) -> Any:
@@ -120,7 +124,8 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     """
     if value is None and type(None) in typing.get_args(kind):
         return None
-    kind, ranges = required(kind), ()
+    kind = required(kind)
+    ranges: list[Range] = []
     if typing.get_origin(kind) is Annotated:
         kind, *ranges = typing.get_args(kind)
     plain = _plain(kind, value, name)
@@ -131,7 +136,7 @@ def convert(kind: Any, value: Any, name: str) -> Any:
 
 
 def _plain(kind: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if _has_fields(kind):
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):

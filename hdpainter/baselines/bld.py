@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hdpainter.images import Pixels
 from hdpainter.inpaint import FACTOR
-from hdpainter.masks import touched
+from hdpainter.masks import Mask, touched
 from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.base import Conditioning
 from ldm.models.diffusion.ddim import DDIMSampler, draw_noise
@@ -54,7 +55,7 @@ class BLDSettings:
     background: Literal["leaving", "entering", "before"] = "leaving"
     start: Literal["noise", "source"] = "noise"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
             raise UserError(f"steps is {self.steps}: give a number from 1 to 1000")
         if not 0 <= self.skip < 1:
@@ -76,8 +77,8 @@ class BlendedLatentDiffusion:
     @torch.no_grad()
     def __call__(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Sequence[Pixels],
+        masks: Sequence[Mask],
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: BLDSettings | None = None,
@@ -111,7 +112,7 @@ class BlendedLatentDiffusion:
         )
         return [to_image(pixels) for pixels in model.decode_first_stage(latents).cpu()]
 
-    def source(self, image: np.ndarray) -> Tensor:
+    def source(self, image: Pixels) -> Tensor:
         """The latents [1, C, h, w] of a picture uint8 [H, W, 3], squeezed to the square; the posterior's mode."""
         square = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
         posterior = self.model.encode_first_stage(to_tensor(square).to(self.model.device))
@@ -171,7 +172,7 @@ class BlendedLatentDiffusion:
         return count - int(count * settings.skip)
 
 
-def squeezed_mask(mask: np.ndarray, side: int) -> tuple[Tensor, bool]:
+def squeezed_mask(mask: Mask, side: int) -> tuple[Tensor, bool]:
     """M [H, W] squeezed to the latents' square, float [1, 1, side, side], and whether it was too thin to be seen.
 
     Nearest sampling, which can miss a small mask altogether; then every cell that M touches is filled.

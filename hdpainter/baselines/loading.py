@@ -18,6 +18,6 @@ def load_network(path: Path, config: str, device: str | torch.device, dtype: tor
     """
     device = torch.device(device)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    network = build(read_model_config(MODELS / config))
+    network: Any = build(read_model_config(MODELS / config))
     load_into(network, path, config, dtype=network.dtype_policy(dtype), device=device)
     return network.eval().requires_grad_(False)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask
 from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.ddpm import LatentDiffusion
 
@@ -28,8 +30,8 @@ FRAME = 2  # pixels around a picture, so that a patch which the program puts one
 def reconstruct_background(
     model: LatentDiffusion,
     edited: Image.Image,
-    source: np.ndarray,
-    mask: np.ndarray,
+    source: Pixels,
+    mask: Mask,
     mode: Literal["weights", "latents"] = "weights",
     steps: int = STEPS,
 ) -> Image.Image:
@@ -40,9 +42,9 @@ def reconstruct_background(
     The start is the posterior's mode of `edited`, where the public program takes a sample. In float32.
     """
     autoencoder = copy.deepcopy(model.first_stage_model).float()
-    original, unknown = _at_size_of(edited, source, mask)
+    original, filled = _at_size_of(edited, source, mask)
     fill, known = (to_tensor(picture).to(model.device) for picture in (edited, original))
-    unknown = torch.from_numpy(unknown).to(fill)[None, None]
+    unknown = torch.from_numpy(filled).to(fill)[None, None]
     with torch.no_grad():
         latents = model.get_first_stage_encoding(autoencoder.encode(fill).mode())
     fitted = {"weights": autoencoder.decoder.parameters, "latents": lambda: [latents]}
@@ -83,7 +85,7 @@ def fit(
         return decode(), losses
 
 
-def paste_poisson(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> Image.Image:
+def paste_poisson(edited: Image.Image, source: Pixels, mask: Mask) -> Image.Image:
     """`source` with the fill of `edited` pasted by Poisson blending, as the public program does it.
 
     edited, source, mask as in `reconstruct_background`; `edited` may have any size. The patch is the mask's
@@ -106,6 +108,6 @@ def paste_poisson(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> 
     return Image.fromarray(joined[FRAME:-FRAME, FRAME:-FRAME])
 
 
-def _at_size_of(edited: Image.Image, source: np.ndarray, mask: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+def _at_size_of(edited: Image.Image, source: Pixels, mask: Mask) -> tuple[Image.Image, np.ndarray]:
     original = Image.fromarray(source).resize(edited.size, Image.Resampling.BILINEAR)
     return original, np.array(Image.fromarray(mask).resize(edited.size, Image.Resampling.NEAREST))

@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask
 from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
 
 
 def check_inputs(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int]
+    images: Sequence[Pixels], masks: Sequence[Mask], prompts: Sequence[str], seeds: Sequence[int]
 ) -> None:
     """Raise UserError unless each picture [H, W, 3] has a mask [H, W] that is not empty, a prompt and a seed."""
     for name, given in {"masks": masks, "prompts": prompts, "seeds": seeds}.items():
@@ -31,12 +32,12 @@ def check_inputs(
             raise UserError(f"prompt {i} must be text, not {prompt!r}")
 
 
-def squeeze(image: np.ndarray, side: int) -> Tensor:
+def squeeze(image: Pixels, side: int) -> Tensor:
     """A picture uint8 [H, W, 3] of any shape as [1, 3, side, side] in -1..1, by Pillow's bicubic filter."""
     return to_tensor(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def squeeze_mask(mask: np.ndarray, side: int) -> Tensor:
+def squeeze_mask(mask: Mask, side: int) -> Tensor:
     """A mask bool [H, W] as float [1, 1, side, side]: 1 in the cells that any of its pixels touches."""
     return F.adaptive_max_pool2d(torch.from_numpy(mask).float()[None, None], side)
 

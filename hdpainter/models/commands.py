@@ -136,12 +136,13 @@ def _to_verify(name: str, config: Path | None) -> list[tuple[Path, Path, str | N
         entry = registry()[name]
         files = [(find_checkpoint(entry.file), MODELS / entry.config)]
     else:
-        known = next((e.config for e in registry().values() if Path(e.file).stem == Path(name).stem), None)
-        if config is None and known is None:
+        known = (MODELS / e.config for e in registry().values() if Path(e.file).stem == Path(name).stem)
+        of = config or next(known, None)
+        if of is None:
             raise UserError(
                 f"{name} is not a registered checkpoint; say which model it is of with --config YAML"
             )
-        files = [(Path(name), config or MODELS / known)]
+        files = [(Path(name), of)]
     hashes = {entry.file: entry.sha256 for entry in registry().values()}
     return [(path, config or of, hashes.get(path.name)) for path, of in files]
 

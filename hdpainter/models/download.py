@@ -6,8 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from email.message import Message
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -123,7 +122,7 @@ class _Redirects(HTTPRedirectHandler):
     sha256: str | None = None
 
     def redirect_request(
-        self, req: Request, fp: Any, code: int, msg: str, headers: Message, newurl: str
+        self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Any:
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
             raise _Refused(f"redirects to the insecure address {newurl}")

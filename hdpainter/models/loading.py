@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from hdpainter.configs import read_model_config
 from hdpainter.models.download import recorded_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
+from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
+from ldm.util import UserError
+
+Model = TypeVar("Model", bound=LatentDiffusion)
 
 
 @dataclass(eq=False)
@@ -36,19 +39,30 @@ class PipelineModels:
             self._found[stage] = find_checkpoint(self.spec.stages[stage].checkpoint)
         return self._found[stage]
 
-    @cached_property
-    def inpainting(self) -> nn.Module:
-        """Stage 1, a LatentInpaintDiffusion."""
-        return self._load("inpainting")
+    @property
+    def inpainting(self) -> LatentInpaintDiffusion:
+        """Stage 1. Raises UserError where it is a model that sees neither mask nor picture."""
+        if not isinstance(self.stage1, LatentInpaintDiffusion):
+            raise UserError(
+                f"{self.spec.stages['inpainting'].config} is not the config of an inpainting model"
+            )
+        return self.stage1
 
     @cached_property
-    def upscaler(self) -> nn.Module | None:
-        """Stage 2, a LatentUpscaleDiffusion; None if the pipeline has none."""
-        return self._load("upscaler") if self.spec.upscaler else None
+    def stage1(self) -> LatentDiffusion:
+        """Stage 1, where a text-to-image model will do as well."""
+        return self._load("inpainting", LatentDiffusion)
 
-    def _load(self, stage: str) -> nn.Module:
+    @cached_property
+    def upscaler(self) -> LatentUpscaleDiffusion | None:
+        """Stage 2; None if the pipeline has none."""
+        return self._load("upscaler", LatentUpscaleDiffusion) if self.spec.upscaler else None
+
+    def _load(self, stage: str, kind: type[Model]) -> Model:
         path, config = self.checkpoint(stage), self.spec.stages[stage].config
         model = build(read_model_config(config, self.trusted))
+        if not isinstance(model, kind):
+            raise UserError(f"{config} is the config of a {type(model).__name__}, not of a {kind.__name__}")
         load_into(model, path, Path(config).name, dtype=_of_stage(self.dtype, stage), device=self.device)
         return model.eval().requires_grad_(False)
 

@@ -43,4 +43,4 @@ def write_safetensors(
         for name in names:
             value = tensor_of(name).to(layout[name].dtype)
             assert value.shape == layout[name].shape, f"{name}: {value.shape}"
-            file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hdpainter.configs import read_model_config
 from hdpainter.models.download import record_sha256
 from hdpainter.models.identity import identify
-from hdpainter.models.loading import load
+from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.models.registry import (
     MODELS,
@@ -24,6 +24,7 @@ from hdpainter.models.registry import (
     registry,
 )
 from ldm.checkpoint import build
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError, count_params
 
 
@@ -126,6 +127,24 @@ def test_without_superres_no_upscaler_is_needed(mini, folder):
 
 def test_a_pipeline_may_have_no_upscaler(with_mini, tmp_path):
     assert load(pipeline(tmp_path / "one.yaml", upscaler=None)).upscaler is None
+
+
+def test_a_model_that_does_not_inpaint_is_refused_and_serves_as_text_to_image(with_mini, tmp_path):
+    config = yaml.safe_load((MODELS / "mini-inpainting.yaml").read_text())
+    config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    del config["model"]["params"]["finetune_keys"]
+    config["model"]["params"]["conditioning_key"] = "crossattn"
+    config["model"]["params"]["unet_config"]["params"]["in_channels"] = 4
+    (tmp_path / "text.yaml").write_text(yaml.safe_dump(config))
+    write_random_checkpoint(tmp_path / "text.yaml", tmp_path / "text.safetensors")
+    stage = {"config": "text.yaml", "checkpoint": "text.safetensors"}
+    path = pipeline(tmp_path / "one.yaml", inpainting=stage, upscaler=None)
+    assert "text.yaml is not the config of an inpainting model" in message(load, path)
+    models = PipelineModels(PipelineSpec.load(path), torch.device("cpu"))
+    assert type(models.stage1) is LatentDiffusion
+    inpainting = {"config": "mini-inpainting.yaml", "checkpoint": "mini/mini-inpainting.safetensors"}
+    both = load(pipeline(tmp_path / "two.yaml", upscaler=inpainting))
+    assert "of a LatentInpaintDiffusion, not of a LatentUpscaleDiffusion" in message(lambda: both.upscaler)
 
 
 def test_info_names_files_and_hashes_that_are_known(mini, folder):

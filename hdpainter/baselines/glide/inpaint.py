@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -31,6 +30,8 @@ from hdpainter.baselines.glide.sampler import (
 from hdpainter.baselines.glide.tokens import tokenize
 from hdpainter.baselines.loading import load_network
 from hdpainter.baselines.square import check_inputs, squeeze, squeeze_mask, stretch
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask
 from hdpainter.models.registry import find_checkpoint
 from ldm.checkpoint import read_state_dict
 from ldm.models.diffusion.ddim import draw_noise
@@ -96,8 +97,8 @@ class Glide:
     @torch.no_grad()
     def __call__(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Sequence[Pixels],
+        masks: Sequence[Mask],
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: GlideSettings | None = None,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 from PIL import Image
@@ -15,6 +14,8 @@ from hdpainter.baselines.nuwa_lip.dfvqgan import any_pool
 from hdpainter.baselines.nuwa_lip.mps2s import MPS2S
 from hdpainter.baselines.nuwa_lip.transformer import Decoding
 from hdpainter.baselines.square import check_inputs, squeeze, squeeze_mask, stretch
+from hdpainter.images import Pixels
+from hdpainter.masks import Mask
 from hdpainter.models.registry import find_checkpoint
 from ldm.checkpoint import read_state_dict
 from ldm.util import UserError
@@ -69,8 +70,8 @@ class NuwaLip:
     @torch.no_grad()
     def __call__(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Sequence[Pixels],
+        masks: Sequence[Mask],
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: NuwaLipSettings | None = None,

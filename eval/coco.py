@@ -193,7 +193,7 @@ def read_list(coco: Coco, path: str | Path) -> list[Triplet]:
     no such list and for one that does not match the dataset.
     """
     path = Path(path)
-    triplets = []
+    triplets: list[Triplet] = []
     for number, row in enumerate(read_rows(path, KEYS), start=2):
         try:
             triplet = coco.triplet(len(triplets), *(int(row[key]) for key in KEYS))

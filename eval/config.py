@@ -60,7 +60,7 @@ class Benchmark:
     prompt: Literal["true", "other"] = "true"
     size: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.coco:
             raise UserError("benchmark.coco is missing: give MSCOCO's folder, or toy")
         if (self.samples is None) == (self.list is None):
@@ -85,7 +85,7 @@ class Seeds:
     base: int = 1
     per_sample: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.base < 0:
             raise UserError(f"seeds.base is {self.base}: give a whole number from 0 up")
 
@@ -108,7 +108,7 @@ class Config:
     dtype: str | None = None
     for_tables: dict = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.out:
             raise UserError("out is missing: name the folder for the results")
         if not self.methods:

@@ -139,6 +139,7 @@ class Gallery:
         if index not in self._done[row.name]:
             return None
         picture = self.run.result(row.members[0], index)
+        assert picture is not None, f"result {index} of {row.members[0]} went away"
         values = {
             key: _for_page(column[index], SHOWN[key][2]) for key, column in self._scores[row.name].items()
         }

@@ -3,7 +3,7 @@
 What was measured here and what others published never share a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ def _difference_cell(difference: Difference | None, column: Column, expected: in
     )
 
 
-def _sections(summary: Summary, cells) -> tuple[Section, ...]:
+def _sections(summary: Summary, cells: Callable[[Row], tuple[str, ...]]) -> tuple[Section, ...]:
     """Methods, bounds and what was not run, each row made by `cells`."""
     methods = tuple(cells(row) for row in summary.measured if row.group == "method")
     bounds = tuple(cells(row) for row in summary.measured if row.group == "bound")

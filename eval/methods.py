@@ -124,11 +124,11 @@ class Pipeline(Adjustments, Kind):
         """The pipeline with its levels replaced."""
         spec = PipelineSpec.load(self.model)
         levels = {"painta_levels": self.painta_levels, "rasg_levels": self.rasg_levels}
-        given = {key: value for key, value in levels.items() if value is not None}
+        given: dict[str, Any] = {key: tuple(value) for key, value in levels.items() if value is not None}
         for key, value in given.items():
             if not (value and all(type(factor) is int and factor > 0 for factor in value)):
-                raise UserError(f"{key} must be a list of downsampling factors, not {value!r}")
-        return dataclasses.replace(spec, **{key: tuple(value) for key, value in given.items()})
+                raise UserError(f"{key} must be a list of downsampling factors, not {list(value)!r}")
+        return dataclasses.replace(spec, **given)
 
     def identity(self) -> dict[str, Any]:
         spec, method = self.spec(), dataclasses.asdict(self.resolved())
@@ -357,7 +357,7 @@ class Telea(Kind):
     radius: float = 3.0
     steps_of_network: ClassVar[float] = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.radius <= 100:
             raise UserError(f"radius is {self.radius:g}: give pixels, more than 0 and at most 100")
 

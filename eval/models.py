@@ -52,6 +52,7 @@ class ModelCache:
             else:
                 self._models = PipelineModels(spec, self.device, self.dtype)
             self._name = name
+        assert self._models is not None
         return self._models
 
 

@@ -35,7 +35,7 @@ def provenance(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _has_network(summary: Summary, method: str) -> bool:
-    kind = KINDS.get(summary.run.method(method).get("kind"))
+    kind = KINDS.get(summary.run.method(method).get("kind", ""))
     return kind is not None and kind.has_network
 
 

@@ -100,9 +100,11 @@ def _shown(summary: Summary, shown: int, max_mb: float) -> str:
 
 def _fitting(gallery: Gallery, failures: Sequence[Failures], max_mb: float) -> list[dict[str, Any]]:
     """The samples that fit into `max_mb`, in order of their index; always one, if there is any."""
-    samples, taken, limit = [], 0, max_mb * 1e6
-    unit = {"unit": "B", "unit_scale": True}
-    with tqdm(desc="pictures", total=limit, leave=False, delay=SHOW_AFTER, disable=None, **unit) as bar:
+    samples: list[dict[str, Any]] = []
+    taken, limit = 0, max_mb * 1e6
+    with tqdm(
+        desc="pictures", total=limit, leave=False, delay=SHOW_AFTER, disable=None, unit="B", unit_scale=True
+    ) as bar:
         for index in gallery.choose(failures):
             sample = gallery.sample(index)
             size = len(json.dumps(sample))

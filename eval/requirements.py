@@ -2,7 +2,6 @@
 takes."""
 
 import argparse
-import math
 import shlex
 import shutil
 import time
@@ -131,7 +130,8 @@ def planned(config: Config, limit: int | None = None, methods: Sequence[str] | N
     """
     benchmark, out = config.benchmark, Path(config.out)
     listed = read_rows(Path(benchmark.list), KEYS) if benchmark.list else ()
-    samples = min(benchmark.samples or len(listed), limit or math.inf)
+    samples = benchmark.samples or len(listed)
+    samples = min(samples, limit or samples)
     run = Run.open(out) if (out / RUN_FILE).is_file() else None
     drawn = folder_of(benchmark, out).exists()
     return Plan.of(config.runs(methods), samples, run, 0 if drawn else benchmark.images or 0)

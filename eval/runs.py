@@ -16,10 +16,10 @@ mask that is not zero counts, as in the authors' release. The same mask is fille
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -215,7 +215,7 @@ def still_holds(row: Mapping[str, Any], digest: str, picture: Path, written: int
 
 def read_samples(path: Path) -> list[Sample]:
     """The samples in a triplets.csv. Raises UserError if it is damaged."""
-    hints = {field.name: field.type for field in fields(Sample)}
+    hints = get_type_hints(Sample)
     rows = read_rows(path, list(hints))
     try:
         samples = [Sample(**{name: kind(row[name]) for name, kind in hints.items()}) for row in rows]

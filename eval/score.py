@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,7 +67,7 @@ def of_run(run: Run, method: str) -> list[Item]:
             ("index", i),
             run.result_path(method, i),
             run.triplets[i].prompt,
-            lambda i=i: load(i),
+            partial(load, i),
             digest_of(made[i]),
         )
         for i in run.done(method)

@@ -5,7 +5,7 @@ independent. All intervals therefore come from a bootstrap that draws images, wi
 instead of triplets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -99,7 +99,7 @@ class ClusterBootstrap:
             for mean, draws, n, clusters in self._columns(columns)
         ]
 
-    def _columns(self, columns: np.ndarray):
+    def _columns(self, columns: np.ndarray) -> Iterator[tuple[float | None, np.ndarray, int, int]]:
         draws = self.replicates(columns)
         present = ~np.isnan(columns)
         for k in range(columns.shape[1]):

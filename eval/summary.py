@@ -186,8 +186,9 @@ def _solve(compute: Callable[[np.ndarray], list], columns: Mapping[tuple, np.nda
 
 
 def _back(column: Column, mean: Mean) -> Mean:
-    ends = [None if end is None else column.outward(end) for end in (mean.low, mean.high)]
-    low, high = ends if None in ends else sorted(ends)
+    low, high = (None if end is None else column.outward(end) for end in (mean.low, mean.high))
+    if low is not None and high is not None:
+        low, high = sorted((low, high))
     return type(mean)(**{**vars(mean), "value": column.outward(mean.value), "low": low, "high": high})
 
 
@@ -268,11 +269,11 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
     for column in COLUMNS:
         if column.metric == "pickscore":
             continue  # a comparison of two rows
-        found = [
+        found = _given(
             _column(run, member, column.metric, column.key, scores(member, column.metric))
             for member in members
-        ]
-        if all(each is not None for each in found):
+        )
+        if found is not None:
             values[column.key] = np.mean([column.inward(each) for each in found], axis=0)
     return Row(name, label, group, members, frozenset(done), values)
 
@@ -305,6 +306,12 @@ def _column(
     return None if np.isnan(values).all() else values
 
 
+def _given(columns: Iterable[np.ndarray | None]) -> list[np.ndarray] | None:
+    """The columns, or None where one of them is missing."""
+    found = list(columns)
+    return None if any(each is None for each in found) else [each for each in found if each is not None]
+
+
 def _with_preferences(run: Run, rows: list[Row], ours: str | None, metric: str | None) -> list[Row]:
     """`rows` with how often, and with what probability, ours is preferred to each.
 
@@ -314,8 +321,8 @@ def _with_preferences(run: Run, rows: list[Row], ours: str | None, metric: str |
         return rows
 
     def logits(row: Row) -> list[np.ndarray]:
-        found = [_column(run, m, metric, "logit", run.scores(m, metric)) for m in row.members]
-        return [] if row.missing or any(each is None for each in found) else found
+        found = _given(_column(run, m, metric, "logit", run.scores(m, metric)) for m in row.members)
+        return [] if row.missing or found is None else found
 
     own = logits(next(row for row in rows if row.name == ours))
     result = []

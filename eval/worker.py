@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -197,7 +197,8 @@ class Workers:
                 with suppress(OSError):  # its process has ended; what it said last, if anything, waits below
                     idle.popleft().send(waiting.popleft())
                 under_way += 1
-            for ours in connection.wait(list(self._processes)):
+            for ready in connection.wait(list(self._processes)):
+                ours = cast(connection.Connection, ready)
                 message = self._receive(ours)
                 if isinstance(message, Exception):  # its process had to give up
                     raise message
@@ -247,5 +248,7 @@ def _serve(
 
 
 def _end_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
     os._exit(1)

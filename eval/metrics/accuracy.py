@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from eval.metrics.base import Metric, Value
+from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.crops import crop
 from eval.metrics.weights import (
     HOW_TO_INSTALL,
@@ -160,7 +160,9 @@ class Accuracy(Metric):
                 "that knows them (config, weights)"
             )
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         self.check(prompts)
         crops = [crop(image, mask) for image, mask in zip(images, masks, strict=True)]
         right = self.detect([np.ascontiguousarray(part[..., ::-1]) for part in crops])
@@ -205,7 +207,9 @@ def _quiet() -> Iterator[None]:
 
 def _configs() -> Path:
     """The folder of configs within the installed mmdet."""
-    return Path(find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"
+    spec = find_spec("mmdet")
+    assert spec is not None and spec.submodule_search_locations, "mmdet is not installed"
+    return Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
 
 
 def _find_config(config: str) -> Path:

@@ -9,6 +9,8 @@ import numpy as np
 Value = float | int | str | None
 """A figure or a word about one result; None where the metric is not defined for it, or was not run."""
 
+Arrays = Sequence[np.ndarray]
+
 
 class Metric(ABC):
     """Scores results, one by one or in batches of any sizes; the figures do not depend on the batches.
@@ -40,10 +42,10 @@ class Metric(ABC):
     @abstractmethod
     def __call__(
         self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
+        images: Arrays,
+        masks: Arrays,
         prompts: Sequence[str],
-        originals: Sequence[np.ndarray],
+        originals: Arrays,
     ) -> dict[str, list[Value]]:
         """The values of each column for a batch of results.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
-from eval.metrics.base import Metric, Value
+from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.crops import crop, pad_square
 from eval.metrics.weights import (
     building,
@@ -215,7 +215,9 @@ class ClipScore(Metric):
     def settings(self) -> dict[str, Any]:
         return {**self.clip.settings, "resample": self.resample}
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         crops = [pad_square(crop(image, mask)) for image, mask in zip(images, masks, strict=True)]
         pictures = [resize(picture, self.clip.size, self.resample) for picture in crops]
         return {"clip": (100 * self.clip.cosines(pictures, prompts)).clamp(min=0).tolist()}

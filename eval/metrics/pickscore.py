@@ -4,6 +4,7 @@ A picture is scored alone, by its logit s cos(text, picture); the preference bet
 of their logits. So scores are stored per picture, and any two methods can be compared later.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from eval.metrics.base import Metric, Value
+from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.clip import OpenClip, resize
 from eval.metrics.weights import (
     building,
@@ -74,7 +75,9 @@ class PickScore(Metric):
         return network.float().to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         different = list(dict.fromkeys(prompts))
         tokens = open_clip.tokenize(different, self.network.config.text_config.max_position_embeddings)
         pixels = torch.stack([self.pixels(image) for image in images])
@@ -139,6 +142,8 @@ class MiniPick(Metric):
     def settings(self) -> dict[str, Any]:
         return self.clip.settings
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         cosines = self.clip.cosines([resize(image, self.clip.size, "area") for image in images], prompts)
         return {"logit": (self.clip.network.logit_scale.exp().clamp(max=100) * cosines).tolist()}

@@ -1,5 +1,6 @@
 """The metrics that compare pixels: what is kept outside the mask, whether its border shows, what is colourful."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.metrics.base import Metric, Value
+from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.weights import identity
 from hdpainter.masks import bbox
 from hdpainter.models.download import download as fetch
@@ -66,7 +67,9 @@ class Fidelity(Metric):
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(self.device).eval()
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         rows = [self._row(*sample) for sample in zip(images, masks, originals, strict=True)]
         return {name: [row[name] for row in rows] for name in self.columns}
 
@@ -120,7 +123,9 @@ class Seam(Metric):
     def settings(self) -> dict[str, int]:
         return {"near": NEAR, "far": FAR}
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         pictures = {"seam": images, "seam_original": originals}
         return {
             column: [seam(picture, mask) for picture, mask in zip(batch, masks, strict=True)]
@@ -179,7 +184,9 @@ class Saturation(Metric):
             "lab": "kornia"
         }  # older scores are by OpenCV's approximation, which is off by up to half a unit
 
-    def __call__(self, images, masks, prompts, originals) -> dict[str, list[Value]]:
+    def __call__(
+        self, images: Arrays, masks: Arrays, prompts: Sequence[str], originals: Arrays
+    ) -> dict[str, list[Value]]:
         rows = [shifts(*sample) for sample in zip(images, masks, originals, strict=True)]
         return {name: [row[i] for row in rows] for i, name in enumerate(self.columns)}
 

@@ -91,7 +91,8 @@ def _generate(
     samples = triplets[:limit]
     plan = Plan.of(chosen, len(samples), run)
     write_inputs(run, coco, [samples[index] for index in plan.inputs], scratch, say)
-    sizes = [stage_size(*reversed(coco.size(sample.image_id)), run.size) for sample in samples]
+    shapes = (coco.size(sample.image_id) for sample in samples)
+    sizes = [stage_size(height, width, run.size) for width, height in shapes]
 
     todo = {}
     for name in plan.entries:
@@ -111,10 +112,12 @@ def _generate(
 
     with ExitStack() as stack:
         stack.enter_context(display)
+        team: Worker | Workers
         if todo and len(devices) == 1:
             team = Worker(run, plan.entries, ModelCache(devices[0], config.dtype), scratch, display.step)
         elif todo:
-            team = stack.enter_context(Workers(devices, run, plan.entries, config.dtype, scratch))
+            named = [str(device) for device in devices]
+            team = stack.enter_context(Workers(named, run, plan.entries, config.dtype, scratch))
         try:
             for name, batches in todo.items():
                 display.start(name)
@@ -160,7 +163,8 @@ class _Display:
     def __init__(
         self, todo: Mapping[str, Sequence[Batch]], costs: Mapping[str, float], stream: TextIO | None
     ):
-        self.stream, self._progress, self._lock = stream, None, threading.Lock()
+        self.stream, self._lock = stream, threading.Lock()
+        self._progress: Progress | None = None
         self._counts = {name: sum(len(b.indices) for b in batches) for name, batches in todo.items()}
         self._costs = costs
         self._left = sum(costs[name] * count for name, count in self._counts.items())
@@ -184,12 +188,14 @@ class _Display:
     def step(self, method: str, stage: str, step: int, steps: int) -> None:
         """A step of a batch is done."""
         with self._lock:
+            assert self._progress is not None, "no method has begun"
             self._progress.step(stage, step, steps)
 
     def finish(self, outcome: Outcome) -> None:
         """A batch is done."""
         cost = self._costs[outcome.method] * (len(outcome.rows) + len(outcome.failures))
         with self._lock:
+            assert self._progress is not None, "no method has begun"
             self._left, self._spent = self._left - cost, self._spent + cost
             if outcome.rows:
                 text = f"{outcome.method}: {outcome.rows[0]['seconds']:.2f} s each{self._forecast()}"

@@ -132,7 +132,7 @@ def _measured(
 
 def _compared(summary: Summary) -> Grid | None:
     """Paired differences from the baseline, and whether ours is preferred to each at all."""
-    base, ours = summary.row(summary.baseline), summary.row(summary.ours)
+    ours, base = summary.references
     columns = [
         column
         for column in summary.columns()
@@ -217,7 +217,7 @@ def _quoted(published: Published) -> Grid:
 
 
 def _measured_notes(summary: Summary) -> tuple[str, ...]:
-    ours, counted, listed = summary.row(summary.ours), summary.counted, len(summary.run.triplets)
+    ours, counted, listed = summary.references[0], summary.counted, len(summary.run.triplets)
     images = len({summary.run.triplets[index].image_id for index in counted})
     count = str(listed) if len(counted) == listed else f"{len(counted)} of the list's {listed}"
     notes = [

@@ -59,7 +59,7 @@ class Kind:
     model: name or YAML of a pipeline; the config's own by default.
     """
 
-    model: str | None = None
+    model: str = ""
 
     has_network: ClassVar[bool] = False  # so that the results depend on the dtype
     steps_of_network: ClassVar[float] = 0.02  # about how long a picture takes, in UNet evaluations
@@ -265,7 +265,8 @@ class Folder(Kind):
     known_region: Literal["as-is", "exact", "blended"] = "as-is"
 
     def identity(self) -> dict[str, Any]:
-        self._file(Sample(0, 0, 0, 0, 0, "", "", "", 0.0))
+        self._file(Sample(0, 0, 0, 0, 0, "", "", "", 0.0))  # says if the path is missing
+        assert self.path is not None
         if not Path(self.path).is_dir():
             raise UserError(f"{self.path} is not a folder of results")
         return {**super().identity(), "path": str(Path(self.path).resolve())}

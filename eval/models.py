@@ -63,7 +63,8 @@ def computing_dtype(device: str | None, dtype: str | None) -> str:
 
 def dtype_name(policy: DTypes) -> str:
     """The name of stage 1's dtype."""
-    return str(policy[""]).removeprefix("torch.")
+    kind = policy[""] if isinstance(policy, Mapping) else policy
+    return str(kind).removeprefix("torch.")
 
 
 @functools.cache
@@ -104,4 +105,4 @@ def is_inpainting_model(name: str) -> bool:
 def _single(name: str) -> PipelineSpec | None:
     """A checkpoint of the registry as a pipeline of one stage; None where the name is a pipeline's."""
     entry = registry().get(name)
-    return entry and PipelineSpec(name, Stage(str(MODELS / entry.config), entry.file))
+    return PipelineSpec(name, Stage(str(MODELS / entry.config), entry.file)) if entry else None

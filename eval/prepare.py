@@ -43,6 +43,7 @@ def dataset(benchmark: Benchmark, out: Path, say: Say) -> Coco:
             if not root.exists():  # nobody drew it meanwhile
                 say(f"drawing toy COCO, {benchmark.images} pictures of {benchmark.size} px -> {root}")
                 with writing(root):
+                    assert benchmark.images is not None, "Benchmark checks it"
                     toycoco.export(benchmark.split, benchmark.images, benchmark.size, root, _THREADS)
     return Coco(root, benchmark.split)
 
@@ -75,6 +76,7 @@ def draw(coco: Coco, benchmark: Benchmark) -> list[Triplet]:
     """The benchmark's triplets."""
     if benchmark.list is not None:
         return read_list(coco, benchmark.list)
+    assert benchmark.samples is not None, "Benchmark checks it"
     return sample(coco, benchmark.samples, benchmark.seed)
 
 
@@ -213,7 +215,8 @@ def _mask(coco: Coco, triplet: Triplet, size: int) -> np.ndarray:
     mask = coco.mask(triplet)
     if not mask.any():
         raise UserError(f"sample {triplet.index} (annotation {triplet.annotation_id}) has an empty mask")
-    return shrink(mask, stage_size(*mask.shape, size), "bicubic>0")
+    height, width = mask.shape
+    return shrink(mask, stage_size(height, width, size), "bicubic>0")
 
 
 def _in_threads(

@@ -189,6 +189,7 @@ def _charts(summary: Summary) -> list[str]:
             if (difference := summary.differences.get((row.name, column.key)))
         ]
         if found:
+            assert summary.baseline is not None, "there are no differences without it"
             base = summary.row(summary.baseline).label
             bars = [_bar(summary, column, row, mean, sign=True) for row, mean in found]
             charts.append(_figure(f"{title}: difference from {base}", bars))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from eval.coco import KEYS, Coco, Triplet
 from eval.config import Config, add_arguments
 from eval.metrics import make_metric, read_metrics
+from eval.models import computing_dtype
 from eval.plan import Plan
 from eval.prepare import draw, folder_of, prompts_of
 from eval.rows import read_rows
@@ -25,7 +26,7 @@ from eval.worker import threads_for
 from hdpainter.configs import read_model_config
 from hdpainter.inpaint import FACTOR
 from hdpainter.mini.world.objects import CATEGORIES
-from hdpainter.models.devices import dtype_policy, usable_device
+from hdpainter.models.devices import usable_device
 from hdpainter.models.registry import PipelineSpec
 from ldm.checkpoint import build
 from ldm.util import UserError
@@ -144,7 +145,7 @@ def seconds_per_evaluation(config: Config, device: str | None = None, processes:
     Its weights are zeros: the time does not depend on them, and nothing is read from disk.
     """
     place = usable_device(device)
-    dtype = dtype_policy(config.dtype, place)[""]
+    dtype = getattr(torch, computing_dtype(device, config.dtype))
     model = read_model_config(PipelineSpec.load(config.model).inpainting.config)
     unet_config = model["params"]["unet_config"]
     unet = build(unet_config).to(dtype).to_empty(device=place).eval().requires_grad_(False)

@@ -105,9 +105,15 @@ class Summary:
         stored = self.preferences if metric == "pickscore" else metric
         return stored == "minipick" or "mini" in self.label(metric).lower()
 
-    def row(self, name: str | None) -> Row | None:
+    def row(self, name: str) -> Row:
         """The row of this name."""
-        return next((row for row in self.rows if row.name == name), None)
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def references(self) -> tuple[Row | None, Row | None]:
+        """The rows of `ours` and `baseline`, where there are such."""
+        ours, baseline = (self.row(name) if name else None for name in (self.ours, self.baseline))
+        return ours, baseline
 
     def columns(self, keys: Iterable[str] = tuple(COLUMN)) -> list[Column]:
         """Those of the columns `keys` that any row has."""
@@ -170,7 +176,9 @@ def summarise(
         preferences=preferences,
         bins=bins,
         means=_solve(bootstrap.means, whole),
-        differences={key: _mcnemar(by_name, baseline, key, value) for key, value in differences.items()},
+        differences={
+            key: _mcnemar(by_name, baseline, key, value) for key, value in differences.items() if baseline
+        },
         preferred=_solve(bootstrap.differences, halves),
         by_bin=_solve(bootstrap.means, binned),
         by_category=_solve(bootstrap.means, by_prompt),

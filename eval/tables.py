@@ -16,7 +16,7 @@ from eval.provenance import provenance
 from eval.published import TABLES, Published
 from eval.rows import write_rows
 from eval.runs import Run
-from eval.stats import REPEATS
+from eval.stats import REPEATS, Mean
 from eval.summary import PREFERENCES, Row, Summary, group_of, summarise
 from hdpainter.files import write_text
 from ldm.util import UserError
@@ -218,7 +218,7 @@ def number_rows(summary: Summary) -> list[dict[str, Any]]:
     """Every measured number, unrounded, one row each: means of all, of a mask bin or of a category, and
     differences; methods that were not run with the reason and no number. `ours` is the method that is, or is not,
     preferred to the row's, where the number is of preferences."""
-    tables = [
+    tables: list[tuple[str, str | None, Mapping[tuple[str, str, str], Mean]]] = [
         ("mean", "", {(*key, ""): mean for key, mean in summary.means.items()}),
         ("difference", summary.baseline, {(*key, ""): mean for key, mean in summary.differences.items()}),
         ("preference over", "50%", {(*key, ""): mean for key, mean in summary.preferred.items()}),

@@ -68,21 +68,22 @@ def read_metrics(
 
     within: files that refer to it. Raises UserError if it is not.
     """
+    metrics: Any = source
     where = "metrics"
     if not isinstance(source, Mapping):
         name = str(source)
         known = name if Path(name).suffix in (".yaml", ".yml") else f"eval/{name}.yaml"
         path = find_config(known, "the config of the metrics")
-        where, source = f"{path}: metrics", read_yaml(path).get("metrics")
-        if isinstance(source, str):  # it refers to another file
+        where, metrics = f"{path}: metrics", read_yaml(path).get("metrics")
+        if isinstance(metrics, str):  # it refers to another file
             if path.resolve() in within:
-                raise UserError(f"{where} is {source!r}, which leads back to this file: give the parameters")
-            return read_metrics(source, (*within, path.resolve()))
-    if not isinstance(source, Mapping) or not source:
+                raise UserError(f"{where} is {metrics!r}, which leads back to this file: give the parameters")
+            return read_metrics(metrics, (*within, path.resolve()))
+    if not isinstance(metrics, Mapping) or not metrics:
         raise UserError(f"{where} must map names of metrics to their parameters")
-    for name, params in source.items():
+    for name, params in metrics.items():
         if name not in METRICS:
             raise UserError(f"{where}: there is no metric {name!r}; there are {', '.join(METRICS)}")
         if not isinstance(params, Mapping | None):
             raise UserError(f"{where}: {name} must be a mapping of parameters, not {params!r}")
-    return {name: dict(params or {}) for name, params in source.items()}
+    return {name: dict(params or {}) for name, params in metrics.items()}

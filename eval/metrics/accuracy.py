@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import nn
 
 from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.crops import crop
@@ -96,8 +95,8 @@ class Accuracy(Metric):
             from mmengine.config import Config
 
             register_all_modules()
-            config = Config.fromfile(self.config_path)
-        test = config.model.get("test_cfg") or {}
+            config: Any = Config.fromfile(self.config_path)
+        test: Any = config.model.get("test_cfg") or {}
         if "score_thr" in test:
             # Most of the time went into thousands of boxes with scores from 0.001, none of which can suppress a
             # surer one.
@@ -141,7 +140,7 @@ class Accuracy(Metric):
         return Compose(self.steps)
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The detector, in eval mode. All its weights come from the file; nothing is downloaded."""
         from mmdet.registry import MODELS
 

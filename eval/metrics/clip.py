@@ -11,7 +11,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from torch import Tensor, nn
+from torch import Tensor
 
 from eval.metrics.base import Arrays, Metric, Value
 from eval.metrics.crops import crop, pad_square
@@ -101,7 +101,7 @@ class OpenClip:
         return bool(tag.get("quick_gelu", own or False))
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> open_clip.CLIP:
         """The model, in eval mode."""
         if open_clip.get_model_config(self.name) == self.config:
             network = open_clip.create_model(self.name, force_quick_gelu=self.quick_gelu)

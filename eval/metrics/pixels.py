@@ -62,7 +62,7 @@ class Fidelity(Metric):
         return {"lpips": identity(self._alexnet) if self._has_lpips else None}
 
     @cached_property
-    def _lpips(self):
+    def _lpips(self) -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(self.device).eval()

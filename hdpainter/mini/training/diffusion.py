@@ -24,7 +24,8 @@ class Pool:
     """Encoded samples of one crop size, a part of which is replaced whenever a batch is drawn.
 
     Drawing and encoding a picture costs as much as a training step, so a sample is used about `reuse` times,
-    each time with other noise, another timestep and one of its texts. `blocks` gives new samples.
+    each time with other noise, another timestep and one of its texts; if `reuse` is infinite, all are drawn once.
+    `blocks` gives new samples.
     """
 
     def __init__(self, blocks: Iterator[Batch], capacity: int, reuse: float):
@@ -33,14 +34,14 @@ class Pool:
         self.next = 0
         self.due = float(capacity)  # samples that should have been replaced by now
 
-    def draw(self, rng: np.random.Generator, count: int) -> Batch:
-        """`count` random samples, after some have been replaced by new ones."""
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        """`count` random samples, after some have been replaced by new ones; the generator is of their device."""
         while self.due > 0:
             self.due -= self._put(next(self.blocks))
         self.due += count / self.reuse
         texts = self.tensors["txt_features"]
         chosen, variant = (
-            torch.from_numpy(rng.integers(n, size=count)).to(texts.device) for n in texts.shape[:2]
+            torch.randint(n, (count,), generator=generator, device=texts.device) for n in texts.shape[:2]
         )
         return {k: v[chosen, variant] if k in BY_TEXT else v[chosen] for k, v in self.tensors.items()}
 
@@ -59,12 +60,15 @@ class DiffusionTraining(Training):
     """Trains the UNet of a latent diffusion model `config` (a YAML file); its other parts are frozen.
 
     parts: for each frozen part the weights that a previous stage has exported, or a whole model with such a
-    part, {"first_stage_model": file, ...}. crops: {crop size in pixels: [weight, batch size, pool capacity]}.
-    reuse: see `Pool`. suffixes, dropped, nulls: see `Texts`; the words that the methods' prompts add, and what
-    classifier-free guidance needs. start: a file of a whole model, whose UNet the training begins with instead
-    of random weights. start_share: weight of `start` in the mean of both UNets that samples and exports use.
-    Half and half is better than either where training has gone on at a high rate: the mean of two minima of
-    one basin lies in its flat middle [Wortsman et al. 2022].
+    part, {"first_stage_model": file, ...}.
+    crops: {crop size in pixels: [weight, batch size, pool capacity]}. reuse: see `Pool`.
+    suffixes, dropped, nulls: see `Texts`; the words that the methods' prompts add, and what classifier-free
+    guidance needs.
+    start: a file of a whole model, whose UNet the training begins with instead of random weights.
+    start_share: weight of `start` in the mean of both UNets that samples and exports use. Half and half is better
+    than either where training has gone on at a high rate: the mean of two minima of one basin lies in its flat
+    middle [Wortsman et al. 2022].
+    compiled: compile the UNet, in channels_last; for a GPU.
     """
 
     parallel = True
@@ -80,6 +84,7 @@ class DiffusionTraining(Training):
         nulls: Sequence[str] = ("",),
         start: str | None = None,
         start_share: float = 0.0,
+        compiled: bool = False,
         seed: int = 0,
         **budget,
     ):
@@ -93,11 +98,17 @@ class DiffusionTraining(Training):
             read_unet(ldm, start)
         super().__init__(ldm.model, **budget)
         self.ldm, self.parts = ldm, loaded
-        self.start_share = start_share
+        self.start_share, self.compiled = start_share, compiled
         self.start = copy.deepcopy(ldm.model.state_dict()) if start_share else {}
         self.crops = {int(size): values for size, values in crops.items()}
         self.reuse, self.seed = reuse, seed
         self.texts = Texts(self.tokenize, suffixes, dropped, nulls)
+
+    def on_train_start(self):
+        super().on_train_start()
+        if self.compiled:
+            self.network.to(memory_format=torch.channels_last)
+            self.ldm.model.diffusion_model.compile()
 
     def on_load_checkpoint(self, checkpoint):
         """The frozen parts are the config's, also where the checkpoint was trained with others."""
@@ -109,13 +120,8 @@ class DiffusionTraining(Training):
         """Tokens [B, T] for the model's text encoder."""
         return self.ldm.cond_stage_model.tokenize(texts).numpy()
 
-    @property
-    def phase(self) -> int:
-        """The part of the training that is on; in each other crops are drawn."""
-        return 0
-
     def source(self) -> Source:
-        """What draws the crops of this phase."""
+        """What draws the crops."""
         raise NotImplementedError
 
     def encode(self, drawn: Batch) -> Batch:
@@ -146,16 +152,14 @@ class DiffusionTraining(Training):
         """Endless training batches, each of one crop size, which is the same in all processes."""
         # steps already done must not come again
         order = np.random.default_rng((self.seed, self.global_step))
-        rng = np.random.default_rng((self.seed, self.global_step, self.global_rank))
+        own = hash((self.seed, self.global_step, self.global_rank)) % 2**63
+        generator = torch.Generator(self.device).manual_seed(own)
         sizes = list(self.crops)
         weights = np.array([self.crops[s][0] for s in sizes], float)
-        phase, pools = None, {}
+        pools = {size: self.pool(size, int(self.crops[size][2])) for size in sizes}
         while True:
-            if self.phase != phase:
-                phase, pools = self.phase, {}
-                pools = {size: self.pool(size, int(self.crops[size][2])) for size in sizes}
             size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
-            yield pools[size].draw(rng, self.crops[size][1])
+            yield pools[size].draw(self.crops[size][1], generator)
 
     def loss(self, batch):
         batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -50,6 +49,8 @@ class InpaintingTraining(DiffusionTraining):
     ):
         super().__init__(config, parts, **kwargs)
         self.text_to_image, self.naming = text_to_image, naming
+        self.scores = CrossAttentionScores(self.ldm.model.diffusion_model, LEVELS)
+        self.scores.__enter__()  # for good: to patch the UNet in every step would compile it anew each time
         self.views = InpaintingViews(self.texts, scenes, size, views, single, full, covering)
         self.blanks: dict[int, Tensor] = {}
         probes = [describe_scene("val", i) for i in range(held_out)]
@@ -76,18 +77,21 @@ class InpaintingTraining(DiffusionTraining):
         t = (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
         return t.clamp_max(self.ldm.num_timesteps - 1)  # the product may be rounded up
 
-    @property
-    def phase(self):
-        return int(self.progress >= self.text_to_image)
-
     def source(self):
-        return self.views if self.phase else replace(self.views, full=1.0)
+        return self.views
 
     def loss(self, batch):
-        with CrossAttentionScores(self.ldm.model.diffusion_model, LEVELS) as scores:
-            denoising, _ = super().loss(batch)
-            naming = naming_loss(scores.mean(), batch["slots"], batch["seen"].float())
+        if self.progress < self.text_to_image:
+            batch = batch | self.everything(batch)
+        denoising, _ = super().loss(batch)
+        naming = naming_loss(self.scores.mean(), batch["slots"], batch["seen"].float())
         return denoising + self.naming * naming, {"denoising": denoising, "naming": naming}
+
+    def everything(self, batch: Batch) -> Batch:
+        """The conditions of the same samples with everything masked."""
+        mask, latent = batch["mask"], batch["masked_image_latent"]
+        blank = self.blank(LATENT * latent.shape[-1]).to(latent)
+        return {"mask": torch.ones_like(mask), "masked_image_latent": blank.expand_as(latent)}
 
     def blank(self, size: int) -> Tensor:
         """The latent [1, C, h, w] of a grey picture, which is all that a full mask leaves."""

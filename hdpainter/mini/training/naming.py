@@ -26,8 +26,8 @@ def token_slots(text: str, objects: Sequence[str | None], tokenizer: Any = None)
     """What each of the 77 tokens of `text` names, int8 [77].
 
     That is the number of the object to whose category, or colour before it, its word belongs, `UNION` for the
-    end token of a text that names any, `NOTHING` for all others. objects: category names by number, None for
-    those that do not count.
+    end token of a text that names any, `NOTHING` for all others.
+    objects: category names by number, None for those that do not count.
     """
     tokenizer = tokenizer or default_tokenizer()
     slots = np.full(CONTEXT_LENGTH, NOTHING, np.int8)
@@ -52,9 +52,10 @@ def token_slots(text: str, objects: Sequence[str | None], tokenizer: Any = None)
 def naming_loss(scores: Mapping[int, Tensor], slots: Tensor, seen: Tensor) -> Tensor:
     """The binary cross entropy between sigmoid(A_cross) of the tokens that name something and where that is seen.
 
-    scores: {level: [B, pixels, tokens]}, Eq. 8. slots: [B, tokens], see `token_slots`. seen: [B, OBJECTS, h,
-    w], the share of each latent pixel that shows the object; all 0 where a text names what a picture does not
-    show. Returns the mean over pixels and naming tokens, summed over levels; 0 if no token names anything.
+    scores: {level: [B, pixels, tokens]}, Eq. 8. slots: [B, tokens], see `token_slots`.
+    seen: [B, OBJECTS, h, w], the share of each latent pixel that shows the object; all 0 where a text names what
+    a picture does not show.
+    Returns the mean over pixels and naming tokens, summed over levels; 0 if no token names anything.
     """
     numbers = torch.arange(OBJECTS, device=slots.device)
     named = (slots[:, None, :] == numbers[:, None]).any(-1)  # [B, OBJECTS]

@@ -41,9 +41,11 @@ class InpaintingViews:
     """Scenes, parts of them and single objects, each with a mask.
 
     scenes: how many of the training split there are; each is drawn at `side` pixels when its turn comes, and
-    gives `views` samples. single: share of views that show one object and are called by its name. full: share
-    of the masks that are everything. covering: share of those that cover one object, by whose name the view is
-    called in half of the cases. All other masks are random.
+    gives `views` samples.
+    single: share of views that show one object and are called by its name.
+    full: share of the masks that are everything.
+    covering: share of those that cover one object, by whose name the view is called in half of the cases. All
+    other masks are random.
     """
 
     texts: Texts

@@ -78,3 +78,15 @@ def test_gpu_settings_apply_on_a_gpu_only():
     assert cpu.trainer.seed == gpu.trainer.seed == 7
     assert gpu.training.params.steps > cpu.training.params.steps
     assert "gpu" not in gpu
+
+
+GPU_DRY_RUN = ["configs/train/mini-inpainting-3.yaml", "--dry-run", "3", "training.params.workers=1"]
+GPU_DRY_RUN += ["training.params.held_out=1", "training.params.crops={128: [1, 2, 4], 256: [0, 2, 4]}"]
+
+
+def test_a_dry_run_takes_steps_by_the_gpus_settings(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    assert main([*GPU_DRY_RUN, "training.params.compiled=false", "--run-dir", str(tmp_path)]) == 0
+    (rate,) = re.findall(r"([\d.]+) crops of 128 pixels a second", capsys.readouterr().out)
+    assert 0 < float(rate) < 1000
+    assert not list(tmp_path.iterdir())

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hdpainter.mini.training.crops import VARIANTS, Texts
+from hdpainter.mini.training.masks import hull, object_mask
 from hdpainter.mini.training.naming import NOTHING, OBJECTS, UNION
 from hdpainter.mini.training.views import InpaintingViews, resized, shares
 from hdpainter.mini.world.objects import CATEGORIES
@@ -70,3 +73,26 @@ def test_shares_tell_how_much_of_a_pixel_an_object_covers():
     assert np.array_equal(maps[1], [[0.5, 0], [0, 0]]) and not maps[[0, 2, 3]].any()
     scene = describe_scene("train", 0)
     assert resized(scene.render(64), 64) is not None and resized(scene.render(64), 32).shape == (32, 32, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 40), st.integers(0, 40), st.integers(1, 24), st.integers(1, 24))
+def test_a_hole_around_an_object_covers_it_and_little_more(seed, x, y, w, h):
+    seen = np.zeros((64, 64), bool)
+    seen[y : y + h, x : x + w] = True
+    mask = object_mask(np.random.default_rng(seed), seen)
+    assert mask.shape == seen.shape and mask.dtype == bool
+    assert mask[seen].all()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    reach = 64 * 0.08 + 1 + 0.25 * (max(w, h) + 10)  # grown, and an ellipse reaches beyond its box
+    assert rows[0] >= y - reach and rows[-1] <= y + h + reach
+    assert columns[0] >= x - reach and columns[-1] <= x + w + reach
+
+
+def test_a_hull_is_convex_and_covers_the_mask():
+    mask = np.zeros((32, 32), bool)
+    mask[4:20, 5] = mask[19, 5:25] = True  # an L
+    filled = hull(mask)
+    assert np.all(filled[mask])
+    assert filled[15, 8]
+    assert not filled[5, 20]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.util import UserError
@@ -33,11 +34,33 @@ How the parts differ from the public models in kind, not only in size:
 - Timesteps were drawn in proportion to t for the inpainting model: shapes are decided at high noise.
 - The upscaler knows noise levels of its condition below 60 (SD2's: 350); the pipeline uses 20.
 - Latents are scaled so that Stable Diffusion's own scale factors, 0.18215 and 0.08333, are right.
-
+{supervision}
 Held-out figures of the inpainting model: right, empty, wrong are losses at t = 900, everything masked, with the
 right caption, none and a wrong one; mid is the loss at t = 500; start_share is the share of the 16x16
-cross-attention that the start token takes.
+cross-attention that the start token takes{figure}.
 """
+SUPERVISION = """\
+- The inpainting model's cross-attention was taught to segment. Stable Diffusion's learned it from the denoising
+  loss alone, over billions of pictures; here a second loss, with weight {naming}, holds the scores of the 32x32
+  and 16x16 token grids (Eq. 8) to where the scene's objects are. For each token that names one (the category, a
+  colour before it; the end token for all that are named) it is the binary cross entropy of Eq. 9 between the
+  sigmoid of its score and the object's mask, which is empty where a caption names what the picture does not show.
+  So RASG's S means by training what the paper takes it to mean. The masks are the drawing's own
+  (`hdpainter/mini/training/naming.py`).
+- {full:.0%} of the inpainting masks are everything, and {covering:.0%} cover one object, whose name is the
+  caption in half of these cases; the others are strokes and boxes.
+"""
+FIGURE = """\
+; auc is how well the 16x16 map of a word's scores at t =
+500 separates its object from the rest (the area under the ROC curve, mean over objects; 0.5 is chance)"""
+
+
+def introduction(cards: Iterable[dict]) -> str:
+    """What is said of all the models. If the attention of one was supervised, its settings say how."""
+    for settings in (card["training"]["params"] for card in cards):
+        if settings.get("naming"):
+            return INTRODUCTION.format(supervision=SUPERVISION.format(**settings), figure=FIGURE)
+    return INTRODUCTION.format(supervision="", figure="")
 
 
 def beginnings(facts: dict) -> list[str]:
@@ -83,9 +106,10 @@ def write(folder: Path) -> Path:
     cards = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".safetensors").exists()]
     if not cards:
         raise UserError(f"{folder} has no model with a card; run scripts/train_mini.sh")
-    text = INTRODUCTION + "".join(
-        describe(path.stem, json.loads(path.read_text()), path.with_suffix(".safetensors").stat().st_size)
-        for path in cards
+    facts = {path: json.loads(path.read_text()) for path in cards}
+    text = introduction(facts.values()) + "".join(
+        describe(path.stem, card, path.with_suffix(".safetensors").stat().st_size)
+        for path, card in facts.items()
     )
     target = folder / "README.md"
     target.with_suffix(".part").write_text(text)

@@ -4,7 +4,9 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from hdpainter.files import write_text
 from ldm.util import UserError
 
 ABOUT = {
@@ -63,9 +65,10 @@ def introduction(cards: Iterable[dict]) -> str:
     return INTRODUCTION.format(supervision="", figure="")
 
 
-def beginnings(facts: dict) -> list[str]:
+def beginnings(facts: dict[str, Any]) -> list[str]:
     """The runs before the one that `facts` tell of, the last one first."""
-    texts, what = [], "began with the weights of an earlier run"
+    texts: list[str] = []
+    what = "began with the weights of an earlier run"
     while facts["training"]["params"].get("start"):
         if "start" not in facts:
             return [*texts, f"{what}, whose steps are not counted"]
@@ -75,7 +78,7 @@ def beginnings(facts: dict) -> list[str]:
     return texts
 
 
-def describe(name: str, card: dict, size: int) -> str:
+def describe(name: str, card: dict[str, Any], size: int) -> str:
     """One model's section. `notes` of its card are what a person wrote into it."""
     scenes = card["training"]["params"]["scenes"]
     extent = f"{card['parameters'] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB, half precision"
@@ -111,9 +114,7 @@ def write(folder: Path) -> Path:
         describe(path.stem, card, path.with_suffix(".safetensors").stat().st_size)
         for path, card in facts.items()
     )
-    target = folder / "README.md"
-    target.with_suffix(".part").write_text(text)
-    return target.with_suffix(".part").replace(target)
+    return write_text(folder / "README.md", text)
 
 
 def main() -> None:

@@ -64,5 +64,5 @@ def sheet(
         text(caption, pad, top - 7)
         for left, picture in zip(lefts, pictures, strict=True):
             small = Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS)
-            canvas[top : top + cell, left : left + cell] = small
+            canvas[top : top + cell, left : left + cell] = np.asarray(small)
     return Image.fromarray(canvas)

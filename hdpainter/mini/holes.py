@@ -84,8 +84,8 @@ def free_hole(
         return None
     rng = np.random.default_rng((index, CATEGORIES.index(category)))
     reach = 2 * round(CLEARANCE * size) + 1
-    taken = scene.visible_masks(size).any(0).astype(np.uint8)
-    taken = cv2.dilate(taken, np.ones((reach, reach), np.uint8)).astype(bool)
+    visible = np.asarray(scene.visible_masks(size).any(0), np.uint8)
+    taken = cv2.dilate(visible, np.ones((reach, reach), np.uint8)).astype(bool)
     for _ in range(TRIES):
         low, high, colour = _place(rng, category, ground)
         mask = _shape(rng, low * size, high * size, size)
@@ -113,7 +113,9 @@ def standing(scene: Scene, category: Category) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-def _place(rng: np.random.Generator, category: Category, ground: tuple[float, float]):
+def _place(
+    rng: np.random.Generator, category: Category, ground: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Corners, low and high [2], of the box around a possible object in unit coordinates, and its colour word."""
     pen = Pen()
     colour = category.draw(pen, rng)

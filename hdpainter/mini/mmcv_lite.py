@@ -4,9 +4,11 @@ mmcv's compiled extension has no wheels for current versions of torch; mmcv-lite
 """
 
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 import torchvision
@@ -18,11 +20,11 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -
     return torchvision.ops.nms(boxes + torch.tensor([0, 0, offset, offset]).to(boxes), scores, iou_threshold)
 
 
-def _missing(name: str):
+def _missing(name: str) -> Callable[..., NoReturn]:
     if name.startswith("__"):
         raise AttributeError(name)
 
-    def operator(*_, **__):
+    def operator(*_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError(f"mmcv-lite has no {name}; install a compiled mmcv")
 
     return operator
@@ -34,6 +36,5 @@ def enable_mmdet() -> None:
         return
     extension = ModuleType("mmcv._ext")
     extension.__spec__ = ModuleSpec("mmcv._ext", None)
-    extension.nms = _nms
-    extension.__getattr__ = _missing
+    vars(extension).update(nms=_nms, __getattr__=_missing)
     sys.modules["mmcv._ext"] = extension

@@ -6,13 +6,15 @@ import multiprocessing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from filelock import FileLock
 
+from hdpainter.files import replacing
 from hdpainter.mini.world.objects import CATEGORIES
-from hdpainter.mini.world.toycoco import describe_scene
+from hdpainter.mini.world.toycoco import Scene, describe_scene
 from ldm.util import UserError
 
 _SOURCES = sorted((Path(__file__).parent / "world").glob("*.py"))
@@ -29,7 +31,7 @@ class SceneCache:
     """
 
     images: np.ndarray
-    records: list[dict]
+    records: list[dict[str, Any]]
 
 
 def names(category: str, colour: str | None) -> list[str]:
@@ -43,7 +45,7 @@ def names(category: str, colour: str | None) -> list[str]:
     ]
 
 
-def _record(scene) -> dict:
+def _record(scene: Scene) -> dict[str, Any]:
     objects = []
     for item, mask in zip(scene.objects, scene.visible_masks(128), strict=True):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -53,7 +55,7 @@ def _record(scene) -> dict:
     return {"captions": list(scene.captions), "objects": objects}
 
 
-def _draw(block: range, split: str, size: int, path: Path) -> list[dict]:
+def _draw(block: range, split: str, size: int, path: Path) -> list[dict[str, Any]]:
     cv2.setNumThreads(1)
     images = np.load(path, mmap_mode="r+")
     records = []
@@ -64,7 +66,7 @@ def _draw(block: range, split: str, size: int, path: Path) -> list[dict]:
     return records
 
 
-def _draw_all(split: str, count: int, size: int, path: Path, workers: int) -> list[dict]:
+def _draw_all(split: str, count: int, size: int, path: Path, workers: int) -> list[dict[str, Any]]:
     np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3)).flush()
     blocks = [range(i, min(i + 64, count)) for i in range(0, count, 64)]
     draw = partial(_draw, split=split, size=size, path=path)
@@ -74,7 +76,7 @@ def _draw_all(split: str, count: int, size: int, path: Path, workers: int) -> li
         return [record for records in pool.imap(draw, blocks) for record in records]
 
 
-def scene_cache(folder: Path, split: str, count: int, size: int, workers: int = 1) -> SceneCache:
+def scene_cache(folder: str | Path, split: str, count: int, size: int, workers: int = 1) -> SceneCache:
     """Scenes 0 .. count-1 of a split at `size` pixels, from `folder` or drawn into it by `workers` processes.
 
     Trainings that start together share a folder: one of them draws, the others wait for it.
@@ -88,7 +90,6 @@ def scene_cache(folder: Path, split: str, count: int, size: int, workers: int = 
         with FileLock(folder / "lock"):
             if not records_file.exists():  # nobody has drawn them meanwhile
                 records = _draw_all(split, count, size, pictures, workers)
-                complete = folder / "records.json.part"
-                complete.write_text(json.dumps(records))
-                complete.rename(records_file)  # its existence says that the cache is complete
+                with replacing(records_file) as part:  # its existence says that the cache is complete
+                    part.write_text(json.dumps(records))
     return SceneCache(np.load(pictures, mmap_mode="r"), json.loads(records_file.read_text()))

@@ -10,32 +10,34 @@ import argparse
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
 from hdpainter.configs import read_yaml
+from hdpainter.files import replacing, write_json
 from hdpainter.mini.training.averages import Snapshots
 from hdpainter.mini.training.base import Rate, Report, Training
 from hdpainter.models.devices import computes_in_bfloat16
 from ldm.util import UserError, instantiate_from_config
 
 
-def load_config(path: Path, overrides: Sequence[str], gpu: bool):
+def load_config(path: Path, overrides: Sequence[str], gpu: bool) -> DictConfig:
     """The YAML at `path`, with its `gpu` section merged in on a GPU, then `key=value` overrides.
 
     One that has a `base`, the name of a file beside it, says only what differs from that.
     """
     if not path.is_file():
         raise UserError(f"there is no training config {path}; see configs/train/")
-    content = read_yaml(path)
+    content: Any = read_yaml(path)
     if base := content.pop("base", None):
         if not (path.parent / str(base)).is_file():
             raise UserError(f"{path}: there is no base {base} beside it")
@@ -51,20 +53,27 @@ def load_config(path: Path, overrides: Sequence[str], gpu: bool):
         raise UserError(f"setting {malformed[0]!r} is not of the form key=value")
     special = content.pop("gpu", {})
     try:
-        return OmegaConf.merge(content, special if gpu else {}, OmegaConf.from_dotlist(list(overrides)))
+        return merged(content, special if gpu else {}, OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} and the settings given do not go together: {problem}") from None
 
 
-def run(config, run_dir: Path, gpu: bool) -> None:
+def merged(*configs: Any) -> DictConfig:
+    """One config of several; of values that stand in more than one, the last holds."""
+    config = OmegaConf.merge(*configs)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def run(config: DictConfig, run_dir: Path, gpu: bool) -> None:
     """Train, or go on training, in `run_dir`, then write the averaged weights and their card there."""
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml")
     settings = config.get("trainer", {})
     seed = settings.get("seed", 0)
     pl.seed_everything(seed)
-    config = OmegaConf.merge({"training": {"params": {"seed": seed}}}, config)  # of what the batches show
+    config = merged({"training": {"params": {"seed": seed}}}, config)  # of what the batches show
     files = config.training.params.get("parts", {})
     parts = {name: part_card(Path(path), name) for name, path in files.items()}
     start = config.training.params.get("start")
@@ -78,7 +87,7 @@ def run(config, run_dir: Path, gpu: bool) -> None:
     checkpoints = ModelCheckpoint(
         run_dir, filename="last", train_time_interval=interval, enable_version_counter=False
     )
-    callbacks = [report, checkpoints]
+    callbacks: list[pl.Callback] = [report, checkpoints]
     if lengths := settings.get("averages", []):
         callbacks.insert(0, Snapshots(run_dir, lengths, settings.get("snapshot_minutes", 30)))
     trainer = new_trainer(settings, gpu, run_dir, callbacks)
@@ -90,7 +99,11 @@ def run(config, run_dir: Path, gpu: bool) -> None:
 
 
 def new_trainer(
-    settings, gpu: bool, run_dir: Path, callbacks: list[pl.Callback], steps: int = -1
+    settings: Mapping[str, Any] | DictConfig,
+    gpu: bool,
+    run_dir: Path,
+    callbacks: list[pl.Callback],
+    steps: int = -1,
 ) -> pl.Trainer:
     """Lightning's trainer with a config's `trainer` settings, without its own logs; steps: at most so many."""
     processes = settings.get("processes", 1)
@@ -112,7 +125,7 @@ def new_trainer(
     )
 
 
-def dry_run(config, steps: int, run_dir: Path, gpu: bool) -> float:
+def dry_run(config: DictConfig, steps: int, run_dir: Path, gpu: bool) -> float:
     """Take some steps that leave nothing behind, and return how many crops of 128 pixels are done in a second.
 
     The first step, which draws, encodes and perhaps compiles, is not counted. Without a GPU, batches are of two
@@ -130,7 +143,7 @@ def dry_run(config, steps: int, run_dir: Path, gpu: bool) -> float:
     return rate.rate
 
 
-def precision(gpu: bool) -> str:
+def precision(gpu: bool) -> Literal["bf16-mixed", "32-true"]:
     """The trainer's precision where a config has none: bfloat16 on a device that computes in it, else float32.
 
     A run may be resumed in another one.
@@ -138,7 +151,9 @@ def precision(gpu: bool) -> str:
     return "bf16-mixed" if gpu or computes_in_bfloat16() else "32-true"
 
 
-def export(training: Training, report: Report, config, origin: dict[str, dict], run_dir: Path) -> None:
+def export(
+    training: Training, report: Report, config: DictConfig, origin: dict[str, Any], run_dir: Path
+) -> None:
     """Write `model.safetensors` (floats in half precision) and its card `model.json`, each at once; `origin` has
     the cards of the frozen `parts` and of the model that it began with, `start`."""
     weights = {
@@ -156,13 +171,12 @@ def export(training: Training, report: Report, config, origin: dict[str, dict], 
         "last_losses": report.losses,
         "held_out": report.figures,
     } | origin
-    save_file(weights, run_dir / "model.safetensors.part", metadata={"format": "pt"})
-    (run_dir / "model.json.part").write_text(json.dumps(card, indent=1))
-    for name in ("model.safetensors", "model.json"):
-        (run_dir / f"{name}.part").replace(run_dir / name)
+    with replacing(run_dir / "model.safetensors") as part:
+        save_file(weights, part, metadata={"format": "pt"})
+    write_json(run_dir / "model.json", card)
 
 
-def part_card(weights: Path, part: str | None = None) -> dict:
+def part_card(weights: Path, part: str | None = None) -> dict[str, Any]:
     """What the card beside some weights says of their training or, in a whole model's, of that of a `part`.
 
     Raises UserError if there is none.

@@ -1,13 +1,15 @@
 """Training of the autoencoders: sharp reconstructions without a discriminator or a perceptual network."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from hdpainter.configs import read_model_config
 from hdpainter.mini.scenes import SceneCache, scene_cache
@@ -21,6 +23,7 @@ from hdpainter.mini.training.base import (
     to_images,
     to_tensor,
 )
+from ldm.models.autoencoder import AutoencoderKL
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class Crops(IterableDataset):
         self.images, self.sizes, self.weights = cache.images, sizes, weights
         self.pixels, self.candidates, self.seed = pixels, candidates, seed
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         while True:
@@ -67,6 +70,15 @@ class Crops(IterableDataset):
         return image[y : y + size, x : x + size]
 
 
+class Parts(nn.Module):
+    """What is trained: the autoencoder, and the head that reads the mean colour off a latent pixel."""
+
+    def __init__(self, autoencoder: AutoencoderKL):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.colours = nn.Conv2d(autoencoder.post_quant_conv.in_channels, 3, 1)
+
+
 class AutoencoderTraining(Training):
     """Trains the first stage of the model `config` (a YAML file) on crops of toy scenes drawn at `size` pixels.
 
@@ -83,6 +95,9 @@ class AutoencoderTraining(Training):
     afterwards, that must read a latent pixel's mean colour off it, as one can with Stable Diffusion's latents.
     """
 
+    network: Parts
+    average: Parts
+
     def __init__(
         self,
         config: str,
@@ -98,58 +113,58 @@ class AutoencoderTraining(Training):
         start: str | None = None,
         decoder_noise: float | None = None,
         seed: int = 0,
-        **budget,
+        **budget: Any,
     ):
-        model = model_part(config, "first_stage_config")
-        with torch.no_grad():  # small posterior variances from the start
-            model.quant_conv.bias[model.quant_conv.out_channels // 2 :] = -5.0
+        model: AutoencoderKL = model_part(config, "first_stage_config")
+        logvar = model.quant_conv.state_dict()["bias"][model.quant_conv.out_channels // 2 :]
+        logvar.fill_(-5.0)  # small posterior variances from the start
         if start is not None:
             read_part(model, "first_stage_model", start)
         if decoder_noise is not None:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
-        head = nn.Conv2d(model.post_quant_conv.in_channels, 3, 1)
-        super().__init__(nn.ModuleDict({"autoencoder": model, "colours": head}), **budget)
+        super().__init__(Parts(model), **budget)
         self.scale_factor = read_model_config(config)["params"].get("scale_factor", 1.0)
         self.kl_weight, self.decoder_noise = kl_weight, decoder_noise
         drawn = scene_cache(cache, "train", scenes, size, self.workers)
         self.data = Crops(drawn, crop_sizes, crop_weights, pixels, candidates, seed)
         self.held_out = to_tensor(np.array(scene_cache(cache, "val", held_out, size).images))
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> DataLoader:
         # a resumed run must not see the same crops again
         self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
         return self.loader(self.data)
 
-    def loss(self, x):
+    def loss(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         if self.decoder_noise is not None:
             return self.decoder_loss(x), {}
-        posterior = self.network["autoencoder"].encode(x)
-        y = self.network["autoencoder"].decode(posterior.sample())
+        posterior = self.network.autoencoder.encode(x)
+        y = self.network.autoencoder.decode(posterior.sample())
         kl = posterior.kl().sum() / posterior.mean.numel()
         reconstruction = reconstruction_loss(x, y.float())
-        means = F.adaptive_avg_pool2d(x, posterior.mean.shape[-2:])
-        colours = (self.network["colours"](posterior.mean) - means).square().mean()
+        h, w = posterior.mean.shape[-2:]
+        means = F.adaptive_avg_pool2d(x, (h, w))
+        colours = (self.network.colours(posterior.mean) - means).square().mean()
         logs = {"reconstruction": reconstruction, "colours": colours, "kl": kl}
         return reconstruction + colours + self.kl_weight * kl, logs
 
     def decoder_loss(self, x: Tensor) -> Tensor:
         """The reconstruction loss of pictures x [B, 3, H, W] from noised latents."""
-        model = self.network["autoencoder"]
+        model = self.network.autoencoder
         z = model.encode(x).mode()
         std = self.decoder_noise / self.scale_factor * torch.rand(len(z), 1, 1, 1, device=z.device).square()
         return reconstruction_loss(x, model.decode(z + std * torch.randn_like(z)).float())
 
     def reconstruct(self) -> tuple[Tensor, Tensor]:
         """Latent means and reconstructions of the held-out pictures by the averaged weights."""
-        model = self.average["autoencoder"].eval()
+        model = self.average.autoencoder.eval()
         latents = [model.encode(x[None].to(self.device)).mean for x in self.held_out]
         return torch.cat(latents), torch.cat([model.decode(z).float().cpu() for z in latents])
 
-    def weights(self):
+    def weights(self) -> dict[str, Tensor]:
         """The averaged autoencoder, its latents scaled to a std of 1 / scale_factor of the model's config, unless
         only the decoder was trained."""
-        state = {name: tensor.clone() for name, tensor in self.average["autoencoder"].state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in self.average.autoencoder.state_dict().items()}
         if self.decoder_noise is not None:
             return state
         latents, _ = self.reconstruct()
@@ -161,7 +176,7 @@ class AutoencoderTraining(Training):
         state["post_quant_conv.weight"] /= factor
         return state
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, float]:
         latents, y = self.reconstruct()
         return {
             "psnr": float(psnr(y, self.held_out)),
@@ -169,7 +184,7 @@ class AutoencoderTraining(Training):
             "weakest_std": float(latents.std((0, 2, 3)).min()),
         }
 
-    def sheet(self):
+    def sheet(self) -> np.ndarray:
         _, y = self.reconstruct()
         pairs = torch.stack([self.held_out[:6], y[:6]]).flatten(0, 1)
         return tile(to_images(pairs), 6)

@@ -10,6 +10,7 @@ hdpainter.mini.average` makes it.
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -61,20 +62,22 @@ class Snapshots(pl.Callback):
         self.averages: dict[float, dict[str, Tensor]] = {float(length): {} for length in lengths}
         self.written = time.process_time()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"averages": self.averages}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.averages = {
             length: state_dict["averages"].get(length, own) for length, own in self.averages.items()
         }
 
-    def on_train_start(self, trainer, task):
+    def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
         for average in self.averages.values():  # as read from a checkpoint
             average |= {name: p.to(task.device) for name, p in average.items()}
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer, task, outputs, batch, index):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
         if not trainer.is_global_zero:
             return
         weights = {name: p for name, p in task.network.named_parameters()}
@@ -87,7 +90,7 @@ class Snapshots(pl.Callback):
         if time.process_time() - self.written > 60 * self.minutes:
             self.write(task.global_step)
 
-    def on_train_end(self, trainer, task):
+    def on_train_end(self, trainer: pl.Trainer, task: Any) -> None:
         if trainer.is_global_zero:
             self.write(task.global_step)
 

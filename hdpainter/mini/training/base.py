@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ FINAL_RATE = 0.02  # of the peak learning rate
 LONGEST_STEP = 30.0  # seconds that a step may count; a suspended process does not use up its budget
 
 
-def model_part(path: str, part: str | None = None) -> nn.Module:
+def model_part(path: str, part: str | None = None) -> Any:
     """The model that a YAML file of configs/models/ describes, or the part under one of its `*_config` keys."""
     require_file(path, "model config")
     config = read_model_config(path)
@@ -70,6 +71,7 @@ class Training(pl.LightningModule):
     """
 
     parallel = False
+    latest: dict[str, Tensor]  # losses of the last step
 
     def __init__(
         self,
@@ -90,9 +92,9 @@ class Training(pl.LightningModule):
         self.elapsed = 0.0  # seconds, over all resumes
         self.average_decay = average_decay
         self.average = copy.deepcopy(network).requires_grad_(False)
-        self._last = None
+        self._last: float | None = None
 
-    def loss(self, batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and what else is worth logging."""
         raise NotImplementedError
 
@@ -131,32 +133,34 @@ class Training(pl.LightningModule):
         """How much of the budget is used, 0 to 1."""
         return min(max(self.global_step / self.steps, self.elapsed / 60 / self.minutes), 1.0)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> MuonAdam:
         optimizer = MuonAdam(split_parameters([self.network], *self.rates))
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         return optimizer
 
-    def on_save_checkpoint(self, checkpoint):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["elapsed"] = self.elapsed
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.elapsed = checkpoint["elapsed"]
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
         # other noise in every process, and after a resume none that there was before
         torch.manual_seed(hash((torch.initial_seed(), self.global_step, self.global_rank)) % 2**63)
 
-    def training_step(self, batch, index):
+    def training_step(self, batch: Any, index: int) -> Tensor:
         loss, logs = self.loss(batch)
         self.latest = {"loss": loss.detach(), **{k: torch.as_tensor(v).detach() for k, v in logs.items()}}
         return loss
 
-    def on_train_batch_start(self, batch, index):
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
         progress = self.progress
         falling = max(progress - self.hold, 0.0) / (1 - self.hold)
         cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * falling))
-        for group in self.optimizers().param_groups:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)  # there is one
+        for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * cosine * min(1.0, (progress + 1e-3) / WARM_UP)
 
     @torch.no_grad()
@@ -167,7 +171,7 @@ class Training(pl.LightningModule):
         for average, own in zip(self.average.buffers(), self.network.buffers(), strict=True):
             average.copy_(own)
 
-    def on_train_batch_end(self, outputs, batch, index):
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         self.update_average()
         now = time.monotonic()
         if self._last is not None:
@@ -193,7 +197,9 @@ class Report(pl.Callback):
         self.losses: dict[str, float] = {}
         self.figures: dict[str, float] = {}
 
-    def on_train_batch_end(self, trainer, task, outputs, batch, index):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
         if not trainer.is_global_zero:
             return
         for name, value in task.latest.items():
@@ -207,7 +213,7 @@ class Report(pl.Callback):
         if time.process_time() - self.shown > 60 * self.minutes:
             self.show(task)
 
-    def on_train_end(self, trainer, task):
+    def on_train_end(self, trainer: pl.Trainer, task: Any) -> None:
         if trainer.is_global_zero:
             self.show(task)
 
@@ -246,13 +252,15 @@ class Rate(pl.Callback):
     def __init__(self, skipped: int):
         self.skipped, self.crops, self.start, self.rate = skipped, 0.0, 0.0, float("nan")
 
-    def on_train_batch_end(self, trainer, task, outputs, batch, index):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
         if task.global_step > self.skipped:
             self.crops += batch["jpg_latent"][:, 0].numel() / 16**2
         elif task.global_step == self.skipped:
             self.start = self._now(task)
 
-    def on_train_end(self, trainer, task):
+    def on_train_end(self, trainer: pl.Trainer, task: Any) -> None:
         self.rate = self.crops / (self._now(task) - self.start)
 
     def _now(self, task: Training) -> float:

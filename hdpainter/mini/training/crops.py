@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -12,12 +12,13 @@ from hdpainter.mini.scenes import SceneCache
 from hdpainter.mini.training.base import most_detailed
 
 Drawn = dict[str, np.ndarray]
+Item = TypeVar("Item")
 VARIANTS = 4
 
 
-def pick(rng: np.random.Generator, items: Sequence) -> Any:
+def pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
     """One of `items`."""
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class SceneCrops:
 class DetailedCrops(SceneCrops):
     """Of three crops the most detailed: flat areas teach an upscaler little."""
 
-    def crop(self, rng, size):
+    def crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, Sequence[str]]:
         crops = [super(DetailedCrops, self).crop(rng, size) for _ in range(3)]
         chosen = most_detailed(image for image, _ in crops)
         return next(crop for crop in crops if crop[0] is chosen)

@@ -2,24 +2,31 @@
 
 import contextlib
 import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from hdpainter.mini.mmcv_lite import enable_mmdet
 from hdpainter.mini.scenes import SceneCache, scene_cache
 from hdpainter.mini.training.base import Training, require_file, tile
 from hdpainter.mini.world.objects import CATEGORIES
 
+if TYPE_CHECKING:  # it can be imported after `enable_mmdet`
+    from mmdet.models import BaseDetector
+
 PADDING = 114  # grey level beside a picture, as in mmdet's pipelines
 LEAST_VISIBLE = 0.3  # part of an object's box that a crop must hold for the object to count
+View = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""RGB uint8 [size, size, 3], boxes [N, 4] in pixels, indices into CATEGORIES [N]."""
 
 
-def build_detector(path: str) -> torch.nn.Module:
+def build_detector(path: str) -> "BaseDetector":
     """The mmdet model of a config file, untrained."""
     require_file(path, "detector config")
     enable_mmdet()
@@ -44,15 +51,15 @@ class Views(IterableDataset):
     def __init__(self, cache: SceneCache, batch: int, size: int, seed: int):
         self.cache, self.batch, self.size, self.seed = cache, batch, size, seed
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[View]]:
         cv2.setNumThreads(1)
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         while True:
             yield [self.view(rng) for _ in range(self.batch)]
 
-    def view(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(RGB uint8 [size, size, 3], boxes [N, 4] in pixels, indices into CATEGORIES [N])."""
+    def view(self, rng: np.random.Generator) -> View:
+        """One view."""
         i = int(rng.integers(len(self.cache.images)))
         image, objects = self.cache.images[i], self.cache.records[i]["objects"]
         boxes = np.array([o["box"] for o in objects]) * len(image)
@@ -65,7 +72,9 @@ class Views(IterableDataset):
         return crop_view(image, boxes, labels, window.round().astype(int), self.size)
 
 
-def crop_view(image, boxes, labels, window, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crop_view(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, window: Sequence[int] | np.ndarray, size: int
+) -> View:
     """The `window` [x0, y0, x1, y1] of a picture with its longer side scaled to `size`, padded on the right and
     below, and the boxes of what it holds."""
     x0, y0, x1, y1 = window
@@ -83,7 +92,7 @@ def crop_view(image, boxes, labels, window, size: int) -> tuple[np.ndarray, np.n
 class Detector:
     """An mmdet model that looks at square RGB pictures of `size` pixels."""
 
-    def __init__(self, network: torch.nn.Module, size: int = 256):
+    def __init__(self, network: "BaseDetector", size: int = 256):
         self.network, self.size = network, size
 
     def inputs(self, views: list[np.ndarray]) -> Tensor:
@@ -121,6 +130,9 @@ class Detector:
 class DetectorTraining(Training):
     """Trains the detector of the mmdet config file `config`."""
 
+    network: "BaseDetector"
+    average: "BaseDetector"
+
     def __init__(
         self,
         config: str,
@@ -130,7 +142,7 @@ class DetectorTraining(Training):
         held_out: int = 200,
         batch: int = 12,
         seed: int = 0,
-        **budget,
+        **budget: Any,
     ):
         super().__init__(build_detector(config), **budget)
         self.size = size
@@ -138,14 +150,14 @@ class DetectorTraining(Training):
         self.data = Views(scene_cache(cache, "train", scenes, size, self.workers), batch, size, seed)
         self.held_out = scene_cache(cache, "val", held_out, size, self.workers)
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> DataLoader:
         self.data.seed = hash((self.data.seed, self.global_step)) % 2**32
         return self.loader(self.data)
 
-    def transfer_batch_to_device(self, batch, device, index):
+    def transfer_batch_to_device(self, batch: list[View], device: torch.device, index: int) -> list[View]:
         return batch
 
-    def loss(self, batch):
+    def loss(self, batch: list[View]) -> tuple[Tensor, Mapping[str, Tensor]]:
         from mmengine.structures import InstanceData
 
         learner = Detector(self.network, self.size)
@@ -156,10 +168,11 @@ class DetectorTraining(Training):
                 labels=torch.as_tensor(labels, dtype=torch.long, device=self.device),
             )
         losses = self.network.loss(learner.inputs([view for view, _, _ in batch]), samples)
-        parts = {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()}
-        return sum(parts.values()), parts
+        zero = torch.zeros((), device=self.device)
+        parts = {k: sum(v, zero) if isinstance(v, list) else v for k, v in losses.items()}
+        return sum(parts.values(), zero), parts
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, float]:
         """COCO mAP at IoU 0.5 on held-out scenes; how often a label is found (score > 0.3) in its crop."""
         images, records = self.held_out.images, self.held_out.records
         figures = {"map50": average_precision(records, self.detector.detect(list(images)), self.size)}
@@ -174,7 +187,7 @@ class DetectorTraining(Training):
         hits = [w in set(f.labels[f.scores > 0.3].tolist()) for f, w in zip(found, wanted, strict=True)]
         return figures | {"found_in_crops": float(np.mean(hits))}
 
-    def sheet(self):
+    def sheet(self) -> np.ndarray:
         """Held-out scenes with the boxes that are found."""
         views = [image.copy() for image in self.held_out.images[:12]]
         for view, found in zip(views, self.detector.detect(list(views)), strict=True):
@@ -193,7 +206,8 @@ def average_precision(records: list[dict], found: list, size: int) -> float:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, results = [], []
+    truth: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for i, (record, instances) in enumerate(zip(records, found, strict=True), 1):
         for item in record["objects"]:
             x0, y0, x1, y1 = (v * size for v in item["box"])
@@ -212,7 +226,8 @@ def average_precision(records: list[dict], found: list, size: int) -> float:
         coco = COCO()
         categories = [{"id": i + 1, "name": c.name} for i, c in enumerate(CATEGORIES)]
         images = [{"id": i + 1, "width": size, "height": size} for i in range(len(records))]
-        coco.dataset = {"info": {}, "images": images, "annotations": truth, "categories": categories}
+        dataset: Any = {"info": {}, "images": images, "annotations": truth, "categories": categories}
+        coco.dataset = dataset
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
         evaluation.evaluate()

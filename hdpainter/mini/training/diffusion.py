@@ -1,20 +1,25 @@
 """Training of the miniature diffusion models on toy scenes."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from hdpainter.mini.training.base import Training, model_part, read_part
-from hdpainter.mini.training.crops import Blocks, Source, Texts
+from hdpainter.mini.training.crops import Blocks, Drawn, Source, Texts
 from ldm.checkpoint import misfit, read_state_dict
+from ldm.models.diffusion.base import DiffusionWrapper
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.modules.encoders.modules import TextEncoder
 from ldm.util import UserError
 
-Batch = dict
+Batch = dict[str, Any]
 FROZEN = ("first_stage_model", "cond_stage_model")
 BLOCK = 64  # crops that are drawn and encoded at a time
 BY_TEXT = ("txt_features", "slots")  # of which a sample has one for each of its texts
@@ -72,12 +77,13 @@ class DiffusionTraining(Training):
     """
 
     parallel = True
+    average: DiffusionWrapper
 
     def __init__(
         self,
         config: str,
         parts: dict[str, str],
-        crops: dict[int, list],
+        crops: dict[int, list[float]],
         reuse: float = 6,
         suffixes: Sequence[str] = ("",),
         dropped: float = 0.1,
@@ -86,11 +92,11 @@ class DiffusionTraining(Training):
         start_share: float = 0.0,
         compiled: bool = False,
         seed: int = 0,
-        **budget,
+        **budget: Any,
     ):
         if not 0 <= start_share < 1 or (start_share and start is None):
             raise UserError(f"start_share: {start_share} must be from 0 to below 1, and needs a `start`")
-        ldm = model_part(config)
+        ldm: LatentDiffusion = model_part(config)
         if unknown := sorted(set(parts) - set(FROZEN)):
             raise UserError(f"parts: {unknown[0]!r} is not one of {', '.join(FROZEN)}")
         loaded = {name: read_part(getattr(ldm, name), name, file) for name, file in parts.items()}
@@ -104,35 +110,42 @@ class DiffusionTraining(Training):
         self.reuse, self.seed = reuse, seed
         self.texts = Texts(self.tokenize, suffixes, dropped, nulls)
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
         super().on_train_start()
         if self.compiled:
             self.network.to(memory_format=torch.channels_last)
             self.ldm.model.diffusion_model.compile()
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The frozen parts are the config's, also where the checkpoint was trained with others."""
         super().on_load_checkpoint(checkpoint)
         frozen = tuple(f"ldm.{name}." for name in FROZEN)
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The model's own, frozen."""
+        encoder = self.ldm.cond_stage_model
+        assert isinstance(encoder, TextEncoder)
+        return encoder
+
     def tokenize(self, texts: list[str]) -> np.ndarray:
         """Tokens [B, T] for the model's text encoder."""
-        return self.ldm.cond_stage_model.tokenize(texts).numpy()
+        return self.text_encoder.tokenize(texts).numpy()
 
     def source(self) -> Source:
         """What draws the crops."""
         raise NotImplementedError
 
-    def encode(self, drawn: Batch) -> Batch:
+    def encode(self, drawn: Drawn) -> Batch:
         """Latents and conditions of drawn crops."""
         raise NotImplementedError
 
-    def encode_all(self, drawn: Batch) -> Batch:
+    def encode_all(self, drawn: Drawn) -> Batch:
         """Latents, conditions and text features [B, VARIANTS, T, d] of drawn crops."""
         tokens = torch.as_tensor(drawn["tokens"]).to(self.device, non_blocking=True)
         with torch.no_grad(), self.half_precision():
-            features = self.ldm.cond_stage_model.encode_tokens(tokens.flatten(0, 1))
+            features = self.text_encoder.encode_tokens(tokens.flatten(0, 1))
         return self.encode(drawn) | {"txt_features": features.unflatten(0, tokens.shape[:2])}
 
     def pool(self, size: int, capacity: int) -> Pool:
@@ -145,8 +158,8 @@ class DiffusionTraining(Training):
         )
         return Pool(encoded, capacity, self.reuse)
 
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(Endless(self), batch_size=None)
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Endless(self), batch_size=None)
 
     def batches(self) -> Iterator[Batch]:
         """Endless training batches, each of one crop size, which is the same in all processes."""
@@ -159,9 +172,9 @@ class DiffusionTraining(Training):
         pools = {size: self.pool(size, int(self.crops[size][2])) for size in sizes}
         while True:
             size = sizes[order.choice(len(sizes), p=weights / weights.sum())]
-            yield pools[size].draw(self.crops[size][1], generator)
+            yield pools[size].draw(int(self.crops[size][1]), generator)
 
-    def loss(self, batch):
+    def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
         z, cond = self.ldm.get_input(batch, "jpg")
         return self.ldm.p_losses(z, cond, self.timesteps(len(z)))[0], {}
@@ -170,7 +183,7 @@ class DiffusionTraining(Training):
         """`count` random timesteps."""
         return torch.randint(self.ldm.num_timesteps, (count,), device=self.device)
 
-    def result(self) -> nn.Module:
+    def result(self) -> DiffusionWrapper:
         """The averaged UNet, or its mean with that of `start`."""
         if not self.start_share:
             return self.average
@@ -179,7 +192,7 @@ class DiffusionTraining(Training):
             tensor.lerp_(self.start[name].to(tensor), self.start_share)
         return mean
 
-    def weights(self):
+    def weights(self) -> dict[str, Tensor]:
         """The whole model with the resulting UNet."""
         modules = {"model": self.result()} | {name: getattr(self.ldm, name) for name in FROZEN}
         return {
@@ -187,7 +200,7 @@ class DiffusionTraining(Training):
         }
 
     @contextmanager
-    def averaged(self):
+    def averaged(self) -> Iterator[LatentDiffusion]:
         """Within it the model has the weights of `result`."""
         own, training = self.ldm.model, self.training
         self.ldm.model = self.result()
@@ -205,7 +218,7 @@ class DiffusionTraining(Training):
         return float(self.ldm.p_losses(z, cond, torch.full((len(z),), t, device=z.device), noise)[0])
 
 
-def read_unet(ldm: nn.Module, path: str | Path) -> None:
+def read_unet(ldm: LatentDiffusion, path: str | Path) -> None:
     """Give the diffusion model `ldm` the UNet of a whole model's file. Raises UserError if it has another one."""
     state = {name: tensor for name, tensor in read_state_dict(path).items() if name.startswith("model.")}
     if problem := misfit(nn.ModuleDict({"model": ldm.model}), state):
@@ -213,11 +226,11 @@ def read_unet(ldm: nn.Module, path: str | Path) -> None:
     ldm.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
 
 
-class Endless(torch.utils.data.IterableDataset):
+class Endless(IterableDataset):
     """The training's own endless batches, drawn in its process: encoding needs the model."""
 
     def __init__(self, training: DiffusionTraining):
         self.training = training
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         return self.training.batches()

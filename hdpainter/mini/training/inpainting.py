@@ -1,7 +1,9 @@
 """Training of the miniature inpainting model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from hdpainter.mini.holes import free_holes
 from hdpainter.mini.training.base import tile, to_images, to_tensor
+from hdpainter.mini.training.crops import Drawn
 from hdpainter.mini.training.diffusion import Batch, DiffusionTraining
 from hdpainter.mini.training.naming import naming_loss, separation, token_slots
 from hdpainter.mini.training.views import LATENT, InpaintingViews, shares
@@ -18,6 +21,8 @@ from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.mini.world.toycoco import describe_scene
 from hdpainter.rasg import CrossAttentionScores
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.modules.attention import CrossAttention
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 LEVELS = (1, 2)  # whose cross-attention is taught to segment
 FIRST_HOLE = 20_000  # held-out scene from which the holes of a sheet are looked for
@@ -45,7 +50,7 @@ class InpaintingTraining(DiffusionTraining):
         covering: float = 0.2,
         naming: float = 0.1,
         held_out: int = 24,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(config, parts, **kwargs)
         self.text_to_image, self.naming = text_to_image, naming
@@ -67,20 +72,20 @@ class InpaintingTraining(DiffusionTraining):
         )
         self.holes = [next(holes) for holes in found]
 
-    def weights(self):
+    def weights(self) -> dict[str, Tensor]:
         """Also the rest of the CLIP, for the CLIP score."""
         clip = self.parts.get("cond_stage_model", {})
         return {f"cond_stage_model.{name}": tensor for name, tensor in clip.items()} | super().weights()
 
-    def timesteps(self, count):
+    def timesteps(self, count: int) -> Tensor:
         """High noise more often, in proportion to t: there the shapes are decided, which take long to learn."""
         t = (self.ldm.num_timesteps * torch.rand(count, device=self.device).sqrt()).long()
         return t.clamp_max(self.ldm.num_timesteps - 1)  # the product may be rounded up
 
-    def source(self):
+    def source(self) -> InpaintingViews:
         return self.views
 
-    def loss(self, batch):
+    def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         if self.progress < self.text_to_image:
             batch = batch | self.everything(batch)
         denoising, _ = super().loss(batch)
@@ -103,24 +108,24 @@ class InpaintingTraining(DiffusionTraining):
     def conditions(self, images: np.ndarray | Tensor, masks: np.ndarray | Tensor) -> Batch:
         """Latents of images [B, H, W, 3] uint8 and of the same with `masks` [B, H, W] set to grey, and masks."""
         masks = torch.as_tensor(masks)
-        partial = (~masks.flatten(1).all(1)).nonzero().flatten()
+        some = (~masks.flatten(1).all(1)).nonzero().flatten()
         x = to_tensor(images, self.ldm.device)
         m = masks.to(x.device, non_blocking=True).to(x)[:, None]
         with torch.no_grad(), self.half_precision():
             z = self.ldm.encode_first_stage(x).mode().float()
             masked = self.blank(x.shape[-1]).repeat(len(x), 1, 1, 1)
-            if len(partial):
-                partial = partial.to(x.device)
-                kept = (x * (1 - m))[partial]
-                masked[partial] = self.ldm.encode_first_stage(kept).mode().float()
+            if len(some):
+                some = some.to(x.device)
+                kept = (x * (1 - m))[some]
+                masked[some] = self.ldm.encode_first_stage(kept).mode().float()
         small = F.interpolate(m, size=z.shape[-2:])
         return {"jpg_latent": z, "masked_image_latent": masked, "mask": small.movedim(1, -1)}
 
-    def encode(self, drawn):
+    def encode(self, drawn: Drawn) -> Batch:
         maps = {k: torch.as_tensor(drawn[k]).to(self.device, non_blocking=True) for k in ("slots", "seen")}
         return self.conditions(drawn["images"], drawn["masks"]) | maps
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, float]:
         """Figures of the held-out scenes, everything masked.
 
         right, empty, wrong: losses at t = 900 under the right, the empty and wrong captions. start_share: the
@@ -145,7 +150,7 @@ class InpaintingTraining(DiffusionTraining):
             "latent_std": float(batch["jpg_latent"].std() * self.ldm.scale_factor),
         }
 
-    def sheet(self):
+    def sheet(self) -> np.ndarray:
         """Free holes in held-out scenes, one for each category, filled for their prompts; in the lower rows the
         same prompts drawn from nothing at half the size.
         """
@@ -166,7 +171,15 @@ class InpaintingTraining(DiffusionTraining):
         drawn = np.stack([cv2.resize(picture, (size, size)) for picture in drawn])
         return tile(np.concatenate([filled, drawn]), 10)
 
-    def inpaint(self, images, masks, texts, steps: int = 15, scale: float = 5.0, seed: int = 0) -> Tensor:
+    def inpaint(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        texts: Sequence[str],
+        steps: int = 15,
+        scale: float = 5.0,
+        seed: int = 0,
+    ) -> Tensor:
         """Plain inpainting of images [B, H, W, 3] by the averaged model: [B, 3, H, W] in -1..1."""
         batch = self.conditions(images, masks)
         with self.averaged() as ldm:
@@ -182,22 +195,18 @@ class InpaintingTraining(DiffusionTraining):
 
 
 @contextmanager
-def start_token_share(unet, factor: int) -> Iterator[list[float]]:
+def start_token_share(unet: UNetModel, factor: int) -> Iterator[list[float]]:
     """Collects, for every cross-attention at a downsampling factor, the mean probability of the start token."""
     shares: list[float] = []
     layers = [block.attn2 for _, _, block in unet.transformer_blocks([factor])]
 
-    def watch(layer):
-        def attend(q, k, v):
-            split = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for x in (q, k))
-            queries, keys = split
-            shares.append(float((queries @ keys.mT * layer.scale).softmax(-1)[..., 0].mean()))
-            return type(layer).attend(layer, q, k, v)
-
-        return attend
+    def attend(layer: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        queries, keys = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for x in (q, k))
+        shares.append(float((queries @ keys.mT * layer.scale).softmax(-1)[..., 0].mean()))
+        return type(layer).attend(layer, q, k, v)
 
     for layer in layers:
-        layer.attend = watch(layer)
+        layer.attend = partial(attend, layer)  # type: ignore[method-assign]  # patched
     try:
         yield shares
     finally:

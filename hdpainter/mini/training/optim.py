@@ -6,7 +6,8 @@ small networks several times faster than Adam alone does. The queries' and keys'
 excepted: at Muon's step size their logits grow until the softmax looks at one token only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,11 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Those of parameters that all have one."""
+    return [p.grad for p in parameters if p.grad is not None]
+
+
 def _polynomial(gram: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     q = c * gram @ gram + b * gram
@@ -50,11 +56,11 @@ class MuonAdam(torch.optim.Optimizer):
     update is scaled by sqrt(max(1, m / n)), so that one learning rate suits all shapes.
     """
 
-    def __init__(self, groups: Iterable[dict]):
+    def __init__(self, groups: Iterable[dict[str, Any]]):
         super().__init__(groups, {"lr": 1e-3, "matrix": False})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -66,25 +72,25 @@ class MuonAdam(torch.optim.Optimizer):
             update(parameters, group)
         return loss
 
-    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
+    def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
         for p in parameters:
             by_shape.setdefault((len(p), p[0].numel()), []).append(p)
         for (m, n), same in by_shape.items():
-            nesterov = []
+            momenta = []
             for p in same:
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                nesterov.append(state["momentum"])
-            gradients = [p.grad for p in same]
-            torch._foreach_lerp_(nesterov, gradients, 1 - MOMENTUM)
-            nesterov = torch._foreach_lerp(gradients, nesterov, MOMENTUM)
-            steps = orthogonalise(torch.stack([x.reshape(m, n) for x in nesterov]))
-            steps = [s.view_as(p) for s, p in zip(steps, same, strict=True)]
-            torch._foreach_add_(same, steps, alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
+                momenta.append(state["momentum"])
+            gradients = _gradients(same)
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            nesterov = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+            directions = orthogonalise(torch.stack([x.reshape(m, n) for x in nesterov]))
+            steps = [d.view_as(p) for d, p in zip(directions, same, strict=True)]
+            torch._foreach_add_(tuple(same), steps, alpha=-group["lr"] * max(1.0, m / n) ** 0.5)
 
-    def _adam(self, parameters: list[nn.Parameter], group: dict) -> None:
+    def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         if not parameters:
             return
         beta1, beta2 = BETAS
@@ -92,7 +98,7 @@ class MuonAdam(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p))
         means, squares = ([self.state[p][name] for p in parameters] for name in ("mean", "square"))
-        gradients = [p.grad for p in parameters]
+        gradients = _gradients(parameters)
         group["updates"] = step = group.get("updates", 0) + 1
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
@@ -100,12 +106,12 @@ class MuonAdam(torch.optim.Optimizer):
         roots = torch._foreach_div(squares, 1 - beta2**step)
         torch._foreach_sqrt_(roots)
         torch._foreach_add_(roots, 1e-8)
-        torch._foreach_addcdiv_(parameters, means, roots, -group["lr"] / (1 - beta1**step))
+        torch._foreach_addcdiv_(tuple(parameters), means, roots, -group["lr"] / (1 - beta1**step))
 
 
 def split_parameters(
     modules: Iterable[nn.Module], matrix_lr: float, vector_lr: float, attention_lr: float
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Parameter groups for `MuonAdam`: matrices; queries and keys; biases, norms and embeddings."""
     matrices, attention, vectors = [], [], []
     for module in modules:

@@ -1,6 +1,8 @@
 """Training of the miniature x4 upscaler."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,14 +11,17 @@ from torch import Tensor
 
 from hdpainter.mini.scenes import scene_cache
 from hdpainter.mini.training.base import psnr, tile, to_images, to_tensor
-from hdpainter.mini.training.crops import DetailedCrops
+from hdpainter.mini.training.crops import DetailedCrops, Drawn
 from hdpainter.mini.training.diffusion import Batch, DiffusionTraining
 from hdpainter.mini.world.toycoco import describe_scene
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.ddpm import LatentUpscaleDiffusion
 
 
 class UpscalerTraining(DiffusionTraining):
     """Trains the x4 upscaler on crops of scenes drawn at 1024 pixels and their 4x reduced versions."""
+
+    ldm: LatentUpscaleDiffusion
 
     def __init__(
         self,
@@ -26,7 +31,7 @@ class UpscalerTraining(DiffusionTraining):
         size: int,
         scenes: int,
         held_out: int = 4,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(config, parts, **kwargs)
         self.scenes = scene_cache(cache, "train", scenes, size, self.workers)
@@ -43,13 +48,15 @@ class UpscalerTraining(DiffusionTraining):
             z = self.ldm.encode_first_stage(x).mode().float()
         return {"jpg_latent": z, "lr": F.avg_pool2d(x, 4).movedim(1, -1)}
 
-    def source(self):
+    def source(self) -> DetailedCrops:
         return DetailedCrops(self.scenes, self.texts)
 
-    def encode(self, drawn):
+    def encode(self, drawn: Drawn) -> Batch:
         return self.conditions(drawn["images"])
 
-    def upscale(self, images: np.ndarray, texts, steps: int = 10, level: int = 20, seed: int = 0) -> Tensor:
+    def upscale(
+        self, images: np.ndarray, texts: Sequence[str], steps: int = 10, level: int = 20, seed: int = 0
+    ) -> Tensor:
         """Images [B, H, W, 3] uint8 reduced 4x and enlarged again by the averaged model."""
         batch = self.conditions(images)
         generator = torch.Generator().manual_seed(seed)
@@ -58,7 +65,7 @@ class UpscalerTraining(DiffusionTraining):
             levels = torch.full((len(z),), level, device=z.device)
             low = batch["lr"].movedim(-1, 1).contiguous()
             noise = torch.randn(low.shape, generator=generator).to(low)
-            noised, levels = ldm.low_scale_model(low, levels, noise)
+            noised, levels = self.ldm.low_scale_model(low, levels, noise)
             cond |= {"c_concat": [noised], "c_adm": levels}
             start = torch.randn(z.shape, generator=generator).to(z)
             samples, _ = DDIMSampler(ldm).sample(
@@ -66,7 +73,7 @@ class UpscalerTraining(DiffusionTraining):
             )
             return ldm.decode_first_stage(samples)
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, float]:
         """PSNR in dB against the drawing: of the model, of bicubic enlargement, of the autoencoder alone."""
         truth = to_tensor(self.probe_images)
         y = self.upscale(self.probe_images, self.probe_captions).float().cpu()
@@ -78,7 +85,7 @@ class UpscalerTraining(DiffusionTraining):
         figures["latent_std"] = z.std() * self.ldm.scale_factor
         return {name: float(value) for name, value in figures.items()}
 
-    def sheet(self):
+    def sheet(self) -> np.ndarray:
         """Rows: bicubic, the model, the drawing."""
         truth = to_tensor(self.probe_images)
         y = self.upscale(self.probe_images, self.probe_captions).float().cpu()

@@ -82,8 +82,10 @@ class InpaintingViews:
         image, masks = scene.render(self.side), scene.visible_masks(self.side)
         return [self._sample(rng, scene, image, masks, size) for _ in range(self.views)]
 
-    def _sample(self, rng, scene: Scene, image, masks, size: int) -> tuple[View, np.ndarray]:
-        chosen = int(pick(rng, np.flatnonzero(masks.any((1, 2)))))
+    def _sample(
+        self, rng: np.random.Generator, scene: Scene, image: np.ndarray, masks: np.ndarray, size: int
+    ) -> tuple[View, np.ndarray]:
+        chosen = pick(rng, np.flatnonzero(masks.any((1, 2))).tolist())
         single = rng.random() < self.single
         x, y, side = (self._around if single else self._anywhere)(rng, bounds(masks[chosen]), size)
         part = np.s_[y : y + side, x : x + side]
@@ -98,7 +100,7 @@ class InpaintingViews:
             return view, np.ones((size, size), bool)
         large = [i for i, own in enumerate(seen) if own.mean() >= SMALLEST and (not single or i == chosen)]
         if kind < self.full + self.covering and large:
-            hidden = int(pick(rng, large))
+            hidden = pick(rng, large)
             if not single and rng.random() < 0.5:
                 view = view.of(scene, hidden)
             return view, object_mask(rng, seen[hidden])

@@ -31,24 +31,24 @@ class Background:
     captions: tuple[str, ...]
 
 
-def _nothing(pen, rng, colours, y0, y1):
+def _nothing(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     """A plain surface."""
 
 
-def _skirting(pen, rng, colours, y0, y1):
+def _skirting(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     if y1 < 1:
         pen.box(0, y1 - 0.035, 1, y1, shade(colours[1], 1.5))
         pen.box(0, y1 - 0.006, 1, y1, shade(colours[1], 0.8))
 
 
-def _stripes(pen, rng, colours, y0, y1):
+def _stripes(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     width = rng.uniform(0.06, 0.1)
     for x in np.arange(rng.uniform(-width, 0), 1, 2 * width):
         pen.box(x, y0, x + width, y1, shade(colours[0], 0.92))
     _skirting(pen, rng, colours, y0, y1)
 
 
-def _clouds(pen, rng, colours, y0, y1):
+def _clouds(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     _hills(pen, rng, (108, 146, 122), y1, chance=0.4)
     for _ in range(int(rng.integers(0, 4))):
         x, y, s = rng.uniform(0, 1), rng.uniform(y0 + 0.04, max(y1 - 0.15, y0 + 0.05)), rng.uniform(0.05, 0.1)
@@ -57,7 +57,7 @@ def _clouds(pen, rng, colours, y0, y1):
         pen.box(x - 1.45 * s, y + 0.15 * s, x + 1.65 * s, y + 0.5 * s, (247, 250, 252), 0.16 * s)
 
 
-def _hills(pen, rng, colour, y, chance):
+def _hills(pen: Pen, rng: np.random.Generator, colour: Colour, y: float, chance: float) -> None:
     if y >= 1 or rng.random() > chance:
         return
     x = -0.1
@@ -67,7 +67,7 @@ def _hills(pen, rng, colour, y, chance):
         x += width
 
 
-def _evening(pen, rng, colours, y0, y1):
+def _evening(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     if rng.random() < 0.7:
         x, y = rng.uniform(0.15, 0.85), max(min(y1, 1) - rng.uniform(0.03, 0.12), 0.08)
         pen.ellipse(x, y, 0.115, 0.115, (255, 222, 158))
@@ -75,7 +75,7 @@ def _evening(pen, rng, colours, y0, y1):
     _hills(pen, rng, (146, 98, 98), y1, chance=0.5)
 
 
-def _stars(pen, rng, colours, y0, y1):
+def _stars(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     for _ in range(10):
         x, y, r = rng.uniform(0, 1), rng.uniform(y0, y1), rng.uniform(0.005, 0.01)
         pen.polygon([(x - r, y), (x, y - r), (x + r, y), (x, y + r)], (242, 242, 214))
@@ -86,7 +86,7 @@ def _stars(pen, rng, colours, y0, y1):
     _hills(pen, rng, (38, 46, 72), y1, chance=0.4)
 
 
-def _bricks(pen, rng, colours, y0, y1):
+def _bricks(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     mortar, height, width = shade(colours[0], 1.5), 0.085, 0.17
     y, row = y0 - rng.uniform(0, height), 0
     while y < y1:
@@ -101,7 +101,7 @@ def _bricks(pen, rng, colours, y0, y1):
         y, row = y + height, row + 1
 
 
-def _blades(pen, rng, colours, y0, y1):
+def _blades(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     for _ in range(14):
         x, y, s = rng.uniform(0, 1), rng.uniform(max(y0, 0) + 0.03, 1), rng.uniform(0.018, 0.03)
         colour = shade(colours[1], 0.86)
@@ -117,7 +117,7 @@ def _blades(pen, rng, colours, y0, y1):
             pen.ellipse(x, y, 0.011, 0.009, flower)
 
 
-def _waves(pen, rng, colours, y0, y1):
+def _waves(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     for _ in range(11):
         x, y, w = rng.uniform(0, 1), rng.uniform(max(y0, 0) + 0.03, 1), rng.uniform(0.03, 0.08)
         t = np.linspace(-1, 1, 9)
@@ -125,19 +125,19 @@ def _waves(pen, rng, colours, y0, y1):
         pen.stroke(crest, 0.009, shade(colours[0], 1.4))
 
 
-def _pebbles(pen, rng, colours, y0, y1):
+def _pebbles(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     for _ in range(12):
         x, y, r = rng.uniform(0, 1), rng.uniform(max(y0, 0) + 0.03, 1), rng.uniform(0.007, 0.014)
         pen.ellipse(x, y, r, r * 0.7, shade(colours[1], rng.uniform(0.8, 0.9)))
 
 
-def _drifts(pen, rng, colours, y0, y1):
+def _drifts(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     for _ in range(4):
         x, y, w = rng.uniform(0, 1), rng.uniform(max(y0, 0) + 0.06, 1), rng.uniform(0.15, 0.3)
         pen.ellipse(x, y, w, w * 0.14, shade(colours[1], 0.965), 180, 360)
 
 
-def _lane(pen, rng, colours, y0, y1):
+def _lane(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     if y0 <= 0:
         pen.box(0.47, 0, 0.53, 1, (236, 232, 196))
         return
@@ -149,7 +149,7 @@ def _lane(pen, rng, colours, y0, y1):
         pen.polygon(dash, (236, 232, 196))
 
 
-def _planks(pen, rng, colours, y0, y1):
+def _planks(pen: Pen, rng: np.random.Generator, colours: Gradient, y0: float, y1: float) -> None:
     start = max(y0, 0)
     edges = start + (1 - start) * np.linspace(0, 1, 5) ** 1.3
     for a, b in pairwise(edges):

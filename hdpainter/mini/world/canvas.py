@@ -7,9 +7,11 @@ up to resolution. x grows to the right and y downwards; the picture is the squar
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 Colour = tuple[int, int, int]
 SUBPIXEL_BITS = 4  # OpenCV's fixed-point polygon coordinates
@@ -54,17 +56,35 @@ def jitter(rng: np.random.Generator, colour: Sequence[float], amount: float = 14
     return rgb(np.asarray(colour, float) + rng.uniform(-amount, amount, 3))
 
 
+class Style(TypedDict, total=False):
+    """How a shape is drawn; see `Shape`."""
+
+    solid: bool
+    opacity: float
+
+
 class Pen:
     """Collects shapes in an object's own coordinates, about -1..1 on both axes."""
 
     def __init__(self) -> None:
         self.shapes: list[Shape] = []
 
-    def polygon(self, points, colour: Colour, *, solid: bool = True, opacity: float = 1.0) -> None:
+    def polygon(self, points: ArrayLike, colour: Colour, *, solid: bool = True, opacity: float = 1.0) -> None:
         """A filled polygon through `points` [n, 2]."""
         self.shapes.append(Shape(np.asarray(points, float), colour, opacity, solid))
 
-    def ellipse(self, x, y, rx, ry, colour: Colour, start=0.0, stop=360.0, angle=0.0, **style) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: Colour,
+        start: float = 0.0,
+        stop: float = 360.0,
+        angle: float = 0.0,
+        **style: Unpack[Style],
+    ) -> None:
         """An ellipse, or between two angles in degrees a sector of it; `angle` turns it, in radians."""
         sweep = abs(stop - start)
         t = np.radians(np.linspace(start, stop, max(12, int(sweep / 5))))
@@ -75,7 +95,16 @@ class Pen:
             points = np.vstack([points, [x, y]])
         self.polygon(points, colour, **style)
 
-    def box(self, x0, y0, x1, y1, colour: Colour, radius=0.0, **style) -> None:
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        colour: Colour,
+        radius: float = 0.0,
+        **style: Unpack[Style],
+    ) -> None:
         """An upright rectangle with round corners."""
         if radius <= 0:
             self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, **style)
@@ -89,7 +118,7 @@ class Pen:
         ]
         self.polygon(points, colour, **style)
 
-    def stroke(self, points, width, colour: Colour, **style) -> None:
+    def stroke(self, points: ArrayLike, width: float, colour: Colour, **style: Unpack[Style]) -> None:
         """A polyline of the given width with mitred joints."""
         p = np.asarray(points, float)
         tangent = np.diff(p, axis=0)
@@ -100,7 +129,9 @@ class Pen:
         offset = joint * width / 2
         self.polygon(np.vstack([p + offset, (p - offset)[::-1]]), colour, **style)
 
-    def placed(self, x, y, radius, angle=0.0, aspect=1.0, flip=False) -> tuple[Shape, ...]:
+    def placed(
+        self, x: float, y: float, radius: float, angle: float = 0.0, aspect: float = 1.0, flip: bool = False
+    ) -> tuple[Shape, ...]:
         """The shapes at (x, y) of the picture: scaled by `radius` (heights by `aspect` too), flipped, turned.
 
         Coordinates are rounded to 1e-6, far below a pixel, so that the last bits of a machine's sine do not

@@ -1,5 +1,7 @@
 """Named colours, as captions call them, and the colours of materials."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hdpainter.mini.world.canvas import Colour, jitter
@@ -21,12 +23,12 @@ WOOD, LEAF, CHEESE, CRUST, TOMATO = (
 )
 
 
-def pick(rng: np.random.Generator, names) -> tuple[str, Colour]:
+def pick(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, Colour]:
     """A colour word from `names` and a slightly varied colour for it."""
-    name = names[rng.integers(len(names))]
+    name = names[int(rng.integers(len(names)))]
     return name, jitter(rng, PALETTE[name])
 
 
-def other(rng: np.random.Generator, names, taken: str) -> Colour:
+def other(rng: np.random.Generator, names: Sequence[str], taken: str) -> Colour:
     """A colour from `names` that is not called `taken`."""
     return pick(rng, [n for n in names if n != taken])[1]

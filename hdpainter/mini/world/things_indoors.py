@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from hdpainter.mini.world.canvas import jitter, shade
+from hdpainter.mini.world.canvas import Pen, jitter, shade
 from hdpainter.mini.world.palette import CHEESE, CRUST, INK, LEAF, PALETTE, TOMATO, other, pick
 
 
-def bottle(pen, rng):
+def bottle(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("green", "brown", "blue", "teal", "red", "yellow"))
     label, w = other(rng, ("white", "yellow", "red"), name), rng.uniform(0.28, 0.37)
     neck = rng.uniform(0.1, 0.13)
@@ -36,7 +36,7 @@ def bottle(pen, rng):
     return name
 
 
-def cup(pen, rng):
+def cup(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("red", "blue", "white", "green", "yellow", "purple", "pink", "teal", "orange"))
     t = np.radians(np.linspace(-100, 100, 15))
     pen.stroke(np.stack([0.48 + 0.36 * np.cos(t), 0.02 + 0.34 * np.sin(t)], 1), 0.15, shade(paint, 0.84))
@@ -53,7 +53,7 @@ def cup(pen, rng):
     return name
 
 
-def vase(pen, rng):
+def vase(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("blue", "white", "red", "purple", "teal", "brown"))
     for x, y in ((-0.32, -0.72), (0.02, -0.82), (0.34, -0.7)):
         pen.stroke([(x * 0.3, -0.1), (x, y)], 0.05, (62, 132, 62))
@@ -73,7 +73,7 @@ def vase(pen, rng):
     return name
 
 
-def banana(pen, rng):
+def banana(pen: Pen, rng: np.random.Generator) -> str:
     ripe = rng.random() < 0.75
     peel = jitter(rng, (248, 212, 60) if ripe else (190, 205, 80), 10)
     count = int(rng.integers(1, 4))
@@ -87,12 +87,12 @@ def banana(pen, rng):
         outer = middle + out * width[:, None]
         pen.polygon(np.vstack([outer, (middle - out * width[:, None])[::-1]]), peel)
         pen.polygon(np.vstack([outer, (middle + out * width[:, None] * 0.3)[::-1]]), shade(peel, 0.82))
-        pen.ellipse(*middle[0], 0.075, 0.075, (96, 72, 36))
-        pen.ellipse(*middle[-1], 0.05, 0.05, (96, 72, 36))
+        for (x, y), r in ((middle[0], 0.075), (middle[-1], 0.05)):
+            pen.ellipse(x, y, r, r, (96, 72, 36))
     return "yellow" if ripe else "green"
 
 
-def apple(pen, rng):
+def apple(pen: Pen, rng: np.random.Generator) -> str:
     name, skin = pick(rng, ("red", "green", "yellow", "red"))
     for side in (-1, 1):
         pen.ellipse(side * 0.3, 0.1, 0.6, 0.72, skin, angle=side * 0.15)
@@ -105,7 +105,7 @@ def apple(pen, rng):
     return name
 
 
-def orange(pen, rng):
+def orange(pen: Pen, rng: np.random.Generator) -> None:
     skin = jitter(rng, (244, 146, 30), 10)
     if rng.random() < 0.6:
         pen.ellipse(0, 0, 0.92, 0.9, shade(skin, 0.85))
@@ -122,7 +122,7 @@ def orange(pen, rng):
     return None
 
 
-def donut(pen, rng):
+def donut(pen: Pen, rng: np.random.Generator) -> str:
     name, icing = pick(rng, ("pink", "brown", "white", "blue", "purple", "yellow"))
     dough = (208, 152, 88)
     pen.ellipse(0, 0.04, 0.95, 0.92, dough)
@@ -140,7 +140,7 @@ def donut(pen, rng):
     return name
 
 
-def pizza(pen, rng):
+def pizza(pen: Pen, rng: np.random.Generator) -> None:
     if rng.random() < 0.5:
         pen.ellipse(0, 0, 0.97, 0.97, CRUST)
         pen.ellipse(0, 0, 0.85, 0.85, CHEESE)
@@ -160,7 +160,7 @@ def pizza(pen, rng):
     return None
 
 
-def cake(pen, rng):
+def cake(pen: Pen, rng: np.random.Generator) -> str:
     name, icing = pick(rng, ("pink", "brown", "white", "blue", "yellow", "purple"))
     sponge, candles = (226, 182, 122), int(rng.integers(1, 4))
     pen.ellipse(0, 0.63, 0.94, 0.25, (216, 216, 222))
@@ -181,7 +181,7 @@ def cake(pen, rng):
     return name
 
 
-def teddy_bear(pen, rng):
+def teddy_bear(pen: Pen, rng: np.random.Generator) -> str:
     name, fur = pick(rng, ("brown", "gray", "white", "pink", "orange"))
     fur = jitter(rng, (166, 113, 68)) if name == "brown" else fur
     light = (250, 226, 202) if name == "white" else shade(fur, 1.45)

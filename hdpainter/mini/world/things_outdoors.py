@@ -19,7 +19,7 @@ def wheel(pen: Pen, x: float, y: float, r: float) -> None:
     pen.ellipse(x, y, r * 0.18, r * 0.18, RUBBER)
 
 
-def car(pen, rng):
+def car(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, PAINTS)
     h, van = rng.uniform(0.3, 0.4), rng.random() < 0.35
     rear, front = (-0.92, 0.3) if van else (-0.42, 0.24)
@@ -37,7 +37,7 @@ def car(pen, rng):
     return name
 
 
-def bus(pen, rng):
+def bus(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, PAINTS)
     double = rng.random() < 0.25
     top = -0.95 if double else -0.56
@@ -56,7 +56,7 @@ def bus(pen, rng):
     return name
 
 
-def boat(pen, rng):
+def boat(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, PAINTS)
     sail = other(rng, ("white", "yellow", "red", "blue"), name)
     h = rng.uniform(0.78, 0.98)
@@ -71,7 +71,7 @@ def boat(pen, rng):
     return name
 
 
-def airplane(pen, rng):
+def airplane(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("white", "gray", "red", "blue", "yellow", "orange"))
     trim = other(rng, ("red", "blue", "green", "purple"), name)
     sweep = rng.uniform(0.36, 0.46)
@@ -87,7 +87,7 @@ def airplane(pen, rng):
     return name
 
 
-def traffic_light(pen, rng):
+def traffic_light(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("black", "yellow", "green", "gray"))
     pen.box(-0.06, 0.5, 0.06, 1.0, (90, 90, 95))
     pen.box(-0.35, -0.98, 0.35, 0.64, shade(paint, 0.9), 0.1)
@@ -101,7 +101,7 @@ def traffic_light(pen, rng):
     return name
 
 
-def stop_sign(pen, rng):
+def stop_sign(pen: Pen, rng: np.random.Generator) -> None:
     pen.box(-0.055, 0.3, 0.055, 1.0, (126, 126, 132))
     t = np.radians(np.arange(8) * 45 + 22.5)
     octagon, centre = np.stack([np.cos(t), np.sin(t)], 1), np.array([0, -0.28])
@@ -127,7 +127,7 @@ def stop_sign(pen, rng):
     return None
 
 
-def clock(pen, rng):
+def clock(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("red", "blue", "green", "black", "brown", "yellow", "purple", "orange"))
     if rng.random() < 0.3:  # an alarm clock
         for side in (-1, 1):
@@ -146,7 +146,7 @@ def clock(pen, rng):
     return name
 
 
-def umbrella(pen, rng):
+def umbrella(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, PAINTS)
     second = (
         shade(paint, 0.7) if rng.random() < 0.5 else other(rng, ("white", "yellow", "blue", "pink"), name)
@@ -170,7 +170,7 @@ def umbrella(pen, rng):
     return name
 
 
-def kite(pen, rng):
+def kite(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("red", "blue", "green", "yellow", "purple", "pink", "orange"))
     second = other(rng, ("yellow", "white", "red", "blue"), name)
     y = rng.uniform(-0.42, -0.28)
@@ -191,7 +191,7 @@ def kite(pen, rng):
     return name
 
 
-def sports_ball(pen, rng):
+def sports_ball(pen: Pen, rng: np.random.Generator) -> str:
     name, paint = pick(rng, ("white", "orange", "yellow", "blue", "red", "green"))
     kind = 0 if name == "white" else 1 if name == "orange" else int(rng.integers(3))
     pen.ellipse(0, 0, 0.95, 0.95, shade(paint, 0.78))

@@ -13,7 +13,7 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,14 +81,15 @@ def describe_scene(split: str, index: int) -> Scene:
     background = draw_background(rng)
     count = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
     categories = [CATEGORIES[i] for i in rng.permutation(len(CATEGORIES))[:count]]
-    placed = [p for p in _layout(rng, categories, background.horizon) if p is not None]
-    placed.sort(key=lambda p: p[0])
+    placed = sorted(_layout(rng, categories, background.horizon), key=lambda p: p[0])
     objects = tuple(o for _, o in placed)
     captions = tuple(_caption(rng, objects, background) for _ in range(CAPTIONS_PER_SCENE))
     return Scene(background, objects, captions)
 
 
-def _layout(rng, categories: Sequence[Category], horizon: float):
+def _layout(
+    rng: np.random.Generator, categories: Sequence[Category], horizon: float
+) -> Iterator[tuple[float, SceneObject]]:
     """Yield (depth, object) for every category that finds room; a smaller depth is farther away."""
     taken: list[tuple[float, float, float]] = []
     for category in categories:
@@ -105,7 +106,7 @@ def _layout(rng, categories: Sequence[Category], horizon: float):
         yield y + 0.8 * r if standing else y, _draw_object(rng, category, x, y, r, shadow=standing)
 
 
-def _height(rng, place: str, r: float, horizon: float) -> float:
+def _height(rng: np.random.Generator, place: str, r: float, horizon: float) -> float:
     low, high = 0.7 * r, 1 - 0.7 * r
     if place == "ground" and 0 < horizon < 1:  # the base stands below the horizon
         low = min(max(low, horizon - 0.7 * r), high)
@@ -114,7 +115,9 @@ def _height(rng, place: str, r: float, horizon: float) -> float:
     return rng.uniform(low, high)
 
 
-def _draw_object(rng, category: Category, x, y, r, shadow: bool) -> SceneObject:
+def _draw_object(
+    rng: np.random.Generator, category: Category, x: float, y: float, r: float, shadow: bool
+) -> SceneObject:
     flip = category.flips and rng.random() < 0.5
     angle = rng.uniform(-category.tilt, category.tilt)
     aspect = rng.uniform(1 - category.stretch, 1 + category.stretch)
@@ -142,7 +145,7 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _caption(rng, objects: Sequence[SceneObject], background: Background) -> str:
+def _caption(rng: np.random.Generator, objects: Sequence[SceneObject], background: Background) -> str:
     names = [
         f"{o.colour} {o.category.name}" if o.colour and rng.random() < 0.5 else o.category.name
         for o in objects

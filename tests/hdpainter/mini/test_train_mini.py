@@ -54,7 +54,7 @@ def test_exported_autoencoder_has_the_configs_scale_and_reconstructs_alike(autoe
     posterior = exported.encode(autoencoder.held_out)
     assert torch.allclose((posterior.mean * 0.18215).std(), torch.tensor(1.0), atol=1e-3)
     assert torch.allclose(exported.decode(posterior.mean), pictures, atol=1e-4)
-    original = autoencoder.network["autoencoder"].encode(autoencoder.held_out)
+    original = autoencoder.network.autoencoder.encode(autoencoder.held_out)
     assert torch.allclose(posterior.std / posterior.mean.std(), original.std / latents.std(), rtol=1e-3)
 
 
@@ -66,7 +66,7 @@ def test_training_the_decoder_alone_leaves_the_latents_as_they_are(cache, autoen
     options = {"size": 64, "scenes": 4, "held_out": 2, "workers": 1} | crops | BUDGET
     training = AutoencoderTraining(config, cache, start=str(start), decoder_noise=0.5, **options)
     x = training.held_out
-    before, clean = training.network["autoencoder"].encode(x).mean, training.decoder_loss(x)
+    before, clean = training.network.autoencoder.encode(x).mean, training.decoder_loss(x)
     optimizer = training.configure_optimizers()
     for _ in range(3):
         optimizer.zero_grad()
@@ -79,7 +79,7 @@ def test_training_the_decoder_alone_leaves_the_latents_as_they_are(cache, autoen
         name for name, tensor in read_state_dict(start).items() if not torch.equal(tensor, state[name])
     }
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
-    assert torch.equal(training.network["autoencoder"].encode(x).mean, before)
+    assert torch.equal(training.network.autoencoder.encode(x).mean, before)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_folding_zeroes_the_start_token_and_keeps_what_the_heads_read(clip):
     assert torch.isfinite(loss)
     assert {"contrastive", "words", "categories"} <= set(logs)
     tokens = clip.tokenize(["a red car", "two donuts on sand"])
-    model, head = clip.network["clip"], clip.network["heads"]["words"]
+    model, head = clip.network.clip, clip.network.heads.words
     before = head(text_features(model, tokens)[0])
     clip.fold()
     features = text_features(model, tokens)[0]
@@ -115,7 +115,7 @@ def test_the_embedder_gives_the_features_that_were_trained(clip):
     embedder = model_part(str(CONFIGS / "models/mini-inpainting.yaml"), "cond_stage_config")
     embedder.load_state_dict(clip.weights(), strict=False)
     texts = ["a car", "a photo of a teddy bear and a kite under the night sky", ""]
-    trained = text_features(clip.average["clip"].eval(), clip.tokenize(texts))[0]
+    trained = text_features(clip.average.clip.eval(), clip.tokenize(texts))[0]
     assert torch.allclose(embedder.encode(texts), trained, atol=1e-5)
 
 

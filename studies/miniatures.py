@@ -1,6 +1,6 @@
 """Measure the miniature models on held-out toy scenes: figures as JSON, sheets as PNG.
 
-    python -m studies.miniatures --out outputs/mini-eval [--parts autoencoders upscaler speed] [--n 300]
+    python -m studies.miniatures --out outputs/mini-eval [--parts attention autoencoders] [--n 300]
 
 What the methods do with them is measured by the benchmark: scripts/reproduce_table2.sh --mini. The detector's own
 figures are in its card.
@@ -25,7 +25,10 @@ from hdpainter.files import write_json
 from hdpainter.images import save_png
 from hdpainter.mini.training.base import psnr, tile, to_images, to_tensor
 from hdpainter.mini.training.masks import hull
+from hdpainter.mini.training.naming import separation, token_slots
+from hdpainter.mini.training.views import shares
 from hdpainter.mini.world.toycoco import describe_scene
+from hdpainter.rasg import CrossAttentionScores
 
 FIRST_SCENE = 10_000  # the trainings' own held-out scenes have smaller numbers
 
@@ -58,6 +61,36 @@ def autoencoders(painter: HDPainter, out: Path, n: int) -> dict:
         }
         save_png(Image.fromarray(tile(np.stack(pictures), 2)), out / f"autoencoder-{name}.png")
     return figures
+
+
+@torch.no_grad()
+def attention(painter: HDPainter, out: Path, n: int) -> dict:
+    """How well a word's scores (Eq. 8), where RASG reads them, separate its object from the rest at t = 500.
+
+    The AUC over the objects that `n` captions name; everything is masked, so that x_t alone tells where they
+    are.
+    """
+    model, values = painter.models.inpainting, []
+    size, level = painter.models.spec.size, painter.models.spec.rasg_levels[0]
+    blank = model.get_first_stage_encoding(model.encode_first_stage(torch.zeros(1, 3, size, size)).mode())
+    for i in range(FIRST_SCENE, FIRST_SCENE + n):
+        scene, generator = describe_scene("val", i), torch.Generator().manual_seed(i)
+        z = model.get_first_stage_encoding(
+            model.encode_first_stage(to_tensor(scene.render(size)[None])).mode()
+        )
+        t = torch.tensor([500])
+        noised = model.q_sample(z, t, torch.randn(z.shape, generator=generator))
+        x = torch.cat([noised, torch.ones_like(z[:, :1]), blank], 1)
+        unet = model.model.diffusion_model
+        with CrossAttentionScores(unet, [level]) as scores:
+            unet(x, t, model.get_learned_conditioning([scene.captions[0]]))
+            maps = scores.mean()[level]
+        names = [item.category.name for item in scene.objects]
+        slots = torch.from_numpy(token_slots(scene.captions[0], names))[None]
+        seen = shares(scene.visible_masks(size), round(maps.shape[1] ** 0.5))
+        values.append(separation(maps, slots, torch.from_numpy(seen)[None]))
+    found = np.array(values)[~np.isnan(values)]
+    return {"auc": float(found.mean()), "worst tenth": float(np.quantile(found, 0.1)), "n": len(found)}
 
 
 def upscaler(painter: HDPainter, out: Path, n: int) -> dict:
@@ -106,7 +139,7 @@ def speed(painter: HDPainter, out: Path, n: int) -> dict:
     return {"first": seconds[0], "second": seconds[1], "threads": torch.get_num_threads()}
 
 
-PARTS = {"speed": speed, "autoencoders": autoencoders, "upscaler": upscaler}
+PARTS = {"speed": speed, "autoencoders": autoencoders, "attention": attention, "upscaler": upscaler}
 
 
 def main(argv: list[str]) -> None:

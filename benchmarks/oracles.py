@@ -55,11 +55,13 @@ def alignment(
 ) -> Tensor:
     """c_j of one image (section 3.3) from the conditional x [n, d] and context [l, d_c]."""
     features = block.norm1(x)
-    if settings.query == "after_self_attention":
+    if settings.query != "block_input":
         q, k, v = (
             projection(features) for projection in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
         )
         vanilla = block.attn1.to_out(attend(block.attn1, similarity(block.attn1, q, k), v))
+        if settings.query == "port":
+            x = (features + block.norm1.bias) * block.norm1.weight
         features = block.norm2(x + vanilla)
     attn = block.attn2
     s_cross = similarity(attn, attn.to_q(features), attn.to_k(context)).softmax(-1).mean(0)

@@ -4,15 +4,15 @@ Stable Inpainting denoises x_t given the mask and the latent of the masked image
 self-attention, RASG its sampler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hdpainter.images import Pixels
-from hdpainter.masks import Mask
+from hdpainter.masks import Mask, Shrink
 from hdpainter.painta import PAIntA
 from hdpainter.prompts import full_prompt, token_indices
 from hdpainter.rasg import RASGSampler
@@ -65,17 +65,15 @@ class Inpainting:
         progress: called with (step, steps) after each step. observer: see `Observer`.
         Returns [B, 3, H, W] in [-1, 1] on the CPU; the known region is the model's reconstruction of it.
         """
-        model, settings, device = self.model, method.sampler, self.model.device
+        model, settings = self.model, method.sampler
         latent_size = tuple(side // FACTOR for side in masks[0].shape)
         tokens = [token_indices(prompt, method.prompts.positive) for prompt in prompts]
-        levels = {*self.painta_levels, *self.rasg_levels}
-        by_factor = pyramid(masks, [FACTOR * level for level in levels], method.masks.levels)
-        level_masks = {level: by_factor[FACTOR * level].to(device) for level in levels}
         cond, uncond = self.conditioning(images, masks, prompts, method)
 
         with ExitStack() as stack:
             if method.painta is not None:
                 unet = model.model.diffusion_model
+                level_masks = self.level_masks(masks, self.painta_levels, method.masks.levels)
                 stack.enter_context(PAIntA(unet, level_masks, tokens, self.painta_levels, method.painta))
             sampler: DDIMSampler
             guidance: dict[str, Any] = {}
@@ -83,7 +81,9 @@ class Inpainting:
                 sampler = DDIMSampler(model)
             else:
                 sampler = RASGSampler(model, self.rasg_levels, method.rasg)
-                guidance = {"mask": level_masks, "token_indices": tokens}
+                how = method.masks.levels if method.masks.rasg == "levels" else method.masks.rasg
+                target = self.level_masks(masks, self.rasg_levels, how)
+                guidance = {"mask": target, "token_indices": tokens}
             latents, _ = sampler.sample(
                 settings.steps,
                 len(images),
@@ -100,6 +100,13 @@ class Inpainting:
                 **guidance,
             )
         return model.decode_first_stage(latents).cpu()
+
+    def level_masks(
+        self, masks: Sequence[Mask], levels: Iterable[int], how: Shrink | Literal["bicubic"]
+    ) -> dict[int, Tensor]:
+        """The masks [H, W] at the UNet's levels: {level: [B, 1, h, w]} on the model's device."""
+        by_factor = pyramid(masks, [FACTOR * level for level in levels], how)
+        return {factor // FACTOR: level.to(self.model.device) for factor, level in by_factor.items()}
 
     def conditioning(
         self,

@@ -24,6 +24,7 @@ Grey = NDArray[np.uint8]
 Shrink = Literal["nearest", "bicubic>0.5", "bicubic>0"]
 Pad = Literal["edge", "zero", "reflect"]
 Number = TypeVar("Number", bound=np.generic)
+Soft = Literal["levels", "bicubic"]
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _NUMPY_PAD: dict[Pad, Literal["edge", "constant", "reflect"]] = {
@@ -40,6 +41,7 @@ class MaskSettings(Checked):
     threshold: a pixel is filled where its grey value is at least this (1: every value but black).
     dilate: pixels by which M grows, in steps of a 3x3 cross.
     levels: how M shrinks to the token grids of PAIntA and RASG ("M is downscaled with NN interpolation").
+    rasg: RASG's M if it is another: `bicubic` is not thresholded, in [0, 1], as in the diffusers community port.
     concat: how M shrinks to the latent's size for the inpainting model's mask channel.
     pad: how image and mask grow to the model's multiple at the right and the bottom.
     """
@@ -47,6 +49,7 @@ class MaskSettings(Checked):
     threshold: Annotated[int, Range(1, 255, "a grey value from 1 to 255")] = 128
     dilate: Annotated[int, Range(0, wanted="a number of pixels, 0 or more")] = 0
     levels: Shrink = "nearest"
+    rasg: Soft = "levels"
     concat: Shrink = "nearest"
     pad: Pad = "edge"
 
@@ -106,6 +109,11 @@ def shrink(mask: Mask, size: tuple[int, int], how: Shrink) -> Mask:
     return small if small.any() else touched(mask, size)
 
 
+def soft_shrink(mask: Mask, size: tuple[int, int]) -> NDArray[np.float32]:
+    """M at another size by the antialiased bicubic filter, float32 [h, w] in [0, 1]."""
+    return _bicubic(np.where(mask, np.uint8(255), np.uint8(0)), size).astype(np.float32) / np.float32(255)
+
+
 def touched(mask: Mask, size: tuple[int, int]) -> Mask:
     """The cells of another size in which M has at least one pixel, bool [h, w]."""
     cells = np.zeros(size, dtype=bool)
@@ -138,7 +146,7 @@ def soft_mask(
     pixels (odd). The paper's Eq. 10 has the hard M: `shrink`.
     """
     grown = np.where(dilate(mask, radius), np.uint8(255), np.uint8(0))
-    grey = _bicubic(grown, size).astype(np.float32) / 255
+    grey = _bicubic(grown, size).astype(np.float32) / np.float32(255)
     return np.clip(cv2.GaussianBlur(grey, (blur, blur), sigma, borderType=cv2.BORDER_REFLECT_101), 0, 1)
 
 

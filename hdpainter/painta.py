@@ -126,10 +126,7 @@ class PAIntA:
             c = self.c[key]
         else:
             cond = slice(-self.batch, None)
-            if self.settings.query == "block_input":
-                queried = features[cond]
-            else:
-                queried = block.norm2(x[cond] + residual[cond])
+            queried = self._queried(block, x[cond], features[cond], residual[cond])
             c = self._alignment(block, queried, context[cond], key[1])
             self.c[key] = c.detach()
 
@@ -144,6 +141,16 @@ class PAIntA:
         # Rows that only pad an image with fewer unknown pixels are known ones: they keep the plain residual.
         filled = torch.where(fill.gather(1, rows)[..., None], filled, take_rows(residual, rows))
         return residual.scatter(1, rows[..., None].expand_as(filled), filled)
+
+    def _queried(self, block: BasicTransformerBlock, x: Tensor, features: Tensor, residual: Tensor) -> Tensor:
+        """What Q_c is projected from: x the block's input, features its norm1, residual its self-attention."""
+        match self.settings.query:
+            case "block_input":
+                return features
+            case "after_self_attention":
+                return block.norm2(x + residual)
+        rebuilt = (features + block.norm1.bias) * block.norm1.weight  # its inverse would divide
+        return block.norm2(rebuilt + residual)
 
     def _alignment(
         self, block: BasicTransformerBlock, queried: Tensor, context: Tensor, factor: int

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hdpainter.levels import mask_pyramid, token_weights
+from hdpainter.objectives import objective
 from hdpainter.painta import PAIntA
 from hdpainter.settings import RASGSettings
 from ldm.models.diffusion.base import DDPM, Conditioning
@@ -72,26 +72,16 @@ class CrossAttentionScores:
         return means
 
 
-def attention_score(
-    scores: Tensor, mask: Tensor, weights: Tensor, logit_shift: float = 0.0, reduction: str = "sum"
-) -> Tensor:
-    """S(x_t) of Eq. 9 for each image: the cross entropy between the sigmoid of the scores and the mask.
+def standardize(gradient: Tensor, center: bool = False) -> Tensor:
+    """gradient / std(gradient), the std of each image over all its values (section 3.4).
 
-    scores: [B, pixels, tokens], Eq. 8. mask: [B, pixels] in {0, 1}. weights: [B, tokens], 1 for ind(τ).
-    Returns [B]; the sum over tokens of the `sum` or `mean` over pixels.
+    The mean is kept, as in the paper; with `center` it is taken off first. An image whose gradient is constant
+    (nothing to steer by) gets zeros; one that is not finite stays so.
     """
-    target = mask[..., None].expand_as(scores)
-    bce = F.binary_cross_entropy_with_logits(scores - logit_shift, target, reduction="none")
-    pixels = bce.sum(1) if reduction == "sum" else bce.mean(1)
-    return (pixels * weights).sum(1)
-
-
-def standardize(gradient: Tensor) -> Tensor:
-    """gradient / std(gradient), the std of each image over all its values; the mean is kept (section 3.4).
-
-    An image whose gradient is constant (nothing to steer by) gets zeros; one that is not finite stays so.
-    """
-    std = gradient.flatten(1).std(dim=1).view(-1, *[1] * (gradient.ndim - 1))
+    shape = (-1, *[1] * (gradient.ndim - 1))
+    std = gradient.flatten(1).std(dim=1).view(shape)
+    if center:
+        gradient = gradient - gradient.flatten(1).mean(dim=1).view(shape)
     return torch.where(std == 0, 0.0, gradient / std)
 
 
@@ -184,7 +174,8 @@ class RASGSampler(DDIMSampler):
         e_t = self.model.to_eps(x, t, output)
         if self.settings.update == "reweighted":
             pred_x0 = self.predict_x0(x, t, e_t, output)
-            return self.step(e_t, pred_x0, index, -standardize(self.gradient)), pred_x0
+            direction = -standardize(self.gradient, self.settings.center)
+            return self.step(e_t, pred_x0, index, direction), pred_x0
         # Eq. 6. The paper's ξ_t has the wrong sign: the coefficient of eps in x_{t-1} is negative at every step.
         sqrt_one_minus_alpha = float(self.ddim_sqrt_one_minus_alphas[index])
         e_t = e_t + sqrt_one_minus_alpha * self.settings.scale * self.gradient
@@ -236,7 +227,6 @@ class RASGSampler(DDIMSampler):
         for level, mean in scores.items():
             weights = token_weights(token_indices, mean.shape[2], mean.device)
             mask = target[level].flatten(1).to(mean)
-            per_level.append(
-                attention_score(mean, mask, weights, self.settings.logit_shift, self.settings.reduction)
-            )
+            grid = (target[level].shape[-2], target[level].shape[-1])
+            per_level.append(objective(mean, mask, weights, grid, self.settings))
         return torch.stack(per_level).sum(0)

@@ -53,12 +53,13 @@ class PAIntASettings(Checked):
 
     query: the features that Q_c is projected from. `block_input`: norm1 of the block's input, the X of the
         paper's text. `after_self_attention`: norm2 of the input plus the ordinary self-attention, the features
-        that the borrowed projection was trained on, as the release has it.
+        that the borrowed projection was trained on, as the release has it. `port`: the same, but with the input
+        rebuilt from norm1's output y as (y + bias) weight, as the diffusers community port has it.
     smoothing: width of the 3x3 Gaussian that smooths c before it is normalised; None as in the paper.
     until: PAIntA acts on timesteps t > until; 0 is always.
     """
 
-    query: Literal["block_input", "after_self_attention"] = "block_input"
+    query: Literal["block_input", "after_self_attention", "port"] = "block_input"
     smoothing: Annotated[float, Range(0.01, 100, "a width from 0.01 to 100, or null for none")] | None = None
     until: Timestep = 0
 
@@ -71,15 +72,19 @@ class RASGSettings(Checked):
         `post-hoc` is the vanilla guidance (Eq. 6) that the paper argues against.
     sigma: which alphas the noise level of Eq. 7 is computed from: `cumulative` products (the paper and DDIM)
         or the `per_step` alphas of the release, which make it 10 to 25 times smaller.
+    objective: what S is, see `hdpainter.objectives`: `bce` is Eq. 9.
     logit_shift: subtracted from the scores before the sigmoid of Eq. 9; the release has 1.
     reduction: `sum` over pixels (Eq. 9) or their `mean`; changes the reported score, not the direction.
+    center: take the gradient's mean off before it is divided by its std, as the diffusers community port does.
     scale: s of Eq. 6; used by `post-hoc` only.
     """
 
     update: Literal["reweighted", "post-hoc"] = "reweighted"
     sigma: Literal["cumulative", "per_step"] = "cumulative"
+    objective: Literal["bce", "l1", "softmax", "max"] = "bce"
     logit_shift: Annotated[float, Range()] = 0.0
     reduction: Literal["sum", "mean"] = "sum"
+    center: bool = False
     scale: Annotated[float, Range()] = 1.0
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdpainter.images import Pixels
-from hdpainter.masks import Mask, Shrink, shrink
+from hdpainter.masks import Mask, Shrink, shrink, soft_shrink
 
 
 def to_tensor(image: Image.Image | Pixels) -> Tensor:
@@ -39,7 +39,13 @@ def stack(masks: Iterable[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(mask, dtype=np.float32) for mask in masks])[:, None])
 
 
-def pyramid(masks: Sequence[Mask], factors: Iterable[int], how: Shrink) -> dict[int, Tensor]:
-    """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]."""
+def pyramid(
+    masks: Sequence[Mask], factors: Iterable[int], how: Shrink | Literal["bicubic"]
+) -> dict[int, Tensor]:
+    """For each factor, the masks [H, W] at 1/factor of their size, as float [B, 1, H/factor, W/factor]: binary,
+    or for "bicubic" anything from 0 to 1."""
     height, width = masks[0].shape
-    return {f: stack(shrink(mask, (height // f, width // f), how) for mask in masks) for f in factors}
+    sizes = {factor: (height // factor, width // factor) for factor in factors}
+    if how == "bicubic":
+        return {factor: stack(soft_shrink(mask, size) for mask in masks) for factor, size in sizes.items()}
+    return {factor: stack(shrink(mask, size, how) for mask in masks) for factor, size in sizes.items()}

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hdpainter.levels import token_weights
+from hdpainter.objectives import bce
 from hdpainter.painta import PAIntA
-from hdpainter.rasg import RASGSampler, attention_score
+from hdpainter.rasg import RASGSampler
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -131,7 +132,7 @@ class Recorder:
         for level, target in self.target.items():
             scores = torch.stack([scores.mean(0) for scores in logits[level]]).mean(0)[None]
             weights = token_weights([self.token_indices], scores.shape[-1], scores.device)
-            objective += float(attention_score(scores, target.flatten(1).to(scores), weights))
+            objective += float(bce(scores, target.flatten(1).to(scores), weights))
             fit = (scores.sigmoid() * weights[:, None]).sum(-1) / weights.sum()
             record[f"agreement-{level}"] = _array(fit.view(target.shape[-2:]))
         record["objective"] = np.array(objective, np.float32)

@@ -17,6 +17,7 @@ from tests.support import assert_close, cases, golden, randn, rule_w
 
 RELEASE = PAIntASettings(query="after_self_attention", smoothing=0.5, until=500)
 NO_SMOOTHING = PAIntASettings(query="after_self_attention")
+PORT = PAIntASettings(query="port", smoothing=0.5, until=499)
 PAPER = PAIntASettings()
 
 SMALL_UNET = {
@@ -130,7 +131,12 @@ def problems(draw):
         masks.append(mask)
     tokens = [draw(st.lists(st.integers(1, 8), min_size=1, max_size=5, unique=True)) for _ in range(batch)]
     mask = torch.tensor(np.stack(masks))[:, None].float()
-    return mask, tokens, draw(st.sampled_from([PAPER, NO_SMOOTHING, RELEASE])), draw(st.integers(0, 1000))
+    return (
+        mask,
+        tokens,
+        draw(st.sampled_from([PAPER, NO_SMOOTHING, RELEASE, PORT])),
+        draw(st.integers(0, 1000)),
+    )
 
 
 def unet_inputs(mask, seed, halves=2):

@@ -14,14 +14,16 @@ from hdpainter.configs import read_model_config
 from hdpainter.levels import mask_pyramid
 from hdpainter.masks import prepare
 from hdpainter.models.registry import PipelineSpec
+from hdpainter.objectives import bce
 from hdpainter.painta import PAIntA, normalize, smooth
 from hdpainter.prompts import token_indices
-from hdpainter.rasg import CrossAttentionScores, RASGSampler, attention_score, standardize
+from hdpainter.rasg import CrossAttentionScores, RASGSampler, standardize
 from hdpainter.settings import Method
 from hdpainter.superres import latent_mask
 from hdpainter.tensors import pyramid
 from ldm.checkpoint import build
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.util import CONFIGS
 from tests.hdpainter.test_painta import SMALL_UNET
 from tests.hdpainter.test_rasg import conditioning, diffusion
 from tests.support import randn
@@ -83,9 +85,7 @@ def test_row_2_sigma_of_cumulative_or_single_step_alphas(model):
 
 def test_row_3_logits_are_shifted_by_one(model):
     scores, mask, weights = randn(1, (1, 9, 4)), torch.ones(1, 9), torch.tensor([[0.0, 1, 0, 1]])
-    paper, release = (
-        attention_score(scores, mask, weights, m.rasg.logit_shift, m.rasg.reduction) for m in VARIANTS
-    )
+    paper, release = (bce(scores - m.rasg.logit_shift, mask, weights, m.rasg.reduction) for m in VARIANTS)
     by_hand = -torch.nn.functional.logsigmoid(scores[0, :, [1, 3]])
     torch.testing.assert_close(paper[0], by_hand.sum())
     by_hand = -torch.nn.functional.logsigmoid(scores[0, :, [1, 3]] - 1)
@@ -101,6 +101,50 @@ def test_row_4_scores_before_the_softmax_of_five_layers_of_the_conditional_half(
 
 def test_row_5_painta_stops_at_half_of_the_steps():
     assert (PAPER.painta.until, RELEASE.painta.until) == (0, 500)
+
+
+STRENGTHS = {  # of the table in the document: method, eta, mean eta sigma over 50 steps
+    "the paper": ("hd-painter", 0.25, 0.0709),
+    "the authors' evaluation": ("hd-painter-release", 0.25, 0.0036),
+    "the authors' command line": ("hd-painter-release", 0.1, 0.0014),
+    "the diffusers port": ("hd-painter-diffusers", 0.01, 0.0028),
+}
+
+
+@pytest.mark.parametrize("source", STRENGTHS)
+def test_mean_strength_of_the_guidance(source):
+    """The first table of the document, recomputed from the model's betas alone and through the sampler."""
+    name, eta, strength = STRENGTHS[source]
+    method = Method.load(name)
+    if source != "the authors' evaluation":
+        assert method.sampler.eta == eta
+    sampler = RASGSampler(diffusion(SMALL_UNET), (2,), method.rasg)
+    sampler.make_schedule(method.sampler.steps, method.sampler.grid, ddim_eta=eta)
+    assert np.mean(sampler.ddim_sigmas) == pytest.approx(strength, abs=6e-5)
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas = 1 - betas if method.rasg.sigma == "per_step" else np.cumprod(1 - betas)
+    first = 1 if method.sampler.grid == "uniform" else 19
+    t = np.arange(first, 1000, 20)
+    a, a_prev = alphas[t], alphas[np.append(0, t[:-1])]
+    sigma = np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+    sigma[0] *= method.sampler.grid == "uniform"  # the release's last step goes to x_0
+    assert np.mean(eta * sigma) == pytest.approx(strength, abs=6e-5)
+    table = (CONFIGS.parent / "docs" / "paper-vs-release.md").read_text(encoding="utf-8")
+    row = next(line for line in table.splitlines() if line.startswith(f"| {source}"))
+    assert row.split("|")[-2].strip() == f"{strength:.4f}"
+
+
+def test_the_port_of_diffusers(model):
+    port = Method.load("hd-painter-diffusers")
+    ddim = DDIMSampler(model)
+    ddim.make_schedule(port.sampler.steps, port.sampler.grid)
+    assert (ddim.ddim_timesteps[0], ddim.ddim_timesteps[-1]) == (1, 981)
+    assert port.painta.until == 499  # on while t >= 500
+    mask = np.zeros((64, 64), bool)
+    mask[10:30, 21:50] = True
+    soft = pyramid([mask], [16], port.masks.rasg)[16]
+    assert soft.min() >= 0 and soft.max() <= 1 and ((soft > 0.1) & (soft < 0.9)).any()
+    assert set(pyramid([mask], [16], port.masks.levels)[16].unique().tolist()) == {0, 1}
 
 
 def test_row_6_query_of_the_borrowed_projection(model):

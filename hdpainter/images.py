@@ -9,14 +9,16 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from hdpainter.files import make_folder, replacing
+from hdpainter.mask_check import LARGE, check_mask, check_transparency
 from hdpainter.masks import Grey
 from ldm.util import UserError
 
@@ -31,26 +33,75 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EP
 def load_image(source: Source, name: str = "image") -> Image.Image:
     """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3] or [H, W, 4].
 
-    The EXIF orientation is applied. Transparent parts are laid on white. 16-bit grey is scaled to 8 bits. CMYK
-    is converted by its colour profile where it has one. An RGB colour profile is kept in `info`, from where
-    `save_png` writes it. Raises UserError for all that is not one picture of at most MAX_PIXELS.
+    The EXIF orientation is applied. Transparent parts are laid on white, with a warning. 16-bit grey is scaled to
+    8 bits. CMYK and grey are converted by their colour profiles where they have one. An RGB profile is kept in
+    `info`, from where `save_png` writes it. Raises UserError for all that is not one picture of at most
+    MAX_PIXELS.
     """
-    return _read(source, name, background="white")[0]
+    image, name = _read(source, name, profiles=("CMYK", "L"))
+    if _alpha(image) is not None:
+        warnings.warn(f"{name} has transparent parts: they are white here, the result has none", stacklevel=2)
+    return _flattened(image, "white")
 
 
-def load_mask(source: Source, size: tuple[int, int], name: str = "mask") -> Grey:
+def load_mask(
+    source: Source, size: tuple[int, int], name: str = "mask", channel: Literal["grey", "alpha"] = "grey"
+) -> Grey:
     """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
 
-    Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look.
-    `size` is the image's (width, height), as PIL's `image.size`; a mask of another size raises UserError.
+    Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look. With
+    `channel` "alpha" they are what is filled, as in a picture into which a hole was erased. `size` is the image's
+    (width, height), as PIL's `image.size`. Raises UserError for a mask of another size, and for a picture that
+    does not look like a mask; warns of one that fills nearly everything.
     """
-    rgb, name = _read(source, name, background="black")
-    if rgb.size != tuple(size):
-        (mask_w, mask_h), (w, h) = rgb.size, size
-        raise UserError(
-            f"{name} is {mask_w} x {mask_h} pixels but the image is {w} x {h}: save the mask at the image's size"
+    image, name = _read(source, name, profiles=("CMYK",))
+    if image.size != tuple(size):
+        (mask_w, mask_h), (w, h) = image.size, size
+        advice = "save the mask at the image's size"
+        if image.size == (h, w):
+            advice = (
+                "one of the two is turned by its EXIF orientation, or the mask is of the photo as it is stored; "
+                "make the mask on the upright photo"
+            )
+        raise UserError(f"{name} is {mask_w} x {mask_h} pixels but the image is {w} x {h}: {advice}")
+    alpha = _alpha(image)
+    if channel == "alpha":
+        if alpha is None:
+            raise UserError(
+                f"{name} has no transparent part: erase what is to be filled, or give a grey mask"
+            )
+        grey = 255 - alpha
+    else:
+        rgb = _flattened(image, "black")
+        if alpha is not None:
+            check_transparency(alpha, np.asarray(image.convert("RGB").convert("L")), name)
+        check_mask(rgb, name)
+        grey = np.array(rgb.convert("L"))
+    share = np.mean(grey > 127)
+    if share > LARGE:
+        warnings.warn(
+            f"{name} fills {share:.0%} of the picture: white is filled, black is kept", stacklevel=2
         )
-    return np.array(rgb.convert("L"))
+    return grey
+
+
+def header_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """(width, height) of the upright picture in a file; None where its header alone does not tell.
+
+    None is also for what `load_image` refuses: it then says why.
+    """
+    try:
+        with ExitStack() as files:
+            image = _open(path, "image", files)
+            width, height = image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow has turned its size already
+                width, height = image.tag_v2[256], image.tag_v2[257]
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception:  # Pillow raises nearly anything on damaged files
+        return None
+    if width * height > MAX_PIXELS:
+        return None
+    return (height, width) if turned else (width, height)
 
 
 def save_png(
@@ -86,17 +137,18 @@ def encode_png(image: Image.Image, metadata: Mapping[str, Any] | None = None) ->
     return buffer.getvalue()
 
 
-def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]:
-    """The decoded, upright picture as RGB, and its name for messages."""
+def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.Image, str]:
+    """The decoded, upright picture as RGB or RGBA, and its name for messages; `profiles`: modes whose count."""
     if isinstance(source, str | os.PathLike):
         name = f"{name} {os.fspath(source)}"
     elif not isinstance(source, Image.Image | np.ndarray):
         raise UserError(f"{name} is a {type(source).__name__}: give a path, a PIL image or a NumPy array")
     try:
-        image = _open(source, name)
-        _check_size(image, name)
-        profile = image.info.get("icc_profile") or b""  # None if incomplete
-        rgb = _to_rgb(ImageOps.exif_transpose(image), background, name)
+        with ExitStack() as files:
+            image = _open(source, name, files)
+            _check_size(image, name)
+            profile = image.info.get("icc_profile") or b""  # None if incomplete
+            rgb = _to_rgb(ImageOps.exif_transpose(image), profiles, name)
         rgb.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
         return rgb, name
     except UserError:
@@ -104,15 +156,16 @@ def _read(source: Source, name: str, background: str) -> tuple[Image.Image, str]
     except Image.DecompressionBombError:  # Pillow's own limit, higher than MAX_PIXELS
         raise UserError(f"{name} has over {MAX_PIXELS // 2**20} Mi pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
+        what = _other_format(Path(source))
         raise UserError(
-            f"{name} is not a picture that can be read: use one of {', '.join(FORMATS)}"
+            f"{name} is {what or 'not a picture that can be read'}: use one of {', '.join(FORMATS)}"
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged or hostile bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} cannot be decoded ({reason}): save it again as an RGB PNG") from error
 
 
-def _open(source: Source, name: str) -> Image.Image:
+def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
@@ -121,7 +174,8 @@ def _open(source: Source, name: str) -> Image.Image:
     Image.init()  # Image.open knows a format by name only once its plugin is loaded
     with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(source, formats=FORMATS)
+        # Not by the path: Pillow would map uncompressed TIFFs and mix up the rows of those that are turned.
+        return Image.open(files.enter_context(Path(source).open("rb")), formats=FORMATS)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -133,6 +187,34 @@ def _check_file(path: Path, name: str) -> None:
         raise UserError(f"{name} may not be read: change the file's permissions")
     if path.stat().st_size == 0:
         raise UserError(f"{name} is an empty file: save the picture again")
+
+
+def _other_format(path: Path) -> str | None:
+    """What a file is that people take for a picture of FORMATS, by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "a HEIC picture, as phones make them, whatever its name says"
+        return "a video" if brand in (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ") else None
+    return next((what for start, what in _OTHERS.items() if head.lstrip().lower().startswith(start)), None)
+
+
+_OTHERS = {
+    b"\xff\n": "a JPEG XL picture",
+    b"\x00\x00\x00\x0cjxl ": "a JPEG XL picture",
+    b"\x00\x00\x00\x0cjp  ": "a JPEG 2000 picture",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
+    b"8bps": "a Photoshop file",
+    b"%pdf": "a PDF",
+    b"%!ps": "a PostScript file",
+    b"<svg": "an SVG drawing",
+    b"<!doctype": "a web page saved under a picture's name",
+    b"<html": "a web page saved under a picture's name",
+    b"version https://git-lfs": "a Git LFS pointer, not the picture (git lfs pull fetches it)",
+    b"pk\x03\x04": "a ZIP archive",
+}
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -163,17 +245,52 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _to_rgb(image: Image.Image, background: str, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, profiles: tuple[str, ...], name: str) -> Image.Image:
+    """8-bit RGB, or RGBA where anything may be transparent."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has 32 bits per pixel, of unknown range: save it with 8 or 16 bits")
-    if image.mode == "CMYK" and image.info.get("icc_profile"):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
-        return transform.apply(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-    return image.convert("RGB")
+    if profile and image.mode == "CMYK" and "CMYK" in profiles:
+        return _to_srgb(image, profile)
+    if profile and profile[16:20] == b"GRAY" and image.mode in ("L", "LA") and "L" in profiles:
+        grey = image.convert("LA")
+        rgb = _grey_to_rgb(grey.getchannel("L"), profile, name)
+        if image.has_transparency_data:
+            rgb.putalpha(grey.getchannel("A"))
+        return rgb
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _grey_to_rgb(grey: Image.Image, profile: bytes, name: str) -> Image.Image:
+    try:
+        return _to_srgb(grey, profile)
+    except ImageCms.PyCMSError:
+        warnings.warn(
+            f"{name} has a grey profile that cannot be used; its values stay as they are", stacklevel=2
+        )
+        return grey.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """RGB by the colour profile of the image."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB").apply(image)
+
+
+def _alpha(image: Image.Image) -> Grey | None:
+    """The opacity [H, W], uint8; None where all is opaque."""
+    if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
+        return None
+    return np.asarray(image.getchannel("A"))
+
+
+def _flattened(image: Image.Image, background: str) -> Image.Image:
+    """RGB, with transparent parts laid on a colour."""
+    if image.mode == "RGB":
+        return image
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
+    flat.info = image.info
+    return flat

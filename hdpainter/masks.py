@@ -26,6 +26,7 @@ Pad = Literal["edge", "zero", "reflect"]
 Number = TypeVar("Number", bound=np.generic)
 Soft = Literal["levels", "bicubic"]
 
+_NEARLY_BLACK = 4  # grey values below it are black to the eye
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _NUMPY_PAD: dict[Pad, Literal["edge", "constant", "reflect"]] = {
     "edge": "edge",
@@ -77,12 +78,22 @@ def pad_to_multiple(array: NDArray[Number], multiple: int, mode: Pad) -> NDArray
 
 
 def binarize(mask: Grey, threshold: int = 128, name: str = "mask") -> Mask:
-    """M as bool [H, W] from a grey uint8 mask. Raises UserError, with `name` for the user, where M is empty."""
+    """M as bool [H, W] from a grey uint8 mask.
+
+    Raises UserError, with `name` for the user, where M is empty, and where what counts as filled is what the mask
+    has instead of black.
+    """
     filled = mask >= threshold
     if not filled.any():
         raise UserError(
             f"{name} marks nothing to fill: paint the part to fill white "
             f"(brightest value {mask.max()}, at least {threshold} of 255 counts)"
+        )
+    nearly = np.count_nonzero(filled & (mask < _NEARLY_BLACK))
+    if nearly > max(mask.size // 20, np.count_nonzero(mask < _NEARLY_BLACK) // 5) and mask.max() > 127:
+        raise UserError(
+            f"{name} has values from {threshold} to {_NEARLY_BLACK - 1} where it is black, and this method fills "
+            f"all from {threshold} up, {filled.mean():.0%} of the picture: save it with black as 0"
         )
     return filled
 

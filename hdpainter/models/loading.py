@@ -24,7 +24,7 @@ class PipelineModels:
 
     Models are in eval mode, their weights want no gradients. Checkpoints are looked for at construction or,
     where that was not asked for, when the model is first used (`checkpoint` finds one without loading it).
-    trusted: whether the models' configs may name classes of other projects, see `ldm.util.read_yaml`.
+    trusted: whether the models' configs may name classes of other projects, see `hdpainter.configs.read_yaml`.
     """
 
     spec: PipelineSpec

@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image, ImageCms
 
 from hdpainter import images
 from hdpainter.files import CannotWrite
-from hdpainter.images import load_image, load_mask, save_png
+from hdpainter.images import header_size, load_image, load_mask, save_png
 from hdpainter.tensors import to_image, to_tensor
 from ldm.util import UserError
 
@@ -78,7 +79,13 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     picture().save(tmp_path / "a.png", exif=exif)
     upright = picture().transpose(turns[orientation]) if orientation > 1 else picture()
     assert np.array_equal(load_image(tmp_path / "a.png"), upright)
-    assert np.array_equal(load_mask(tmp_path / "a.png", upright.size), upright.convert("L"))
+    mask = Image.fromarray(np.uint8(np.arange(17 * 11).reshape(11, 17) > 70) * 255)
+    for suffix in ("png", "tiff", "jpg"):
+        path = tmp_path / f"m.{suffix}"
+        mask.save(path, exif=exif, quality=95)
+        turned = mask.transpose(turns[orientation]) if orientation > 1 else mask
+        assert header_size(path) == turned.size
+        assert np.array_equal(load_mask(path, turned.size) > 127, np.asarray(turned) > 127)
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
@@ -116,8 +123,85 @@ def test_an_rgb_colour_profile_reaches_the_result(tmp_path):
     assert np.array_equal(loaded, picture())  # the numbers stay; only the profile says what they mean
     save_png(loaded, tmp_path / "b.png")
     assert Image.open(tmp_path / "b.png").info["icc_profile"] == SRGB
-    picture().convert("L").save(tmp_path / "grey.png", icc_profile=SRGB[:16] + b"GRAY" + SRGB[20:])
+
+
+def test_grey_is_converted_by_its_profile(tmp_path):
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    grey.save(tmp_path / "grey.png", icc_profile=linear_grey())
+    loaded = np.asarray(load_image(tmp_path / "grey.png"))
+    linear = np.arange(256) / 255
+    srgb = np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
+    assert (np.ptp(loaded, axis=2) == 0).all()
+    assert np.abs(loaded[..., 0].ravel() - srgb)[16:].max() <= 2
     assert load_image(tmp_path / "grey.png").info == {}
+    alpha = Image.new("L", grey.size, 255)
+    Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png", icc_profile=linear_grey())
+    assert np.array_equal(load_image(tmp_path / "la.png"), loaded)
+    sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    sixteen.save(tmp_path / "sixteen.png", icc_profile=linear_grey())
+    assert np.array_equal(load_image(tmp_path / "sixteen.png"), loaded)
+    hard = grey.point(lambda value: 255 * (value > 99))
+    hard.save(tmp_path / "mask.png", icc_profile=linear_grey())
+    assert np.array_equal(load_mask(tmp_path / "mask.png", hard.size), hard)
+    grey.save(tmp_path / "broken.png", icc_profile=SRGB[:16] + b"GRAY" + SRGB[20:])
+    with pytest.warns(UserWarning, match=r"broken\.png has a grey profile that cannot be used"):
+        assert np.array_equal(load_image(tmp_path / "broken.png"), grey.convert("RGB"))
+
+
+def linear_grey() -> bytes:
+    """An ICC profile of linear grey, version 2."""
+
+    def tag(kind: bytes, content: bytes) -> bytes:
+        return (kind + bytes(4) + content).ljust(-(-(8 + len(content)) // 4) * 4, b"\0")
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(round(value * 65536).to_bytes(4, "big") for value in values)
+
+    white = fixed(0.9642, 1.0, 0.8249)
+    tags = {
+        b"desc": tag(b"desc", (2).to_bytes(4, "big") + b"g\0" + bytes(78)),
+        b"wtpt": tag(b"XYZ ", white),
+        b"kTRC": tag(b"curv", bytes(4)),  # no entries: linear
+    }
+    table, data, start = len(tags).to_bytes(4, "big"), b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + (start + len(data)).to_bytes(4, "big") + len(content).to_bytes(4, "big")
+        data += content
+    header = bytes(4) + bytes(4) + b"\x02\x10\0\0" + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28) + white
+    body = header.ljust(128, b"\0") + table + data
+    return len(body).to_bytes(4, "big") + body[4:]
+
+
+def test_a_transparent_picture_is_flattened_with_a_warning(tmp_path):
+    rgba = np.full((4, 4, 4), 255, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image(rgba)
+    rgba[0, 0, 3] = 254
+    Image.fromarray(rgba).save(tmp_path / "sticker.png")
+    with pytest.warns(UserWarning, match=r"sticker\.png has transparent parts"):
+        assert load_image(tmp_path / "sticker.png").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC picture"),
+        (b"\0\0\0\x18ftypmif1" + bytes(50), "a HEIC picture"),
+        (b"\0\0\0\x18ftypmp42" + bytes(50), "a video"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "a JPEG XL picture"),
+        (b"\xff\x0a" + bytes(50), "a JPEG XL picture"),
+        (b"8BPS\0\1" + bytes(50), "a Photoshop file"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b'<svg xmlns="x"/>', "an SVG drawing"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"nothing known", "not a picture that can be read"),
+    ],
+)
+def test_what_is_no_picture_is_told_by_its_content(tmp_path, content, what):
+    (tmp_path / "IMG_1.jpg").write_bytes(content)
+    refused(tmp_path / "IMG_1.jpg", f"IMG_1.jpg is {what}", "use one of JPEG, PNG")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
@@ -151,7 +235,8 @@ def test_files_that_are_no_pictures_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture at all")
     refused(tmp_path / "text.png", "text.png", "not a picture", "JPEG, PNG")
     picture().save(tmp_path / "page.eps")  # Pillow would run Ghostscript on it
-    refused(tmp_path / "page.eps", "not a picture")
+    refused(tmp_path / "page.eps", "page.eps is a PostScript file: use one of JPEG")
+    assert header_size(tmp_path / "page.eps") is None and header_size(tmp_path / "none.png") is None
     refused(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), "image", "32 bits")
 
 
@@ -225,6 +310,7 @@ def test_a_mask_of_another_size_names_both(tmp_path):
     refused(
         tmp_path / "m.png", "m.png is 30 x 20", "the image is 17 x 11", load=lambda s: load_mask(s, (17, 11))
     )
+    refused(tmp_path / "m.png", "is 20 x 30", "EXIF orientation", load=lambda s: load_mask(s, (20, 30)))
 
 
 def test_bool_masks():

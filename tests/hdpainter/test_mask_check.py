@@ -1,0 +1,204 @@
+"""Photos and ambiguous pictures are no masks; every mask that people make is one, however soft its edges."""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFilter
+
+from hdpainter.images import load_mask
+from hdpainter.masks import binarize
+from ldm.util import CONFIGS, UserError
+
+PICTURES = CONFIGS / "inference" / "pictures"
+many = settings(max_examples=80, deadline=None)
+
+
+def photo(size: int = 256) -> Image.Image:
+    return Image.open(PICTURES / "garden.png").convert("RGB").resize((size, size))
+
+
+def disc(size: int = 256, radius: float = 0.2) -> Image.Image:
+    image = Image.new("L", (size, size))
+    ImageDraw.Draw(image).ellipse([size * (0.5 - radius)] * 2 + [size * (0.5 + radius)] * 2, fill=255)
+    return image
+
+
+def refusal(image: Image.Image) -> str:
+    with pytest.raises(UserError) as caught:
+        load_mask(image, image.size)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def quietly(image: Image.Image) -> np.ndarray:
+    """The mask, which must be read without a remark."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_mask(image, image.size)
+
+
+TONES = {
+    "as it is": lambda v: v,
+    "negative": lambda v: 255 - v,
+    "darker": lambda v: int(255 * (v / 255) ** 1.5),
+    "brighter": lambda v: int(255 * (v / 255) ** 0.7),
+    "flat": lambda v: 60 + v // 2,
+}
+
+
+@pytest.mark.parametrize("name", ["garden", "snow"])
+@pytest.mark.parametrize("size", [128, 512, 1500])
+def test_photos_are_no_masks(name, size):
+    image = Image.open(PICTURES / f"{name}.png").convert("RGB").resize((size, size * 2 // 3))
+    assert "is a colour picture, not a mask" in refusal(image)
+    for tone in TONES.values():
+        text = refusal(image.convert("L").point([tone(v) for v in range(256)]))
+        assert "not a mask (was it swapped" in text or "areas of grey" in text
+
+
+def noise(size: int, scale: float, seed: int) -> Image.Image:
+    """A picture with structure at all scales from `scale` up, as photos have it."""
+    rng, grey = np.random.default_rng(seed), np.zeros((size, size), np.float32)
+    while scale < size:
+        grey += (
+            scale**0.5
+            * cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), scale)
+            * scale
+        )
+        scale *= 2
+    grey = (grey - grey.mean()) / grey.std()
+    return Image.fromarray(np.clip(128 + 50 * grey + rng.normal(0, 6, grey.shape), 0, 255).astype(np.uint8))
+
+
+@many
+@given(st.sampled_from([96, 200, 600]), st.floats(0.8, 3), st.integers(0, 2**32 - 1))
+def test_grey_pictures_with_texture_are_no_masks(size, scale, seed):
+    refusal(noise(size, scale, seed))
+
+
+@st.composite
+def shapes(draw) -> Image.Image:
+    """Blobs, polygons and strokes, white on black or the other way round."""
+    size = draw(st.sampled_from([96, 160, 256, 700]))
+    places = st.tuples(st.integers(0, size), st.integers(0, size))
+    image = Image.new("L", (size, size))
+    pen = ImageDraw.Draw(image)
+    for _ in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(["ellipse", "polygon", "line"]))
+        points = draw(st.lists(places, min_size=3, max_size=6, unique=True))
+        if kind == "ellipse":
+            (x, y), (a, b), *_ = points
+            pen.ellipse([min(x, a), min(y, b), max(x, a) + size // 8, max(y, b) + size // 8], fill=255)
+        elif kind == "polygon":
+            pen.polygon(points, fill=255)
+        else:
+            pen.line(points, fill=255, width=size // 16, joint="curve")
+    return image.point(lambda v: 255 - v) if draw(st.booleans()) else image
+
+
+@many
+@given(
+    shapes(),
+    st.sampled_from(["hard", "antialiased", "enlarged", "feathered", "brush"]),
+    st.floats(0.003, 0.06),
+    st.none() | st.integers(15, 95),
+    st.sampled_from(["L", "RGB", "RGBA"]),
+)
+def test_masks_with_soft_edges_are_masks(image, edges, width, quality, mode):
+    size = image.size
+    if edges == "antialiased":
+        image = image.resize((size[0] * 4,) * 2).resize(size, Image.Resampling.LANCZOS)
+    elif edges == "enlarged":
+        image = image.resize((size[0] // 4,) * 2).resize(size, Image.Resampling.BICUBIC)
+    elif edges == "feathered":
+        image = image.filter(ImageFilter.GaussianBlur(width * size[0]))
+    elif edges == "brush":
+        image = image.filter(ImageFilter.BoxBlur(width * size[0]))
+    if quality:
+        with io.BytesIO() as file:
+            image.convert("RGB" if mode == "RGBA" else mode).save(file, "JPEG", quality=quality)
+            image = Image.open(io.BytesIO(file.getvalue()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large ones
+        assert load_mask(image.convert(mode), size).shape == size[::-1]
+
+
+def test_other_masks_that_people_make():
+    for image in (
+        disc().convert("1"),
+        disc().convert("P"),
+        disc().point(lambda v: 16 if v == 0 else 235),  # video levels
+        disc().point(lambda v: 128 if v else 0),  # a half-transparent brush
+        disc(16),
+        disc(2000),
+        Image.new("L", (64, 64)),  # marks nothing, which `binarize` tells
+    ):
+        assert quietly(image).shape == image.size[::-1]
+
+
+def test_several_greys_are_refused():
+    labels = Image.new("L", (256, 256))
+    for place, value in enumerate((80, 120, 160, 255)):
+        labels.paste(value, (place * 64, 0, place * 64 + 64, 128))
+    assert "has several areas of grey (values 80, 120, 160)" in refusal(labels)
+    assert "with many greys" in refusal(Image.new("L", (64, 64), 128))
+    assert "colour picture" in refusal(Image.merge("RGB", (disc(), *[Image.new("L", (256, 256))] * 2)))
+
+
+# --- transparency ---
+
+
+def erased(picture: Image.Image, hole: Image.Image) -> Image.Image:
+    picture = picture.convert("RGB")
+    picture.putalpha(hole.point(lambda v: 255 - v))
+    return picture
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.2, 0.45])
+@pytest.mark.parametrize("soft", [0, 3])
+def test_a_picture_with_an_erased_hole_is_refused_or_read_by_its_alpha(radius, soft):
+    hole = disc(radius=radius).filter(ImageFilter.GaussianBlur(soft))
+    white = Image.new("RGB", hole.size, "white")
+    assert "is white with a transparent part" in refusal(erased(white, hole))
+    assert "colour picture" in refusal(erased(photo(), hole))
+    for picture in (white, photo()):
+        assert np.array_equal(load_mask(erased(picture, hole), hole.size, channel="alpha"), hole)
+    with pytest.raises(UserError, match="has no transparent part"):
+        load_mask(hole, hole.size, channel="alpha")
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.2, 0.35])
+def test_white_strokes_on_transparent_are_read_as_they_look(radius):
+    strokes = Image.new("RGB", (256, 256), "white")
+    strokes.putalpha(disc(radius=radius))
+    assert np.array_equal(quietly(strokes), disc(radius=radius))
+    corner = Image.new("L", (256, 256))
+    corner.paste(255, (128, 0, 256, 120))  # it touches the border
+    strokes.putalpha(corner)
+    assert np.array_equal(quietly(strokes), corner)
+
+
+def test_a_mask_of_nearly_everything_is_told():
+    almost = disc(radius=0.1).point(lambda v: 255 - v)
+    with pytest.warns(UserWarning, match=r"mask fills 97% of the picture"):
+        load_mask(almost, almost.size)
+    quietly(disc(radius=0.3).point(lambda v: 255 - v))
+
+
+def test_black_that_is_not_quite_black_is_told_where_it_would_be_filled():
+    mask = np.asarray(disc())
+    rng = np.random.default_rng(0)
+    for near in (np.full_like(mask, 1), rng.integers(0, 2, mask.shape, np.uint8), np.full_like(mask, 3)):
+        almost = np.maximum(mask, near)
+        assert np.array_equal(binarize(load_mask(almost, mask.shape), 128), mask > 0)
+        with pytest.raises(UserError, match=r"from 1 to 3 where it is black, .*% of the picture: save it"):
+            binarize(load_mask(almost, mask.shape), 1)
+    assert np.array_equal(binarize(mask, 1), mask > 0)
+    assert np.array_equal(binarize(mask // 255, 1), mask > 0)  # labels: 1 is what to fill
+    soft = np.asarray(disc().filter(ImageFilter.GaussianBlur(12)))
+    assert np.array_equal(binarize(soft, 1), soft > 0)

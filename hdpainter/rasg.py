@@ -97,12 +97,13 @@ class RASGSampler(DDIMSampler):
         settings: the variant; the paper's by default.
     """
 
+    score: Tensor
+    gradient: Tensor
+
     def __init__(self, model: DDPM, levels: Iterable[int] = (4,), settings: RASGSettings | None = None):
         super().__init__(model)
         self.levels = tuple(levels)
         self.settings = settings or RASGSettings()
-        self.score: Tensor | None = None
-        self.gradient: Tensor | None = None
 
     def sample(  # type: ignore[override]  # its masks and indices are no options
         self,

@@ -62,7 +62,7 @@ class Explanation(Observation):
         for name, explained in self.methods.items():
             save_png(explained.result.image, folder / f"picture-{name}.png", explained.result.metadata)
         with replacing(folder / "arrays.npz") as path:
-            np.savez_compressed(path, **self.arrays)
+            np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]  # none is called allow_pickle
         return write_text(folder / "index.html", render(self, self.plates))
 
 

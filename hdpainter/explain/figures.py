@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from matplotlib.colors import Normalize
 from PIL import Image
 
 from hdpainter.explain.observation import Explained, Observation
-from hdpainter.explain.panels import Bar, Cell, Panels, new_figure, rasterize, stack_pictures
+from hdpainter.explain.panels import Bar, Cell, Panels, ends, new_figure, rasterize, stack_pictures
 from hdpainter.inpaint import FACTOR
 from hdpainter.rasg import standardize
 
@@ -121,7 +122,7 @@ class _Artist:
         for number, (name, explained) in enumerate(self.methods.items()):
             trace = explained.trace
             line = ("-", "--", "-.", ":")[number % 4]
-            style = {"label": name, "color": f"C{number}", "linestyle": line, "linewidth": 2}
+            style: dict[str, Any] = {"label": name, "color": f"C{number}", "linestyle": line, "linewidth": 2}
             if len(trace.timesteps) == 1:  # no line goes through one point
                 style["marker"] = "o"
             left.plot(trace.timesteps, trace.objective, **style)
@@ -241,9 +242,9 @@ class _Artist:
         blocks = -(-len(self.words) // WORDS_IN_A_ROW)
         for number, words in enumerate(np.array_split(self.words, blocks)):
             shared = {word: _range([row[word] for row in maps]) for word in words}
-            cells = []
+            cells: list[list[Cell | None]] = []
             for picture, row, level in zip(pictures, maps, levels, strict=True):
-                cells.append([picture and Cell(picture)])
+                cells.append([None if picture is None else Cell(picture)])
                 for word in words:
                     scale = _range([row[word]]) if own_scales else shared[word]
                     label = _ends(scale) if own_scales else ""
@@ -267,8 +268,9 @@ def _range(maps: Sequence[np.ndarray]) -> Normalize:
 
 def _ends(scale: Normalize) -> str:
     """Both ends of a scale, to two digits of the higher one."""
-    decimals = max(1 - math.floor(math.log10(scale.vmax)), 0) if scale.vmax > 0 else 1
-    return f"{scale.vmin:.{decimals}f} … {scale.vmax:.{decimals}f}"
+    lowest, highest = ends(scale)
+    decimals = max(1 - math.floor(math.log10(highest)), 0) if highest > 0 else 1
+    return f"{lowest:.{decimals}f} … {highest:.{decimals}f}"
 
 
 def _size_of_noise(gradient: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ class Panels:
     def __init__(self, mask: np.ndarray):
         self.height, self.width = mask.shape
         x, y = (np.arange(side + 2) - 0.5 for side in (self.width, self.height))
-        self.outline = contour_generator(x, y, np.pad(mask, 1).astype(float)).lines(0.5)
+        self.outline: Any = contour_generator(x, y, np.pad(mask, 1).astype(float)).lines(0.5)
 
     def draw(
         self,
@@ -149,6 +149,12 @@ class Panels:
             axes.add_collection(LineCollection(lines, colors=colour, linewidths=width), autolim=False)
 
 
+def ends(scale: Normalize) -> tuple[float, float]:
+    """The lowest and the highest value of a scale."""
+    assert scale.vmin is not None and scale.vmax is not None, "an open scale"
+    return scale.vmin, scale.vmax
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches."""
     figure = Figure(figsize=(width, height), dpi=DPI)
@@ -199,10 +205,10 @@ def _colour_bar(figure: Figure, bar: Bar, box: tuple[float, float, float, float]
         extend="max" if bar.clipped else "neither",
     )
     if below or bar.ends:
-        ends = [bar.scale.vmin, bar.scale.vmax]
-        drawn.set_ticks(ends, labels=bar.ends or [f"{end:.2g}" for end in ends])
+        places = ends(bar.scale)
+        drawn.set_ticks(places, labels=bar.ends or [f"{place:.2g}" for place in places])
     if below:
         for text, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
-            text.set_horizontalalignment(side)
+            text.set(ha=side)
     axes.tick_params(labelsize=8)
     drawn.set_label(bar.label, fontsize=9)

@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from einops import rearrange
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from hdpainter.levels import token_weights
@@ -97,7 +98,7 @@ class Recorder:
         self._handles.clear()
 
     @torch.no_grad()
-    def _look(self, level: int, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+    def _look(self, level: int, layer: CrossAttention, inputs: tuple[Tensor, Tensor]) -> None:
         """Keep a layer's scores [heads, pixels, tokens] in the conditional half.
 
         That half is the last row of the layer's first call in a step: samplers run [uncond | cond] at once, or
@@ -107,7 +108,7 @@ class Recorder:
             return
         x, context = (rows[-1] for rows in inputs)
         q, k = (
-            features.unflatten(-1, (layer.heads, layer.dim_head)).transpose(0, 1).float()
+            rearrange(features, "n (h d) -> h n d", h=layer.heads).float()
             for features in (layer.to_q(x), layer.to_k(context))
         )
         self._logits[layer] = level, q @ k.mT * layer.scale
@@ -156,7 +157,16 @@ class Recorder:
         for name in [name for name in arrays if "-" in name]:
             kind, level = name.split("-")
             levels[kind][int(level)] = arrays.pop(name)
-        return Trace(**levels, **{"score": None, "gradient": None} | arrays)
+        return Trace(
+            timesteps=arrays["timesteps"],
+            attention=levels["attention"],
+            agreement=levels["agreement"],
+            objective=arrays["objective"],
+            c=levels["c"],
+            score=arrays.get("score"),
+            gradient=arrays.get("gradient"),
+            pred_x0=arrays["pred_x0"],
+        )
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -35,7 +35,13 @@ class JobSettings(Adjustments):
 
         Raises UserError if there is none of its name, or a value does not fit it.
         """
-        return Method.load(self.method).adjusted(self)
+        return self.unadjusted.adjusted(self)
+
+    @property
+    def unadjusted(self) -> Method:
+        """The method that is named. Raises UserError if there is none of its name."""
+        assert self.method is not None, "the model's is filled in before"
+        return Method.load(self.method)
 
 
 @dataclass(frozen=True, kw_only=True)

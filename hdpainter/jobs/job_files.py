@@ -63,8 +63,8 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
 
     Raises UserError when the file as a whole cannot be understood.
     """
-    source = Path(source)
-    header, base = {}, source
+    source = base = Path(source)
+    header: Mapping[str, Any] = {}
     if source.is_dir():
         entries = list(_folder(source))
     else:
@@ -101,8 +101,9 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
 
 
 def _model(model: str | None, base: Path) -> str | None:
-    is_file = model is not None and Path(model).suffix in (".yaml", ".yml")
-    return str(base / model) if is_file else model
+    if model is not None and Path(model).suffix in (".yaml", ".yml"):
+        return str(base / model)
+    return model
 
 
 def _read_text(path: Path) -> str:
@@ -263,7 +264,8 @@ def _images_and_masks(image_folder: Path, mask_folder: Path) -> tuple[dict[str, 
     """Both by the image's name without suffix, sorted. A mask may have `_mask` after that name; where images and
     masks share a folder it must have."""
     shared = image_folder == mask_folder
-    images, masks = {}, {}
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
     for path in sorted(image_folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and not (shared and path.stem.endswith("_mask")):
             _add(images, path.stem, path)

@@ -81,7 +81,7 @@ def make_task(
     for source in (job.image, job.mask):
         if path.exists() and path.samefile(source):
             raise UserError(f"{path} is what the job reads, and would be lost: give the result another name")
-    settings = {
+    settings: dict[str, Any] = {
         "size": job.settings.size or model["size"],
         "superres": job.settings.superres,
         "method": dataclasses.asdict(method),

@@ -66,7 +66,8 @@ class Progress:
         self._close_steps()
         if self._pictures is not None:
             self._pictures.update(pictures)
-        left = (time.monotonic() - self._started) / self.done * (self.total - self.done)
+        started = self._started or time.monotonic()
+        left = (time.monotonic() - started) / self.done * (self.total - self.done)
         ending = (
             f" ({tqdm.format_interval(left)} left)" if self.done < self.total and not self.on_terminal else ""
         )

@@ -163,7 +163,7 @@ class Form:
 class Results:
     """The drafts, the picked one beside the photo, and what can be done with it. Shown once there are some."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.gallery = gr.Gallery(
             label="Drafts: pick one",
             elem_id="drafts",
@@ -234,7 +234,7 @@ class Results:
 class Carriers:
     """What goes between the browser and Python and nobody sees."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.mask = gr.Textbox(visible=False)
         self.shown = gr.JSON(visible=False)
         self.mask_url = gr.Textbox(visible=False)

@@ -21,7 +21,7 @@ class Limits:
     disk_mb: int = 4096
     hours: float = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, value in vars(self).items():
             if value <= 0:
                 raise UserError(f"the limit {key.replace('_', '-')} is {value}: give a positive number")

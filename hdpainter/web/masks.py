@@ -82,7 +82,7 @@ def as_seen(
     """
     from hdpainter.inpaint import FACTOR  # brings the networks, which take longer to import than the page
 
-    height, width = stage_size(*grey.shape, long_side or spec.size)
+    height, width = stage_size(grey.shape[0], grey.shape[1], long_side or spec.size)
     small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
     image = pad_to_multiple(small, spec.multiple, settings.pad)
     mask = prepare(grey, (height, width), spec.multiple, settings)

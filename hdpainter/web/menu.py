@@ -52,7 +52,7 @@ class Menu:
         Raises UserError for what is not on the menu, out of range or over the limits.
         """
         prompt, model = convert(str, prompt, "prompt").strip(), convert(str, model, "model")
-        given = {
+        given: dict[str, Any] = {
             key: None if key in BLANK and value == BLANK[key] else value for key, value in settings.items()
         }
         wanted = JobSettings(**given, known_region="exact")

@@ -30,7 +30,7 @@ class Recipe:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that have to be told: method and seed, and what is not the method's own value."""
-        plain = Method.load(self.settings.method)
+        plain = self.settings.unadjusted
         told = {"method": self.settings.method, "seed": self.settings.seed}
         for field in fields(JobSettings):
             value, place = getattr(self.settings, field.name), field.metadata["place"]

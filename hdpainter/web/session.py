@@ -53,7 +53,7 @@ class Session:
 class Sessions:
     """The sessions by gradio's key of the tab. The key is only looked up, never part of a path."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._by_key: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -64,7 +64,7 @@ class Studio:
     def photo_loaded(self, request: gr.Request, file: str | None) -> Outputs:
         """(what the editor opens, *pictures, *told, status): a file was uploaded, or taken away (None)."""
         session = self._session(request)
-        return self._receive(session, file and Path(file), None)
+        return self._receive(session, Path(file) if file else None, None)
 
     def example_chosen(self, request: gr.Request, photo: Path, mask: Path, prompt: str) -> Outputs:
         """(what the editor opens, *pictures, *told, status, prompt, the box of the uploaded photo)."""

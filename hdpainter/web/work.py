@@ -69,7 +69,7 @@ class Draft:
 
     @property
     def label(self) -> str:
-        method = self.recipe.settings.method
+        method = self.recipe.settings.method or ""
         return f"seed {self.recipe.settings.seed}, {LABELS.get(method, method)}"
 
 

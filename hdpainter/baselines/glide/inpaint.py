@@ -60,7 +60,7 @@ class GlideSettings:
     guidance_scale: float = 5.0
     temperature: float = 0.997
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for respacing in (self.steps, self.upsampler_steps):
             spaced_timesteps(respacing)
         if not self.temperature > 0:

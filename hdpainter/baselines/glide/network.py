@@ -16,6 +16,7 @@ from torch import Tensor
 from hdpainter.baselines.glide.tokens import CONTEXT_LENGTH, END_OF_TEXT
 from ldm.checkpoint import DTypes
 from ldm.modules.diffusionmodules.util import normalization, timestep_embedding
+from ldm.util import UserError
 
 
 class TextFeatures(NamedTuple):
@@ -170,9 +171,12 @@ class TextAndSpaceAttention(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in sequence; residual blocks are also given the embedding, attentions the text."""
+    """Layers in sequence; residual blocks are also given the embedding, attentions the text.
 
-    def forward(self, x: Tensor, emb: Tensor, text: Tensor) -> Tensor:
+    A Sequential for the keys of its weights; it is not called like one.
+    """
+
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -298,12 +302,16 @@ class GlideUNet(nn.Module):
         mask = torch.zeros_like(x[:, :1]) if mask is None else mask.to(x.dtype)
         inputs = [x, image * mask, mask]
         if self.super_res:
+            if low_res is None:
+                raise UserError("an upsampling network needs low_res, the pictures to enlarge")
             inputs.append(F.interpolate(low_res, x.shape[-2:], mode="bilinear"))
 
-        embedded = timestep_embedding(timesteps, self.num_channels).to(self.time_embed[0].weight.dtype)
+        embedded = timestep_embedding(timesteps, self.num_channels).to(
+            next(self.time_embed.parameters()).dtype
+        )
         emb = self.time_embed(embedded)
         emb = emb + text.time.to(emb.dtype)
-        h = torch.cat(inputs, dim=1).to(self.input_blocks[0][0].weight.dtype)
+        h = torch.cat(inputs, dim=1).to(next(self.input_blocks.parameters()).dtype)
         tokens, skips = text.tokens.to(h.dtype), []
         for stage in self.input_blocks:
             h = stage(h, emb, tokens)

@@ -46,8 +46,8 @@ def spaced_timesteps(respacing: str, timesteps: int = TIMESTEPS) -> list[int]:
         return [*kept[:-1], timesteps - 3]  # the very last makes pictures worse with so few
     if name == "ddim" and digits:
         for stride in range(1, timesteps):
-            if len(kept := range(0, timesteps, stride)) == int(digits):
-                return list(kept)
+            if len(places := range(0, timesteps, stride)) == int(digits):
+                return list(places)
         raise UserError(f"respacing {respacing!r}: no whole stride takes {digits} of {timesteps} timesteps")
     try:
         counts = [int(count) for count in respacing.split(",")]
@@ -60,10 +60,10 @@ def spaced_timesteps(respacing: str, timesteps: int = TIMESTEPS) -> list[int]:
         size = timesteps // len(counts) + (i < timesteps % len(counts))
         if not 1 <= count <= size:
             raise UserError(f"respacing {respacing!r}: cannot take {count} of a section's {size} timesteps")
-        stride = (size - 1) / (count - 1) if count > 1 else 0.0
+        spacing = (size - 1) / (count - 1) if count > 1 else 0.0
         # Added up, as the public program does: the sum's rounding decides where a place falls on a half.
-        places = accumulate(repeat(stride, count - 1), initial=0.0)
-        kept += [start + round(place) for place in places]
+        offsets = accumulate(repeat(spacing, count - 1), initial=0.0)
+        kept += [start + round(offset) for offset in offsets]
         start += size
     return kept
 

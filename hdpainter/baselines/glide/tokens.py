@@ -62,7 +62,7 @@ def _merge(ids: list[int], merges: Mapping[tuple[int, int], int]) -> list[int]:
             break
         merged, i = [], 0
         while i < len(ids):
-            found = merges.get(tuple(ids[i : i + 2])) == lowest
+            found = i + 1 < len(ids) and merges.get((ids[i], ids[i + 1])) == lowest
             merged.append(lowest if found else ids[i])
             i += 2 if found else 1
         ids = merged

@@ -5,7 +5,8 @@ the encoder's activations (symmetrical connections). Masks are bool [B, 1, H, W]
 of an activation a cell is masked where any of its pixels is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -111,6 +112,29 @@ class MaskedDownsample(nn.Module):
         return self.conv(F.pad(x, sides), None if mask is None else F.pad(mask, sides), out_mask)
 
 
+class MaskedMiddle(nn.Module):
+    """The blocks at the lowest resolution, with self-attention between them."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block_1 = MaskedResnetBlock(channels, channels)
+        self.attn_1 = MaskedAttnBlock(channels)
+        self.block_2 = MaskedResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        for layer in (self.block_1, self.attn_1, self.block_2):
+            x = layer(x, mask)
+        return x
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution and, but for the last, the way to the next."""
+
+    block: nn.ModuleList
+    downsample: MaskedDownsample  # the encoder's
+    upsample: Upsample  # the decoder's
+
+
 class Encoder(nn.Module):
     """Pictures [B, in_channels, H, W] -> [B, z_channels, H/f, W/f], f = 2 ** (len(ch_mult) - 1)."""
 
@@ -122,7 +146,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = ch
         for i, mult in enumerate(ch_mult):
-            level = nn.Module()
+            level = Level()
             level.block = nn.ModuleList()
             for _ in range(num_res_blocks):
                 level.block.append(MaskedResnetBlock(width, ch * mult))
@@ -130,10 +154,7 @@ class Encoder(nn.Module):
             if i < len(ch_mult) - 1:
                 level.downsample = MaskedDownsample(width)
             self.down.append(level)
-        self.mid = nn.Module()
-        self.mid.block_1 = MaskedResnetBlock(width, width)
-        self.mid.attn_1 = MaskedAttnBlock(width)
-        self.mid.block_2 = MaskedResnetBlock(width, width)
+        self.mid = MaskedMiddle(width)
         self.norm_out = MaskedNorm(width)
         self.conv_out = MaskedConv(width, z_channels, 3)
 
@@ -145,15 +166,14 @@ class Encoder(nn.Module):
         pyramid = [mask if mask is None else any_pool(mask, 2**level) for level in range(len(self.down))]
         h = self.conv_in(x, pyramid[0])
         skips = [(h, pyramid[0])]
-        for i, level in enumerate(self.down):
+        for i, level in enumerate(cast(Iterable[Level], self.down)):
             for block in level.block:
                 h = block(h, pyramid[i])
                 skips.append((h, pyramid[i]))
             if i < len(self.down) - 1:
                 h = level.downsample(h, pyramid[i], pyramid[i + 1])
                 skips.append((h, pyramid[i + 1]))
-        for layer in (self.mid.block_1, self.mid.attn_1, self.mid.block_2):
-            h = layer(h, pyramid[-1])
+        h = self.mid(h, pyramid[-1])
         return self.conv_out(F.silu(self.norm_out(h, pyramid[-1])), pyramid[-1]), skips
 
 
@@ -173,7 +193,7 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             finer = widths[max(i - 1, 0)]
-            level = nn.Module()
+            level = Level()
             level.block = nn.ModuleList(
                 ResnetBlock(in_channels=width, out_channels=width if block < num_res_blocks - 1 else finer)
                 for block in range(num_res_blocks)
@@ -196,7 +216,7 @@ class Decoder(nn.Module):
             return mean if mask is None else torch.where(mask, h, mean)
 
         h = self.mid(self.conv_in(z))
-        for i, level in reversed(list(enumerate(self.up))):
+        for i, level in reversed(list(enumerate(cast(Iterable[Level], self.up)))):
             for block in level.block:
                 h = block(joined(h))
             if i > 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -34,7 +35,7 @@ class NuwaLipSettings:
     temperature: float = 1.0
     samples: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("top_k", "samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
@@ -105,9 +106,7 @@ class NuwaLip:
         samples = []
         for sample in range(settings.samples):
             decoding.restart()
-            report = progress and (
-                lambda step, steps, before=sample: progress(before * steps + step, settings.samples * steps)
-            )
+            report = progress and partial(_report, progress, sample, settings.samples)
             filled = net.generate(codes, cells, decoding, choose, report)
             samples.append(net.vqgan.decode(filled, skips))
         best = self._best(samples, tokens)
@@ -119,6 +118,10 @@ class NuwaLip:
             return samples[0]
         likeness = torch.stack([self.network.similarity(sample, tokens) for sample in samples])
         return torch.stack([samples[best][row] for row, best in enumerate(likeness.argmax(dim=0).tolist())])
+
+
+def _report(progress: Callable[[int, int], None], before: int, samples: int, step: int, steps: int) -> None:
+    progress(before * steps + step, samples * steps)
 
 
 def draw(logits: Tensor, generators: Sequence[torch.Generator], top_k: int, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ filled; positions of the decoder: a start token, then the cells in raster order 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -117,7 +117,7 @@ class MPS2S(nn.Module):
     @property
     def vqgan(self) -> DFVQGAN:
         """The autoencoder between pictures and codes."""
-        return self.vae["model"]
+        return cast(DFVQGAN, self.vae["model"])
 
     def dtype_policy(self, dtype: torch.dtype) -> DTypes:
         """Dtypes for `ldm.checkpoint.load_into`: the three transformers' linear layers in `dtype`."""
@@ -189,7 +189,7 @@ class MPS2S(nn.Module):
 
     def similarity(self, pictures: Tensor, tokens: Tensor) -> Tensor:
         """The cosines [B] between CLIP's features of pictures and of captions, by which samples are ranked."""
-        clip = self.clip_sim["model"]
+        clip: Any = self.clip_sim["model"]
         mean, std = (
             torch.tensor(values, device=pictures.device).view(3, 1, 1)
             for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

@@ -3,8 +3,9 @@
 The residual stream, norms and scales are float32; the linear layers, keys and values may have another dtype.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -171,7 +172,8 @@ class Decoding:
 
     def __init__(self, decoder: Decoder, memory: Tensor):
         self.decoder = decoder
-        self.memory = [layer.attention_cond.keys_values(memory) for layer in decoder.layers]
+        layers = cast(Iterable[Layer], decoder.layers)
+        self.memory = [layer.attention_cond.keys_values(memory) for layer in layers]
         self.allowed = {kind: mask.to(memory.device) for kind, mask in decoder.allowed().items()}
         self.restart()
 

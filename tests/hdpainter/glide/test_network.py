@@ -11,6 +11,7 @@ from hdpainter.baselines.glide.tokens import tokenize
 from hdpainter.configs import read_model_config
 from hdpainter.models.registry import MODELS
 from ldm.checkpoint import build, dtype_for
+from ldm.util import UserError
 from tests.hdpainter.glide import tiny
 from tests.support import golden, layout, randn, rule_w, shapes
 
@@ -109,6 +110,9 @@ def test_pictures_of_a_batch_are_independent_and_of_any_size_that_the_levels_div
     some = run(network, {name: part if part is None else part[rows] for name, part in data.items()})
     assert some.shape == (len(rows), 6, *size)
     assert largest_error(some, whole[rows]) < 1e-5
+    if stage == "upsample":
+        with pytest.raises(UserError, match="needs low_res"):
+            run(network, data | {"low_res": None})
 
 
 def test_each_epsilon_and_the_text_before_the_pixels():

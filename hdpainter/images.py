@@ -156,7 +156,7 @@ def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.I
     except Image.DecompressionBombError:  # Pillow's own limit, higher than MAX_PIXELS
         raise UserError(f"{name} has over {MAX_PIXELS // 2**20} Mi pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
-        what = _other_format(Path(source))
+        what = _other_format(Path(source)) if isinstance(source, str | os.PathLike) else None
         raise UserError(
             f"{name} is {what or 'not a picture that can be read'}: use one of {', '.join(FORMATS)}"
         ) from None
@@ -282,9 +282,10 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def _alpha(image: Image.Image) -> Grey | None:
     """The opacity [H, W], uint8; None where all is opaque."""
-    if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
+    if image.mode != "RGBA":
         return None
-    return np.asarray(image.getchannel("A"))
+    alpha = np.asarray(image.getchannel("A"))
+    return None if (alpha == 255).all() else alpha
 
 
 def _flattened(image: Image.Image, background: str) -> Image.Image:

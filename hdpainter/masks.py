@@ -89,8 +89,9 @@ def binarize(mask: Grey, threshold: int = 128, name: str = "mask") -> Mask:
             f"{name} marks nothing to fill: paint the part to fill white "
             f"(brightest value {mask.max()}, at least {threshold} of 255 counts)"
         )
-    nearly = np.count_nonzero(filled & (mask < _NEARLY_BLACK))
-    if nearly > max(mask.size // 20, np.count_nonzero(mask < _NEARLY_BLACK) // 5) and mask.max() > 127:
+    dark = mask < _NEARLY_BLACK
+    nearly, black = int(np.count_nonzero(filled & dark)), int(np.count_nonzero(dark))
+    if nearly > max(mask.size // 20, black // 5) and mask.max() > 127:
         raise UserError(
             f"{name} has values from {threshold} to {_NEARLY_BLACK - 1} where it is black, and this method fills "
             f"all from {threshold} up, {filled.mean():.0%} of the picture: save it with black as 0"

@@ -246,7 +246,7 @@ def test_registered_sizes_are_those_of_the_models(entry):
         ({"painta_levels": 4}, "painta_levels must be a list"),
         ({"rasg_levels": []}, "rasg_levels must be a list"),
         ({"crop_margin": -1}, "crop_margin must not be negative"),
-        ({"method": "hdpainter"}, "method must be one of hd-painter, hd-painter-release"),
+        ({"method": "hdpainter"}, "method must be one of hd-painter, hd-painter-diffusers"),
         ({"rasg_levels": ["four"]}, "rasg_levels must be a list"),
         ({"inpainting": None}, "'inpainting' is missing"),
         ({"inpainting": "mini.yaml"}, "inpainting must be a mapping"),

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ldm.util import UserError, instantiate_from_config, leaves, shown
+from ldm.util import UserError, instantiate_from_config, leaves, refuse_device, shown
 
 DTypes = torch.dtype | Mapping[str, torch.dtype] | None
 """One dtype, or dtypes by module prefix of which the longest match counts ("" is the default), or the file's."""
@@ -84,7 +84,7 @@ def load_into(
     computed from the config, keep their values and their float32, whatever the file's precision.
 
     Raises UserError, before anything is read beyond names and shapes, when the file is damaged or does not
-    belong to the config `config_name`.
+    belong to the config `config_name`; and, having read it, for a weight that is NaN or infinite.
     """
     path, device = Path(path), torch.device(device)
     weights = read_state_dict(path)
@@ -96,6 +96,8 @@ def load_into(
     found = [name for name in state if name in fixed and name in weights and not SCHEDULE.fullmatch(name)]
     wanted |= {name: fixed[name].dtype for name in found}
     cast = [name for name, kind in wanted.items() if weights[name].dtype != kind or device.type != "cpu"]
+    for name in wanted.keys() - set(cast):
+        _check_finite(path, name, weights[name])
     weights |= _cast(path, weights, cast, wanted, device)
     model.load_state_dict(state | {name: weights[name] for name in wanted}, assign=True)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
@@ -184,7 +186,16 @@ def _cast(
             read_safetensors(path, portion) if mapped_by_us else {name: weights[name] for name in portion}
         )
         for name in portion:
+            _check_finite(path, name, tensors[name])
             yield name, tensors[name].to(device, dtypes[name])
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise UserError for a tensor with a value that is none; the sum, which is quick, tells nearly always."""
+    if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
+        return
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {name} has NaN or infinite values: the file is of no use; get it again")
 
 
 def read_state_dict(path: str | Path, ignore: Iterable[str] = INERT_GLOBALS) -> dict[str, Tensor]:
@@ -227,16 +238,17 @@ class _Inert:
 
 
 def _read_pickle(path: Path, ignore: Iterable[str]) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # since torch 1.6; only these can be mapped
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in ignore]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals([(_Inert, name) for name in ignore]), path.open("rb") as file:
+            # Zipped since torch 1.6, and only then to be mapped; torch takes files of this name for safetensors.
+            mapped = file.read(4) == b"PK\x03\x04" and path.suffix != ".safetensors"
+            file.seek(0)
+            content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle makes torch raise anything
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
                 f"{path} holds an object other than tensors, {named[1]}, which is not loaded for safety; to drop "
-                f"such objects: hdpainter models convert {path} {path.with_suffix('.safetensors')}"
+                f"such objects: hdpainter models convert {path} {path.with_suffix('')}-tensors.safetensors"
             ) from None
         raise UserError(
             f"{path} is damaged or cut short ({path.stat().st_size:,} bytes): {_first_line(error)}; "
@@ -258,6 +270,7 @@ def _first_line(error: Exception) -> str:
 
 def file_format(path: Path) -> str:
     """`safetensors` or `pickle` (a .ckpt or .pt file), told by the first bytes; UserError for anything else."""
+    refuse_device(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hdpainter.models.safetensors import write_safetensors
-from ldm.checkpoint import INERT_GLOBALS, SCHEDULE, dtype_for, read_state_dict
+from ldm.checkpoint import INERT_GLOBALS, SCHEDULE, dtype_for, file_format, read_state_dict
 from ldm.util import UserError
 
 
@@ -23,7 +23,8 @@ def convert(
     weights in the new file; noise schedules stay float32. Needs the memory of one tensor.
 
     A pickle's objects other than tensors are dropped without being imported; their names are returned.
-    Raises UserError if `target` exists, and if `source` is not such a file or folder.
+    Raises UserError if `target` exists, if `source` is not such a file or folder, and if it has averages without
+    the weights that they are of.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -33,6 +34,7 @@ def convert(
     if source.is_dir():
         weights, dropped = from_diffusers(_read_folder(source)), []
     else:
+        file_format(source)  # raises for what is none, such as a pipe, which would be waited for
         dropped = _foreign_globals(source)
         weights = _without_averages(read_state_dict(source, (*INERT_GLOBALS, *dropped)), ema, source)
     layout = {
@@ -59,12 +61,23 @@ def _without_averages(weights: dict[str, Tensor], use: bool, source: Path) -> di
     if use and not averages:
         raise UserError(f"{source} holds no moving averages (model_ema.*) to take")
     kept = {name: tensor for name, tensor in weights.items() if name not in averages}
+    own = {
+        f"model_ema.{name.removeprefix('model.').replace('.', '')}": name
+        for name in kept
+        if name.startswith("model.")
+    }
+    lost = sorted(averages.keys() - own.keys() - _COUNTERS)
+    if lost and (use or not own):
+        raise UserError(
+            f"{source} holds moving averages ({lost[0]}, ...) without the weights that they are of, so their "
+            "names cannot be told: convert a file that has both"
+        )
     if use:
-        for name in kept:
-            average = "model_ema." + name.removeprefix("model.").replace(".", "")
-            if name.startswith("model.") and average in averages:
-                kept[name] = averages[average]
+        kept |= {own[average]: tensor for average, tensor in averages.items() if average in own}
     return kept
+
+
+_COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
 
 
 # --- diffusers folders ---

@@ -4,6 +4,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -205,6 +206,18 @@ def test_averages_take_the_place_of_the_weights(checkpoint, tmp_path):
     for name, tensor in weights.items():
         assert torch.equal(converted[name], tensor + 1 if name.startswith("model.") else tensor)
     assert "no moving averages" in message(convert, checkpoint, tmp_path / "x.safetensors", ema=True)
+    for lost in (None, "model.diffusion_model.out.2.weight"):  # all weights, one of them
+        names = [name for name in weights if name.startswith("model.") if lost in (None, name)]
+        rest = {name: tensor for name, tensor in weights.items() if name not in names}
+        save_file(rest | averaged, tmp_path / "averages.safetensors")
+        text = message(convert, tmp_path / "averages.safetensors", tmp_path / "x.safetensors", ema=True)
+        assert "averages.safetensors holds moving averages (model_ema." in text and "without the" in text
+        assert ("model_ema.diffusion_modelout2weight, ..." in text) == (lost is not None)
+    save_file({"first_stage_model.w": torch.ones(1)} | averaged, tmp_path / "averages.safetensors")
+    assert "without the weights" in message(
+        convert, tmp_path / "averages.safetensors", tmp_path / "x.safetensors"
+    )
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_nothing_is_overwritten_or_left_behind(checkpoint, tmp_path):
@@ -214,7 +227,10 @@ def test_nothing_is_overwritten_or_left_behind(checkpoint, tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(b"<html>")
     assert "web page" in message(convert, tmp_path / "bad.ckpt", tmp_path / "x.safetensors")
     assert "cannot be read" in message(convert, tmp_path / "none.ckpt", tmp_path / "x.safetensors")
-    assert set(tmp_path.iterdir()) == before | {tmp_path / "bad.ckpt"}
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    assert "is a pipe" in message(convert, tmp_path / "pipe.ckpt", tmp_path / "x.safetensors")
+    assert "is a pipe" in message(run, f"verify {tmp_path}/pipe.ckpt --config {tmp_path}/tiny.yaml")
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "bad.ckpt", tmp_path / "pipe.ckpt"}
 
 
 # --- verify ---

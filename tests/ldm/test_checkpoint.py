@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from tests.ldm import tiny
 from tests.support import GOLDEN, rule_w
 
 CONFIG = tiny.config("LatentInpaintDiffusion", in_channels=9, conditioning_key="hybrid")
-PUBLIC = ("sd2-inpainting", "sd2-base", "x4-upscaler", "sd1-inpainting")
 
 
 def examples(count: int) -> settings:
@@ -69,39 +67,6 @@ def message(function, *args, **kwargs) -> str:
     return text
 
 
-# --- building ---
-
-
-@pytest.mark.parametrize("name", [*PUBLIC, "mini-inpainting", "mini-upscaler"])
-def test_models_build_without_memory_for_weights_but_with_real_tables(name):
-    model = build(OmegaConf.load(CONFIGS / "models" / f"{name}.yaml").model)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert [name for name, buffer in model.named_buffers() if buffer.is_meta] == []
-    assert 0 < model.alphas_cumprod[-1] < model.alphas_cumprod[0] < 1
-
-
-@pytest.mark.parametrize(
-    ("params", "unet", "problem"),
-    [
-        ({"timesteps": 10**9}, {}, "timesteps is 1000000000: a model may have at most 100,000"),
-        ({"timesteps": float("inf")}, {}, "timesteps is inf"),
-        ({"timesteps": 10**90}, {}, "timesteps is 1000000"),
-        ({"timesteps": -1}, {}, r"no ldm\.\S+ can be built with these params \(ValueError: "),
-        ({"timesteps": "x"}, {}, "can be built with these params"),
-        ({}, {"num_res_blocks": 10**5}, "num_res_blocks is 100000: a model may have at most 100"),
-        ({}, {"num_res_blocks": [2, 10**5]}, "num_res_blocks is 100000"),
-        ({}, {"transformer_depth": 10**5}, "transformer_depth is 100000"),
-        ({}, {"model_channels": 33}, "can be built with these params"),
-        ({}, {"model_channels": 10**9}, "can be built with these params"),
-        ({}, {"channel_mult": "x"}, "num_res_blocks|can be built with these params"),
-        ({"unet_config": 3}, {}, "a config needs a 'target'"),
-    ],
-)
-def test_params_with_which_there_is_no_model_are_one_line(params, unet, problem):
-    config = tiny.config("LatentInpaintDiffusion", 9, unet, conditioning_key="hybrid", **params)
-    assert re.search(problem, message(build, config))
-
-
 # --- loading ---
 
 
@@ -133,13 +98,14 @@ def test_weights_are_the_file_itself_and_not_a_copy(file, tmp_path):
     assert parameter.detach().flatten()[0] == 123
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "ckpt", "legacy.ckpt"])
-def test_every_format_gives_the_same_weights(weights, tmp_path, suffix):
-    path = tmp_path / f"model.{suffix}"
-    if suffix == "safetensors":
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt", "legacy"])
+def test_every_format_gives_the_same_weights_under_every_name(weights, tmp_path, kind, name):
+    path = tmp_path / name
+    if kind == "safetensors":
         save_file(weights, path)
     else:
-        torch.save({"state_dict": weights}, path, _use_new_zipfile_serialization=suffix == "ckpt")
+        torch.save({"state_dict": weights}, path, _use_new_zipfile_serialization=kind == "ckpt")
     read = read_state_dict(path)
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
@@ -196,6 +162,20 @@ def test_a_scale_factor_found_in_training_is_the_files(tmp_path, dtype):
     model = build(config)
     load_into(model, path, "tiny.yaml", dtype=dtype)
     assert model.scale_factor.dtype == torch.float32 and model.scale_factor.item() == pytest.approx(0.123)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_weights_that_are_no_numbers_are_told(weights, tmp_path, value, dtype):
+    name, path = "first_stage_model.decoder.conv_out.weight", tmp_path / "broken.safetensors"
+    broken = weights[name].clone()
+    broken[0, 0, 0, 0] = value
+    save_file(weights | {name: broken}, path)
+    text = message(load_into, build(CONFIG), path, "tiny.yaml", dtype=dtype)
+    assert f"{path}: {name} has NaN or infinite values" in text
+    large = weights | {name: torch.full_like(broken, 3e38)}  # whose sum is infinite, but no value is
+    save_file(large, path)
+    load_into(build(CONFIG), path, "tiny.yaml")
 
 
 # --- files of another model ---
@@ -303,6 +283,12 @@ def test_other_files_are_told_by_their_content(tmp_path, name, content, says):
     assert says in text and str(path) in text
 
 
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.ckpt")
+    for path in (tmp_path / "model.ckpt", Path("/dev/zero")):
+        assert f"{path} is a pipe, a socket or a device" in message(read_state_dict, path)
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert str(tmp_path / "no.ckpt") in message(read_state_dict, tmp_path / "no.ckpt")
     assert str(tmp_path) in message(read_state_dict, tmp_path)
@@ -364,7 +350,7 @@ def test_an_unknown_class_is_refused_with_the_command_that_drops_it(weights, tmp
     torch.save({"state_dict": weights, "path": Path("x")}, path)
     text = message(read_state_dict, path)
     assert "pathlib" in text
-    assert f"hdpainter models convert {path} {path.with_suffix('.safetensors')}" in text
+    assert f"hdpainter models convert {path} {tmp_path / 'model'}-tensors.safetensors" in text
 
 
 def test_placeholders_run_nothing(tmp_path):

@@ -108,6 +108,9 @@ SMALLEST = {
     "python -m benchmarks.steps": Small("--config {config} --rounds 1", slow=True),
     "python -m benchmarks.superres": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
     "python -m studies.fills": Small("--first 1 --out {new}.png"),
+    "python -m studies.holes": Small(
+        "--model {tiny} --methods painta --each 1 --set steps=1 --out {new} " + CPU, slow=True
+    ),
     "python -m studies.joining": Small("--model {tiny} --samples 1 --out {new} " + CPU, slow=True),
     "python -m studies.miniatures": Small("--model {tiny} --n 1 --out {new}", slow=True),
     "python -m studies.rasg": Small("--model {tiny} --samples 1 --device cpu", slow=True),

@@ -283,7 +283,7 @@ def to_tensor(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -
 def to_images(tensor: Tensor) -> np.ndarray:
     """[..., 3, H, W] in -1..1 to RGB uint8 [..., H, W, 3]."""
     levels = ((tensor.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.moveaxis(levels.cpu().numpy(), -3, -1)
+    return np.ascontiguousarray(np.moveaxis(levels.cpu().numpy(), -3, -1))
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 3) -> np.ndarray:

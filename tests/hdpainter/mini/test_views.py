@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdpainter.mini.training.crops import VARIANTS, Texts
+from hdpainter.mini.training.inpainting import InpaintingTraining
 from hdpainter.mini.training.masks import hull, object_mask
 from hdpainter.mini.training.naming import NOTHING, OBJECTS, UNION
 from hdpainter.mini.training.views import InpaintingViews, resized, shares
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.mini.world.toycoco import describe_scene
 from hdpainter.prompts import default_tokenizer
+from ldm.util import CONFIGS
 
 NAMES = [category.name for category in CATEGORIES]
 
@@ -96,3 +99,21 @@ def test_a_hull_is_convex_and_covers_the_mask():
     assert np.all(filled[mask])
     assert filled[15, 8]
     assert not filled[5, 20]
+
+
+def test_a_sheet_has_holes_of_all_categories_and_the_same_drawn_from_nothing(monkeypatch):
+    budget = {"steps": 1, "minutes": 1.0, "matrix_lr": 0.01, "crops": {64: [1, 2, 4]}}
+    config = str(CONFIGS / "models/mini-inpainting.yaml")
+    training = InpaintingTraining(config, {}, size=64, scenes=4, held_out=1, **budget)
+    asked = []
+
+    def inpaint(images, masks, texts):
+        asked.append((masks.mean((1, 2)), list(texts)))
+        return torch.zeros(len(images), 3, *masks.shape[1:])
+
+    monkeypatch.setattr(training, "inpaint", inpaint)
+    assert training.sheet().shape == (4 * (64 + 3) - 3, 10 * (64 + 3) - 3, 3)
+    (holes, prompts), (whole, again) = asked
+    assert holes.max() <= 0.2 and (whole == 1).all()
+    assert prompts == again
+    assert all(name in prompt for name, prompt in zip(NAMES, prompts, strict=True))

@@ -158,6 +158,11 @@ def checkout(tmp_path_factory, tiny_pipeline, toy_root) -> Path:  # noqa: F811
         shutil.copy(pictures / "garden_mask.png", place / "mask.png")
         for name in ("photo.jpg", "photo.png", "image.png"):
             Image.open(pictures / "garden.png").convert("RGB").save(place / name)
+    for way in ("beside", "pasted", "exact", "blended"):  # what studies.joining makes for mini-joining
+        (folder / "outputs" / "joining" / way).mkdir(parents=True)
+        Image.open(pictures / "garden.png").resize((256, 256)).save(
+            folder / f"outputs/joining/{way}/000000.png"
+        )
     write_yaml(folder / "jobs.yaml", {"jobs": [{"image": "photo.jpg", "mask": "mask.png", "prompt": "boat"}]})
     shutil.copytree(toy_root, folder / "DIR")
     for path in folder.glob("configs/train/*.yaml"):

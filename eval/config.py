@@ -9,7 +9,7 @@
       glide: {kind: folder, path: null, why_not: its weights are not here}
 
 Each list in a method's entry is a grid: `painta` becomes the runs ``painta,painta.until=0`` and
-``painta,painta.until=500``. The kinds of methods and their keys are in `eval.methods`. Any kind also takes
+``painta,painta.until=500``. The kinds of methods and their keys are in `eval.kinds`. Any kind also takes
 `label` (what tables print), `seed` (in place of seeds.base; a list repeats the method) and `why_not` (it is not
 run, and tables say why). The keys metrics, published, ours and baseline are for scores and tables, which read
 them there.
@@ -24,7 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eval.methods import KINDS, Kind
+from eval.kinds import KINDS
+from eval.kinds.base import Kind
 from hdpainter.configs import read_yaml
 from hdpainter.files import digest
 from hdpainter.values import from_mapping

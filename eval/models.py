@@ -1,6 +1,5 @@
 """The models that methods need, one at a time in memory, and what identifies them."""
 
-import copy
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,7 @@ from hdpainter.models.download import checkpoint_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
-from hdpainter.pipeline import HDPainter
 from ldm.checkpoint import DTypes
-from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import UserError
 
 
 class ModelCache:
@@ -29,20 +25,11 @@ class ModelCache:
         self._name: str | None = None
         self._models: PipelineModels | None = None
 
-    def painter(self, name: str, spec: PipelineSpec | None = None) -> HDPainter:
-        """A painter with the pipeline `name`; `spec`: at which levels its methods act, by default the model's."""
-        models = copy.copy(self._get(name))  # with the same weights
-        models.spec = spec or models.spec
-        return HDPainter(models)
+    def get(self, name: str) -> PipelineModels:
+        """The models of a pipeline, or a checkpoint of the registry as the only model of one.
 
-    def text_to_image(self, name: str) -> LatentDiffusion:
-        """A LatentDiffusion: the checkpoint `name` of the registry, or the inpainting model of a pipeline."""
-        model = self._get(name).stage1
-        if model.model.conditioning_key not in ("crossattn", "hybrid"):
-            raise UserError(f"model {name} is neither a text-to-image nor an inpainting model")
-        return model
-
-    def _get(self, name: str) -> PipelineModels:
+        Raises UserError for an unknown name, and for missing or wrong checkpoints.
+        """
         if name != self._name:
             self._models = None  # before the next is loaded, so that one fits where two do not
             release_memory()
@@ -97,7 +84,7 @@ def weights_in(settings: Mapping[str, Any]) -> str | None:
 
 
 def is_inpainting_model(name: str) -> bool:
-    """Whether the model that `ModelCache.text_to_image` gives is made for inpainting."""
+    """Whether a pipeline's stage 1, or a checkpoint of the registry, is made for inpainting."""
     spec = _single(name) or PipelineSpec.load(name)
     return read_model_config(spec.inpainting.config)["target"].endswith("LatentInpaintDiffusion")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from eval.methods import KINDS
+from eval.kinds import KINDS
 from eval.models import weights_in
 from eval.summary import Summary
 

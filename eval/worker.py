@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from eval.config import Entry, seed_of
-from eval.methods import Input, Made, Paint
+from eval.kinds.base import Input, Made, Paint
 from eval.models import ModelCache, dtype_name
 from eval.plan import Batch
 from eval.prefetch import AHEAD, prefetch

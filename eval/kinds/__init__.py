@@ -1,0 +1,24 @@
+"""What can be a row of the tables: the kinds of methods.
+
+A kind is a frozen dataclass in a file of its own, whose fields are the keys of an entry in a config; to add one,
+write it and name it in KINDS.
+"""
+
+from eval.kinds.base import Kind
+from eval.kinds.bld import BLD
+from eval.kinds.folder import Folder
+from eval.kinds.mean import Mean
+from eval.kinds.original import Original
+from eval.kinds.pipeline import Pipeline
+from eval.kinds.reconstruction import Reconstruction
+from eval.kinds.telea import Telea
+
+KINDS: dict[str, type[Kind]] = {
+    "pipeline": Pipeline,
+    "bld": BLD,
+    "folder": Folder,
+    "original": Original,
+    "reconstruction": Reconstruction,
+    "mean": Mean,
+    "telea": Telea,
+}

@@ -1,0 +1,85 @@
+"""What a kind of method is, and what it gets and gives back."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from eval.models import ModelCache
+from eval.runs import Sample
+from hdpainter.pipeline import OnStep
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a method gets: the sample, its image (RGB uint8 [H, W, 3]) and mask (bool [H, W]), and a seed."""
+
+    sample: Sample
+    image: np.ndarray
+    mask: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What it gives back: a picture RGB uint8 [H, W, 3] of the image's size, and remarks for the manifest."""
+
+    image: np.ndarray
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+Paint = Callable[[Sequence[Input]], list[Made]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way of making results. Fields are the keys of an entry in the config's `methods`.
+
+    model: name or YAML of a pipeline; the config's own by default.
+    """
+
+    model: str = ""
+
+    has_network: ClassVar[bool] = False  # so that the results depend on the dtype
+    steps_of_network: ClassVar[float] = 0.02  # about how long a picture takes, in UNet evaluations
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values of all that determines the results, apart from inputs, prompts and seeds."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+
+    def check(self, size: int) -> None:
+        """Raise UserError if it cannot work at this evaluation size, the longer side in pixels."""
+
+    def cost(self) -> float:
+        """About how long a picture takes, in evaluations of the UNet."""
+        return self.steps_of_network
+
+    def group(self, size: tuple[int, int]) -> Hashable:
+        """Equal for images, given by (height, width), that can share a batch."""
+        return None
+
+    def label(self, name: str) -> str:
+        """How tables print it where the config does not say."""
+        return name
+
+    def source(self, sample: Sample) -> dict[str, Any]:
+        """What the manifest says of what a result was made from: it is made again once this is another."""
+        return {}
+
+    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+        """Get ready, loading models; the function that makes results of a batch."""
+        return lambda inputs: [Made(note=self.source(one.sample), image=self.paint(one)) for one in inputs]
+
+    def paint(self, one: Input) -> np.ndarray:
+        """The result for one input, for kinds that need no batches."""
+        raise NotImplementedError
+
+
+def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    """A picture RGB uint8 [H, W, 3] at `size` (height, width) by a filter of Pillow's, "bicubic"."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling[how.upper()]))

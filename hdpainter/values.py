@@ -142,6 +142,11 @@ def _plain(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise UserError(f"{name} must be a mapping, not {quoted(value)}")
         return _build(kind, value, name, f"{name}.")
+    if typing.get_origin(kind) in (list, tuple):  # of any length, of one kind
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a list, not {quoted(value)}")
+        each = typing.get_args(kind)[0]
+        return typing.get_origin(kind)(convert(each, one, f"{name}[{i}]") for i, one in enumerate(value))
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
             choices = ", ".join(map(str, typing.get_args(kind)))

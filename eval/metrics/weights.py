@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hdpainter.console import one_line
 from hdpainter.models.download import checkpoint_sha256, download
-from hdpainter.models.registry import checkpoint_folders
+from hdpainter.models.registry import checkpoint_folders, within
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError
 
@@ -45,7 +45,7 @@ def find_weights(file: str | Path, urls: Sequence[str], metric: str, fetch: bool
             "give the path of a file, or set $HDPAINTER_CHECKPOINTS to its folder"
         )
     if fetch:
-        target = checkpoint_folders()[0] / file
+        target = within(checkpoint_folders()[0], file)
         mirrors = os.environ.get("HDPAINTER_MIRRORS", "").split()
         return download([*(m.replace("{file}", target.name) for m in mirrors), *urls], target)
     raise MissingWeights(

@@ -1,12 +1,14 @@
 """Resumable, checked downloads with the standard library only."""
 
 import json
+import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from http.client import HTTPException, HTTPMessage
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,10 +17,14 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from hdpainter.files import CannotWrite, file_sha256, write_text
-from ldm.util import UserError
+from hdpainter.files import CannotWrite, file_sha256, make_folder, write_json, write_text, writing
+from ldm.util import UserError, cut
 
 _BLOCK = 1 << 20
+_ATTEMPTS = 1000  # of one source at most, however little each of them brings
+_TOLERANCE = 0.05  # share by which a size may be off where it is known about
+_LEAST = 64 * 2**10  # bytes that a source must deliver while it is waited for; less is as good as nothing
+_LARGEST = 64 * 10**9  # bytes of a file of which nobody says how large it is
 
 
 class _Refused(Exception):
@@ -34,6 +40,7 @@ def download(
     progress: bool = True,
     attempts: int = 3,
     pause: float = 1.0,
+    patience: float = 30.0,
 ) -> Path:
     """Fetch the checkpoint `target` from the first of `urls` that has it.
 
@@ -42,31 +49,32 @@ def download(
     with what the server announced, its hash with `sha256` (or else with one that the server announces), and
     its content is a checkpoint's. The hash is recorded in ``target.sha256``.
 
-    approximate_bytes: a file whose announced size is off by more than 5% is refused.
-    attempts: how often in a row a source may fail without delivering anything; pause: seconds before the
-    second attempt, doubled every time.
+    approximate_bytes: a file whose size is off by more than 5%, announced or not, is refused.
+    attempts: how often in a row a source may fail without bringing more than there was before; pause: seconds
+    before the second attempt, doubled every time. patience: seconds without an answer, or with hardly any data,
+    after which an attempt has failed.
 
-    Raises UserError that lists what went wrong with each source.
+    Raises UserError that lists what went wrong with each source, and CannotWrite for a full disk.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     part = _Part(target)
     reasons = []
     for url in sorted(urls, key=lambda url: url != part.state.get("url")):  # the one begun with comes first
-        failures = 0
-        while failures < attempts:
-            had = part.size
+        failures, most = 0, part.resumable(url)
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
-                announced = _fetch(url, part, approximate_bytes, progress)
+                announced = _fetch(url, part, approximate_bytes, progress, patience)
                 digest = _check(part, sha256 or announced)
             except _Refused as error:
                 reasons.append(f"{url}: {error}")
                 break
             except (OSError, HTTPException) as error:
-                failures = 0 if part.size > had else failures + 1
-                if failures == attempts:
+                failures = 0 if part.size > most else failures + 1
+                most = max(most, part.size)
+                if failures == attempts or attempt == _ATTEMPTS:
                     reasons.append(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}")
-                else:
-                    time.sleep(pause * 2 ** max(failures - 1, 0))
+                    break
+                time.sleep(pause * 2 ** max(failures - 1, 0))
             else:
                 part.finish()
                 record_sha256(target, digest)
@@ -78,43 +86,77 @@ def download(
 
 
 class _Part:
-    """The unfinished file, and beside it where it comes from."""
+    """The unfinished file, and beside it where it comes from.
+
+    A folder of checkpoints may be shared: what lies there under the name of the part is written to only if it is
+    a file of ours, never through a link to another one.
+    """
 
     def __init__(self, target: Path):
         self.target = target
         self.path = target.with_name(target.name + ".part")
         self._state_path = target.with_name(target.name + ".part.json")
+        self.state = self._read_state()
+
+    def _read_state(self) -> dict[str, Any]:
         try:
-            self.state: dict[str, Any] = json.loads(self._state_path.read_text())
-        except (OSError, ValueError):
-            self.state = {}
+            state: Any = json.loads(self._state_path.read_text()) if self._state_path.is_file() else None
+        except (OSError, ValueError, RecursionError):
+            return {}
+        match state:
+            case {"url": str(), "version": str(), "bytes": int(), "sha256": str() | None}:
+                return dict(state)
+        return {}
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+        try:
+            about = self.path.lstat()
+        except FileNotFoundError:
+            return 0
+        return about.st_size if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 else 0
 
     def resumable(self, url: str) -> int:
         """How many bytes of the file at `url` are there already."""
-        known = self.state.get("url") == url and self.state.get("version")
+        known = self.state.get("url") == url and self.state["version"] and self.state["bytes"]
         return self.size if known and self.size <= self.state["bytes"] else 0
 
     def begin(self, **state: Any) -> None:
-        self.path.write_bytes(b"")
+        """Start a new file; where it comes from is kept if it can be continued, by its version and size."""
+        self.discard()
+        with writing(self.path):
+            self.path.open("xb").close()
         self.state = state
-        self._state_path.write_text(json.dumps(state))
+        if state["version"] and state["bytes"]:
+            write_json(self._state_path, state)
+
+    @contextmanager
+    def appending(self) -> Iterator[Callable[[bytes], None]]:
+        """A function that writes at the end. Raises CannotWrite."""
+        with writing(self.path):
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+        with open(handle, "ab", buffering=0) as file:  # noqa: PTH123  # a handle, not a path
+
+            def write(block: bytes) -> None:
+                with writing(self.path):
+                    file.write(block)
+
+            yield write
 
     def discard(self) -> None:
         self.state = {}
-        self.path.unlink(missing_ok=True)
-        self._state_path.unlink(missing_ok=True)
+        with writing(self.path):
+            self.path.unlink(missing_ok=True)
+            self._state_path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        self.path.replace(self.target)
+        with writing(self.target):
+            self.path.replace(self.target)
         self.discard()
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects, though not from https to http, and keeps the hash announced on the way.
+    """Follows redirects to http and https, though not from https to http, and keeps a hash announced on the way.
 
     Model hubs redirect to a storage server and announce the file's SHA-256 with the redirect.
     """
@@ -124,62 +166,116 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Any:
-        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-            raise _Refused(f"redirects to the insecure address {newurl}")
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("http", "https"):
+            raise _Refused(f"redirects to {cut(newurl, 100)}, not an http or https address")
+        if urlsplit(req.full_url).scheme == "https" and scheme != "https":
+            raise _Refused(f"redirects to the insecure address {cut(newurl, 100)}")
         tag = headers.get("X-Linked-Etag", "").strip('"')
         self.sha256 = tag if re.fullmatch("[0-9a-f]{64}", tag) else self.sha256
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fetch(url: str, part: _Part, approximate_bytes: int | None, progress: bool) -> str | None:
+def _fetch(
+    url: str, part: _Part, approximate_bytes: int | None, progress: bool, patience: float
+) -> str | None:
     """Bring `part` to its full size; the SHA-256 that the server announces, if any."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise _Refused("is not an http or https address")
     have = part.resumable(url)
     if have and have == part.state["bytes"]:
         return part.state["sha256"]
-    headers = {"User-Agent": "hdpainter", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": part.state["version"]}
-    redirects = _Redirects()
-    try:
-        response = build_opener(redirects).open(Request(url, headers=headers), timeout=30)
-    except HTTPError as error:
-        if error.code == 416:  # the server's file is shorter than ours
-            part.discard()
-        if error.code >= 500 or error.code in (408, 416, 429):
-            raise
-        raise _Refused(f"HTTP {error.code} {error.reason}") from None
+    response, announced = _open(url, part, have, patience)
     with response:
-        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        ):
-            if response.status != 200:
-                raise _Refused(f"unexpected answer, HTTP {response.status}")
+        if response.status == 206:
+            _check_continued(response.headers, part, have)
+        elif response.status == 200:
             have = 0
-            length = response.headers.get("Content-Length")
-            total = int(length) if length else None
-            if approximate_bytes and total and abs(total / approximate_bytes - 1) > 0.05:
+            total = _content_length(response.headers)
+            if approximate_bytes and total and abs(total / approximate_bytes - 1) > _TOLERANCE:
                 raise _Refused(f"has {total:,} bytes where about {approximate_bytes:,} are expected")
-            tag = response.headers.get("ETag", "")
-            version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
-            part.begin(url=url, version=version if total else None, bytes=total, sha256=redirects.sha256)
+            part.begin(url=url, version=_version(response.headers), bytes=total, sha256=announced)
+        else:
+            raise _Refused(f"unexpected answer, HTTP {response.status}")
         total = part.state["bytes"]
         free = shutil.disk_usage(part.path.parent).free
         if total and total - have > free:
             raise UserError(
                 f"{part.target.name} needs {total - have:,} more bytes, its disk has {free:,} free"
             )
+        most = total or int((approximate_bytes or _LARGEST) * (1 + _TOLERANCE))
         bar = tqdm(
             total=total, initial=have, unit="B", unit_scale=True, desc=part.target.name, disable=not progress
         )
-        with part.path.open("ab") as file, bar:
-            while block := response.read(_BLOCK):
-                file.write(block)
+        with part.appending() as write, bar:
+            for block in _blocks(response, patience):
+                have += len(block)
+                if have > most or part.size + len(block) > most:
+                    part.discard()
+                    raise _Refused(f"sends more than the {most:,} bytes that the file should have")
+                write(block)
                 bar.update(len(block))
     if total and part.size != total:
         raise ConnectionError(f"the connection ended after {part.size:,} of {total:,} bytes")
     return part.state["sha256"]
+
+
+def _open(url: str, part: _Part, have: int, patience: float) -> tuple[HTTPResponse, str | None]:
+    """(the answer to a request for all after the first `have` bytes, the SHA-256 announced on the way to it)."""
+    headers = {"User-Agent": "hdpainter", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": part.state["version"]}
+    redirects = _Redirects()
+    try:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise _Refused("is not an http or https address")
+        response = build_opener(redirects).open(Request(url, headers=headers), timeout=patience)
+    except HTTPError as error:
+        if error.code == 416:  # the server's file is shorter than ours
+            part.discard()
+        if error.code >= 500 or error.code in (408, 416, 429):
+            raise
+        raise _Refused(f"HTTP {error.code} {cut(' '.join(str(error.reason).split()), 100)}") from None
+    except (ValueError, InvalidURL) as error:  # of an address or a redirect that no client can take apart
+        raise _Refused(f"is or leads to no proper address ({error})") from None
+    return response, redirects.sha256
+
+
+def _content_length(headers: HTTPMessage) -> int | None:
+    lengths = headers.get_all("Content-Length", [])
+    if not all(re.fullmatch("[0-9]{1,15}", length) for length in lengths) or len(set(lengths)) > 1:
+        raise _Refused(f"announces a size that is none: {cut(', '.join(lengths), 100)}")
+    return int(lengths[0]) if lengths else None
+
+
+def _version(headers: HTTPMessage) -> str | None:
+    """What tells one version of a file from another: a strong ETag, or else the time of the last change."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _check_continued(headers: HTTPMessage, part: _Part, have: int) -> None:
+    """Raise ConnectionError, and throw the part away, unless an answer 206 goes on with the file that was begun.
+
+    Servers and proxies that know no If-Range answer with the rest of whatever they have now. A time need not be
+    repeated with the answer, a tag must be.
+    """
+    total, version = part.state.get("bytes"), part.state.get("version", "")
+    same_range = headers.get("Content-Range", "") == f"bytes {have}-{(total or 0) - 1}/{total}"
+    same_version = _version(headers) in ((version,) if version.startswith('"') else (version, None))
+    if not (have and same_range and same_version):
+        part.discard()
+        raise ConnectionError("the server went on with another file than the one that was begun")
+
+
+def _blocks(response: HTTPResponse, patience: float) -> Iterator[bytes]:
+    """What arrives, as it arrives. Raises ConnectionError when hardly anything does."""
+    since, arrived = time.monotonic(), 0
+    while block := response.read1(_BLOCK):
+        yield block
+        arrived += len(block)
+        if time.monotonic() - since > patience:
+            if arrived < _LEAST:
+                raise ConnectionError(f"only {arrived:,} bytes came in {patience:g} seconds")
+            since, arrived = time.monotonic(), 0
 
 
 def _check(part: _Part, sha256: str | None) -> str:

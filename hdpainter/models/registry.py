@@ -5,17 +5,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hdpainter.configs import read_yaml
-from hdpainter.settings import method_names
-from hdpainter.values import from_mapping
-from ldm.util import CONFIGS, UserError
+from hdpainter.settings import Pixels, Size, method_names
+from hdpainter.values import Range, from_mapping
+from ldm.util import CONFIGS, UserError, shown
 
 MODELS = CONFIGS / "models"
 DEFAULT_MODEL = "mini"  # it ships with the repository
 
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one number
+DType = Literal["float32", "float16", "bfloat16"]
+Level = Annotated[int, Range(1, 64, "a downsampling factor from 1 to 64")]
+
+_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one number
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,13 @@ class PipelineSpec:
     name: str
     inpainting: Stage
     upscaler: Stage | None = None
-    size: int = 512
-    multiple: int = 64
-    max_size: int = 2048
-    painta_levels: tuple[int, ...] = (2, 4)
-    rasg_levels: tuple[int, ...] = (4,)
+    size: Size = 512
+    multiple: Annotated[int, Range(8, 1024, "a multiple of 8 up to 1024", step=8)] = 64
+    max_size: Size = 2048
+    painta_levels: tuple[Level, ...] = (2, 4)
+    rasg_levels: tuple[Level, ...] = (4,)
     method: str = "hd-painter"
-    crop_margin: int | None = None
+    crop_margin: Pixels | None = None
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -81,9 +84,7 @@ class PipelineSpec:
             name: Stage(_beside(path, stage.config, MODELS), _beside(path, stage.checkpoint))
             for name, stage in spec.stages.items()
         }
-        return replace(
-            spec, **stages, painta_levels=tuple(spec.painta_levels), rasg_levels=tuple(spec.rasg_levels)
-        )
+        return replace(spec, **stages)
 
 
 def _require(values: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -92,21 +93,12 @@ def _require(values: Mapping[str, Any], keys: set[str], where: str) -> None:
 
 
 def _check_values(spec: PipelineSpec, path: Path) -> None:
-    for key in ("size", "multiple", "max_size"):
-        if getattr(spec, key) < 1:
-            raise UserError(f"{path}: pipeline: {key} must be positive, not {getattr(spec, key)}")
-    if spec.crop_margin is not None and spec.crop_margin < 0:
-        raise UserError(f"{path}: pipeline: crop_margin must not be negative, but is {spec.crop_margin}")
     for key in ("painta_levels", "rasg_levels"):
-        levels = getattr(spec, key)
-        if not (
-            isinstance(levels, list | tuple) and levels and all(type(f) is int and f > 0 for f in levels)
-        ):
-            raise UserError(f"{path}: pipeline: {key} must be a list of downsampling factors, not {levels!r}")
-
+        if not getattr(spec, key):
+            raise UserError(f"{path}: pipeline: {key} is empty: list downsampling factors, such as 4")
     if spec.method not in method_names():
         known = ", ".join(method_names())
-        raise UserError(f"{path}: pipeline: method must be one of {known}, not {spec.method!r}")
+        raise UserError(f"{path}: pipeline: method must be one of {known}, not {shown(spec.method)}")
 
 
 def _beside(path: Path, name: str, *elsewhere: Path) -> str:
@@ -130,10 +122,15 @@ class Checkpoint:
     file: str
     config: str
     licence: str
-    parameters: int
-    dtype: str
+    parameters: Annotated[int, Range(1, 10**12)]
+    dtype: DType
     urls: list[str]
     sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        within(Path(), self.file)
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise UserError(f"sha256 is {shown(self.sha256)}: give 64 hexadecimal digits, in lower case")
 
     @property
     def approximate_bytes(self) -> int:
@@ -145,6 +142,14 @@ class Checkpoint:
         """URLs to try, those of $HDPAINTER_MIRRORS first."""
         mirrors = os.environ.get("HDPAINTER_MIRRORS", "").split()
         return [pattern.replace("{file}", self.file) for pattern in mirrors] + list(self.urls)
+
+
+def within(folder: Path, file: str | Path) -> Path:
+    """Where the download `file` goes: a path in `folder`. Raises UserError if it would lie elsewhere."""
+    parts = Path(file).parts
+    if not parts or Path(file).is_absolute() or ".." in parts or "\\" in str(file):
+        raise UserError(f"file is {shown(str(file))}: give a name, which lies in the folder of checkpoints")
+    return folder / file
 
 
 def registry() -> dict[str, Checkpoint]:

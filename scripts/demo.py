@@ -1,10 +1,7 @@
-"""Fill a hole in held-out scenes of toy COCO by Stable Inpainting and by HD-Painter, and compare on one sheet.
+"""Add something to held-out scenes of toy COCO, by Stable Inpainting and by HD-Painter, and compare on one sheet.
 
-HD-Painter comes twice: by the paper's equations, and as the authors' code computes it, with far weaker guidance
-(docs/paper-vs-release.md).
-
-The scenes are numbers 0, 1, 2, ... of the held-out split. The hole is the convex hull of a scene's largest
-object, the prompt the name of a category that the scene does not have, drawn with the scene's number as seed.
+The pictures are the first that have an empty place where something of the 20 categories makes sense, and what is
+added is drawn among these with the scene's number as seed: nothing was chosen by looking at results.
 """
 
 import argparse
@@ -23,22 +20,24 @@ from hdpainter.mini.examples import detail, example, outlined, sheet
 from hdpainter.pipeline import HDPainter
 from ldm.util import UserError
 
-SHOWN = ("stable-inpainting", "hd-painter", "hd-painter-release")
-TITLES = ("input and mask", *SHOWN, f"{SHOWN[-1]}, detail")
+SHOWN = {"stable-inpainting": "Stable Inpainting", "hd-painter": "HD-Painter"}
+TITLES = ("input and mask", *SHOWN.values(), "HD-Painter, detail")
 
 
 def main(words: list[str]) -> None:
     """Draw the scenes, fill them and write everything."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2], help="numbers of held-out scenes")
+    parser.add_argument(
+        "--examples", type=int, nargs="+", default=[0, 1, 2], help="their numbers, and their seeds"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     args = parser.parse_args(words)
-    if min(args.scenes) < 0:
-        raise UserError(f"--scenes {min(args.scenes)}: scenes have the numbers 0, 1, 2, ...")
+    if min(args.examples) < 0:
+        raise UserError(f"--examples {min(args.examples)}: examples have the numbers 0, 1, 2, ...")
     make_folder(args.out)
     painter = HDPainter.from_config("mini")
-    examples = [example(index, painter.models.spec.max_size) for index in args.scenes]
-    folders = [args.out / f"scene{index}" for index in args.scenes]
+    examples = [example(number, painter.models.spec.max_size) for number in args.examples]
+    folders = [args.out / f"example{number}" for number in args.examples]
     for folder, (picture, mask, _) in zip(folders, examples, strict=True):
         save_png(Image.fromarray(picture), folder / "image.png")
         save_png(Image.fromarray(mask), folder / "mask.png")
@@ -48,9 +47,9 @@ def main(words: list[str]) -> None:
     with Progress(len(SHOWN) * len(examples)) as progress:
         for part in filter(examples.__getitem__, (first, others)):
             pictures, masks, prompts = (list(values) for values in zip(*examples[part], strict=True))
-            seeds = args.scenes[part]
+            seeds = args.examples[part]
             for method in SHOWN:
-                job = f"scene {', '.join(map(str, seeds))}: {method}"
+                job = f"example {', '.join(map(str, seeds))}: {method}"
                 progress.start(job)
                 results = painter(pictures, masks, prompts, method=method, seed=seeds, progress=progress.step)
                 for folder, row, result in zip(folders[part], rows[part], results, strict=True):
@@ -61,7 +60,7 @@ def main(words: list[str]) -> None:
                 row.append(detail(row[-1], mask))
             done = rows[: part.stop]
             save_png(sheet(TITLES, done, captions[: len(done)]), args.out / "sheet.png")
-    print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/scene*/")
+    print(f"Comparison: {args.out / 'sheet.png'}; pictures and their settings: {args.out}/example*/")
     print("Your own photo, with the public Stable Diffusion 2 checkpoints (about 9 GB):")
     if not shutil.which("hdpainter"):
         print("  source .venv/bin/activate")

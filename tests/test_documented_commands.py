@@ -116,7 +116,7 @@ SMALLEST = {
     "python -m studies.rasg": Small("--model {tiny} --samples 1 --device cpu", slow=True),
     "python -m studies.seam": Small("--out {new}.png"),
     "python scripts/make_random_checkpoint.py": Small("--config {config} --out {new}.safetensors"),
-    "bash scripts/demo.sh": Small("--scenes 0 --out {new}", slow=True),
+    "bash scripts/demo.sh": Small("--examples 0 --out {new}", slow=True),
     "bash scripts/test.sh": Small("tests/ldm/test_util.py", slow=True),
     # nothing there is slow
     "bash scripts/test.sh -m slow": Small("tests/ldm/test_util.py", code=5, slow=True),
@@ -153,7 +153,7 @@ def checkout(tmp_path_factory, tiny_pipeline, toy_root) -> Path:  # noqa: F811
     for path in pictures.glob("*.png"):
         Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(path)
     shutil.copytree(pictures, folder / "FILE")  # a folder is a list of jobs too
-    for place in (folder, folder / "outputs" / "demo" / "scene2"):
+    for place in (folder, folder / "outputs" / "demo" / "example2"):
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(pictures / "garden_mask.png", place / "mask.png")
         for name in ("photo.jpg", "photo.png", "image.png"):

@@ -1,31 +1,36 @@
 """Scenes of toy COCO to try a pipeline on, and how its results are shown beside them."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from hdpainter.masks import bbox
+from hdpainter.mini.holes import FreeHole, free_hole
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.mini.world.toycoco import describe_scene
 
 
-def example(index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Picture [size, size, 3], mask [size, size] (255 = fill) and prompt of scene `index` of the held-out split.
+def examples(size: int) -> Iterator[FreeHole]:
+    """Scenes 0, 1, 2, ... of the held-out split at `size` pixels, each with a hole that a person might paint there.
 
-    The hole is the convex hull of the scene's largest object, the prompt a category that the scene does not have,
-    drawn with `index` as seed.
+    What is to be added is drawn with the scene's number as seed, of the categories for which the scene has a place
+    where such a thing makes sense (`free_hole`); scenes that have none are left out.
     """
-    scene = describe_scene("val", index)
-    visible = scene.visible_masks(size)
-    largest = max(visible, key=np.count_nonzero)
-    points = np.argwhere(largest)[:, ::-1].astype(np.int32)
-    mask = np.zeros((size, size), np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(points), 255)
-    present = {part.category.name for part in scene.objects}
-    names = [category.name for category in CATEGORIES if category.name not in present]
-    return scene.render(size), mask, str(np.random.default_rng(index).choice(names))
+    for index in itertools.count():
+        scene = describe_scene("val", index)
+        order = np.random.default_rng(index).permutation(len(CATEGORIES))
+        holes = (free_hole(scene, index, CATEGORIES[number], size) for number in order)
+        if hole := next(filter(None, holes), None):
+            yield hole
+
+
+def example(number: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Picture [size, size, 3], mask [size, size] (255 = fill) and prompt of number 0, 1, ... of `examples`."""
+    hole = next(itertools.islice(examples(size), number, None))
+    return hole.scene.render(size), hole.mask * np.uint8(255), hole.prompt
 
 
 def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def demo(monkeypatch, capsys, load, *words):
 def test_mistakes_are_found_before_the_models_load(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("mine")
     for words, message in {
-        ("--scenes", -1): "--scenes -1: scenes have the numbers 0, 1, 2, ...",
+        ("--examples", -1): "--examples -1: examples have the numbers 0, 1, 2, ...",
         ("--out", tmp_path / "file"): "file cannot be made: File exists",
         ("--scene", 1): "unrecognized arguments: --scene 1",
     }.items():

@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from hdpainter.mini.examples import example, examples
 from hdpainter.mini.holes import PLACES, SHARES, free_hole, free_holes, ground_captions
 from hdpainter.mini.world.backgrounds import LOWER, UPPER
 from hdpainter.mini.world.objects import CATEGORIES
@@ -48,3 +49,14 @@ def test_places_are_parts_of_the_worlds_backgrounds():
         places = set(PLACES[category.name])
         assert places <= captions
         assert all(place.startswith("on ") == (category.place == "ground") for place in places)
+
+
+def test_the_examples_are_the_first_scenes_with_a_place_and_the_same_at_every_size():
+    first = list(islice(examples(96), 3))
+    assert [hole.index for hole in first] == sorted({hole.index for hole in first})
+    assert [hole.prompt for hole in islice(examples(256), 3)] == [hole.prompt for hole in first]
+    for number, hole in enumerate(first):
+        picture, mask, prompt = example(number, 96)
+        assert np.array_equal(picture, hole.scene.render(96)) and np.array_equal(mask > 0, hole.mask)
+        assert prompt == hole.prompt and hole.category not in {part.category for part in hole.scene.objects}
+        assert {*PLACES[hole.category.name]} & {*ground_captions(hole.scene, hole.category)}

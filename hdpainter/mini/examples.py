@@ -14,10 +14,10 @@ from hdpainter.mini.world.toycoco import describe_scene
 
 
 def examples(size: int) -> Iterator[FreeHole]:
-    """Scenes 0, 1, 2, ... of the held-out split at `size` pixels, each with a hole that a person might paint there.
+    """Scenes 0, 1, 2, ... of the held-out split at `size` pixels, each with a hole that a person might paint.
 
-    What is to be added is drawn with the scene's number as seed, of the categories for which the scene has a place
-    where such a thing makes sense (`free_hole`); scenes that have none are left out.
+    What is to be added is drawn with the scene's number as seed, of the categories for which the scene has a
+    place where such a thing makes sense (`free_hole`); scenes that have none are left out.
     """
     for index in itertools.count():
         scene = describe_scene("val", index)

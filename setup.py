@@ -9,7 +9,7 @@ setup(
     package_dir=DATA,
     package_data={
         "ldm.configs": ["**/*.yaml", "**/*.json", "**/*.py", "**/*.csv", "**/*.png"],
-        "ldm.checkpoints": ["mini/*"],
+        "ldm.checkpoints": ["mini/*.md", "mini/*.json", "mini/*.safetensors", "mini/*.sha256"],
         "ldm": ["py.typed"],
         "hdpainter": ["py.typed"],
         "hdpainter.baselines.glide": ["vocab.bpe.gz", "LICENSE-vocab.txt"],

@@ -20,7 +20,9 @@ Nothing else is filtered, neither small nor large masks. A list that is read (`r
 
 import argparse
 import contextlib
+import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -32,7 +34,7 @@ import numpy as np
 
 from eval.rows import read_rows, write_rows
 from hdpainter.images import load_image
-from ldm.util import UserError
+from ldm.util import UserError, refuse_device
 
 KEYS = ("image_idx", "segment_idx")
 
@@ -59,13 +61,14 @@ class Coco:
     """An MSCOCO 2017 folder: ``annotations/instances_*.json`` and the images that it lists.
 
     root: the folder. split: "val" for ``instances_val2017.json``; None where there is only one such file.
+    `sha256` is that of the annotation file's content as it was read.
     Raises UserError when the annotation file is missing, ambiguous or damaged.
     """
 
     def __init__(self, root: str | Path, split: str | None = None):
         self.root = Path(root)
         self.file = _annotation_file(self.root, split)
-        self._coco = _read_annotations(self.file)
+        self._coco, self.sha256 = _read_annotations(self.file)
         self.image_ids: list[int] = sorted(self._coco.imgs)
 
     @property
@@ -268,14 +271,21 @@ def _annotation_file(root: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _read_annotations(file: Path) -> Any:
+def _read_annotations(file: Path) -> tuple[Any, str]:
+    """(the annotations as pycocotools has them, the SHA-256 of the file)."""
     try:
         from pycocotools.coco import COCO
     except ImportError:
         raise UserError("pycocotools is not installed: pip install -e '.[eval]'") from None
     try:
+        refuse_device(file)
+        content = file.read_bytes()
+        coco = COCO()
+        coco.dataset = json.loads(content)
+        if not isinstance(coco.dataset, dict):
+            raise TypeError(f"it holds a {type(coco.dataset).__name__}")
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its timings there
-            coco = COCO(str(file))
+            coco.createIndex()
         for image in coco.imgs.values():
             size = [image["width"], image["height"]]
             if not all(type(side) is int and side > 0 for side in size):
@@ -291,7 +301,7 @@ def _read_annotations(file: Path) -> Any:
         raise UserError(f"{file} is damaged or not MSCOCO's instances: {reason}") from None
     if not coco.imgs:
         raise UserError(f"{file} lists no images")
-    return coco
+    return coco, hashlib.sha256(content).hexdigest()
 
 
 def _is_coordinate(value: Any) -> bool:

@@ -9,7 +9,7 @@ from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.memory import release_memory
 from hdpainter.models.devices import dtype_policy, usable_device
-from hdpainter.models.download import checkpoint_sha256
+from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
@@ -41,6 +41,11 @@ class ModelCache:
             self._name = name
         assert self._models is not None
         return self._models
+
+    @property
+    def weights(self) -> str | None:
+        """The SHA-256 of the weights in use; None where there are none, or it is not known."""
+        return self._models.info.get("inpainting", {}).get("sha256") if self._models else None
 
 
 def computing_dtype(device: str | None, dtype: str | None) -> str:

@@ -21,7 +21,7 @@ from eval.config import Benchmark, Config, Entry
 from eval.models import checkpoint_of, weights_in
 from eval.rows import write_rows
 from eval.runs import INPUTS, MANIFEST, RUN_FILE, TRIPLETS_FILE, Run, Sample
-from hdpainter.files import digest, file_sha256, make_folder, write_json, writing
+from hdpainter.files import digest, make_folder, write_json, writing
 from hdpainter.images import save_png
 from hdpainter.jobs.results import differences
 from hdpainter.masks import shrink, stage_size
@@ -105,7 +105,7 @@ def open_run(
     """
     benchmark = {
         "coco": coco.root.name,
-        "annotations": file_sha256(coco.file),
+        "annotations": coco.sha256,
         "list": digest([asdict(triplet) for triplet in triplets]),
         "n": len(triplets),
         "prompt": config.benchmark.prompt,

@@ -22,7 +22,7 @@ from PIL import Image
 
 from eval.config import Entry, seed_of
 from eval.kinds.base import Input, Made, Paint
-from eval.models import ModelCache, dtype_name
+from eval.models import ModelCache, dtype_name, weights_in
 from eval.plan import Batch
 from eval.prefetch import AHEAD, prefetch
 from eval.runs import Run
@@ -99,8 +99,16 @@ class Worker:
         if self._ready is None or self._ready[0] != method:
             self._ready = None
             paint = self.entries[method].how.load(self.models, lambda *step: self.progress(method, *step))
+            self._check_weights(method)
             self._ready = method, paint
         return self._ready[1]
+
+    def _check_weights(self, method: str) -> None:
+        planned, loaded = weights_in(self.run.method(method)["settings"]), self.models.weights
+        if planned and loaded and planned != loaded:
+            raise UserError(
+                f"{self.entries[method].how.model}: the weights have changed since the run began; start again"
+            )
 
     def _save(
         self,

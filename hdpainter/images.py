@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,31 +30,36 @@ MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
 
 
-def load_image(source: Source, name: str = "image") -> Image.Image:
+def load_image(source: Source, name: str = "image", sha256: str | None = None) -> Image.Image:
     """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3] or [H, W, 4].
 
     The EXIF orientation is applied. Transparent parts are laid on white, with a warning. 16-bit grey is scaled to
     8 bits. CMYK and grey are converted by their colour profiles where they have one. An RGB profile is kept in
-    `info`, from where `save_png` writes it. Raises UserError for all that is not one picture of at most
+    `info`, from where `save_png` writes it. `sha256`: what the file's must be; the bytes that are decoded are
+    those that were hashed. Raises UserError for another file, and for all that is not one picture of at most
     MAX_PIXELS.
     """
-    image, name = _read(source, name, profiles=("CMYK", "L"))
+    image, name = _read(source, name, profiles=("CMYK", "L"), sha256=sha256)
     if _alpha(image) is not None:
         warnings.warn(f"{name} has transparent parts: they are white here, the result has none", stacklevel=2)
     return _flattened(image, "white")
 
 
 def load_mask(
-    source: Source, size: tuple[int, int], name: str = "mask", channel: Literal["grey", "alpha"] = "grey"
+    source: Source,
+    size: tuple[int, int],
+    name: str = "mask",
+    channel: Literal["grey", "alpha"] = "grey",
+    sha256: str | None = None,
 ) -> Grey:
-    """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
+    """A mask as grey uint8 [H, W], white = fill; sources and `sha256` as for `load_image`, and bool arrays.
 
     Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look. With
     `channel` "alpha" they are what is filled, as in a picture into which a hole was erased. `size` is the image's
     (width, height), as PIL's `image.size`. Raises UserError for a mask of another size, and for a picture that
     does not look like a mask; warns of one that fills nearly everything.
     """
-    image, name = _read(source, name, profiles=("CMYK",))
+    image, name = _read(source, name, profiles=("CMYK",), sha256=sha256)
     if image.size != tuple(size):
         (mask_w, mask_h), (w, h) = image.size, size
         advice = "save the mask at the image's size"
@@ -137,7 +142,9 @@ def encode_png(image: Image.Image, metadata: Mapping[str, Any] | None = None) ->
     return buffer.getvalue()
 
 
-def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.Image, str]:
+def _read(
+    source: Source, name: str, profiles: tuple[str, ...], sha256: str | None
+) -> tuple[Image.Image, str]:
     """The decoded, upright picture as RGB or RGBA, and its name for messages; `profiles`: modes whose count."""
     if isinstance(source, str | os.PathLike):
         name = f"{name} {os.fspath(source)}"
@@ -145,7 +152,7 @@ def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.I
         raise UserError(f"{name} is a {type(source).__name__}: give a path, a PIL image or a NumPy array")
     try:
         with ExitStack() as files:
-            image = _open(source, name, files)
+            image = _open(source, name, files, sha256)
             _check_size(image, name)
             profile = image.info.get("icc_profile") or b""  # None if incomplete
             rgb = _to_rgb(ImageOps.exif_transpose(image), profiles, name)
@@ -165,7 +172,7 @@ def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.I
         raise UserError(f"{name} cannot be decoded ({reason}): save it again as an RGB PNG") from error
 
 
-def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
+def _open(source: Source, name: str, files: ExitStack, sha256: str | None = None) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
@@ -175,7 +182,7 @@ def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
     with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Not by the path: Pillow would map uncompressed TIFFs and mix up the rows of those that are turned.
-        return Image.open(files.enter_context(Path(source).open("rb")), formats=FORMATS)
+        return Image.open(_contents(Path(source), name, files, sha256), formats=FORMATS)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -187,6 +194,15 @@ def _check_file(path: Path, name: str) -> None:
         raise UserError(f"{name} may not be read: change the file's permissions")
     if path.stat().st_size == 0:
         raise UserError(f"{name} is an empty file: save the picture again")
+
+
+def _contents(path: Path, name: str, files: ExitStack, sha256: str | None) -> BinaryIO:
+    if sha256 is None:
+        return files.enter_context(path.open("rb"))
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{name} has changed since it was looked at: start again with the new one")
+    return io.BytesIO(content)
 
 
 def _other_format(path: Path) -> str | None:

@@ -12,7 +12,8 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from hdpainter.console import one_line
-from hdpainter.models.download import checkpoint_sha256, download
+from hdpainter.models.download import download
+from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.registry import checkpoint_folders, within
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError

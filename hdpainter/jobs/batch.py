@@ -121,9 +121,11 @@ def _foreign(report: Path) -> bool:
 def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
     """The record of a task's result: all that is needed to make it again.
 
-    source: the job file; None for a single picture.
+    source: the job file; None for a single picture. Raises UserError where the weights or the config of a model
+    are no longer those of the plan.
     """
     job, folder = task.job, task.path.parent
+    _check_models(task.inputs["model"], result.metadata.get("models", {}))
     return {
         "format": FORMAT,
         "name": job.name,
@@ -133,6 +135,14 @@ def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
         "inputs": task.inputs,
         "metadata": result.metadata,
     }
+
+
+def _check_models(planned: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+    for stage in ("inpainting", "upscaler"):
+        plan, model = planned.get(stage) or {}, used.get(stage) or {}
+        for file, key in (("checkpoint", "sha256"), ("config", "config_sha256")):
+            if model.get(key) and plan.get(file) and model[key] != plan[file]:
+                raise UserError(f"{model[file]} has changed since the jobs were checked: start again with it")
 
 
 def remark(metadata: Mapping[str, Any]) -> str:
@@ -147,11 +157,14 @@ def remark(metadata: Mapping[str, Any]) -> str:
 def paint(
     painter: Painter, tasks: Sequence[Task], progress: Callable[[str, int, int], None]
 ) -> Sequence[Any]:
-    """The Results of tasks of one `batch_key`."""
-    images = [load_image(task.job.image) for task in tasks]
+    """The Results of tasks of one `batch_key`. Raises UserError for a picture that is not the planned one."""
+    images = [load_image(task.job.image, sha256=task.inputs["image"]) for task in tasks]
     return painter(
         images,
-        [load_mask(task.job.mask, image.size) for task, image in zip(tasks, images, strict=True)],
+        [
+            load_mask(task.job.mask, image.size, sha256=task.inputs["mask"])
+            for task, image in zip(tasks, images, strict=True)
+        ],
         [task.job.prompt for task in tasks],
         method=tasks[0].method,
         seed=[task.job.settings.seed for task in tasks],
@@ -175,11 +188,10 @@ def _paint_all(
         group = groups.popleft()
         progress.start(", ".join(task.job.name for task in group))
         started = time.monotonic()
-        results = _try(painter, group, progress)
+        results = _try(painter, group, source, progress)
         if not isinstance(results, _Failure):
             seconds = (time.monotonic() - started) / len(group)
-            for task, result in zip(group, results, strict=True):
-                record = make_record(task, result, source)
+            for task, (result, record) in zip(group, results, strict=True):
                 save_result(task.path, result.image, record, scratch)
                 outcome.done.append(task.job.name)
                 progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result.metadata)}")
@@ -208,9 +220,13 @@ class _Failure:
     no_memory: bool
 
 
-def _try(painter: Painter, group: Sequence[Task], progress: Progress) -> Sequence[Any] | _Failure:
+def _try(
+    painter: Painter, group: Sequence[Task], source: Path, progress: Progress
+) -> list[tuple[Any, dict[str, Any]]] | _Failure:
+    """The results of a group, each with its record."""
     try:
-        return paint(painter, group, progress.step)
+        results = paint(painter, group, progress.step)
+        return [(one, make_record(task, one, source)) for task, one in zip(group, results, strict=True)]
     except Exception as error:
         trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         return _Failure(one_line(error), trace, out_of_memory(error))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hdpainter.configs import read_model_config
 from hdpainter.files import file_sha256, make_folder
-from hdpainter.models.download import download, record_sha256, recorded_sha256, sha256_file
+from hdpainter.models.download import download
+from hdpainter.models.hashes import checkpoint_sha256, claimed_sha256, record_sha256, sha256_file
 from hdpainter.models.registry import (
     MODELS,
     Checkpoint,
@@ -97,7 +98,7 @@ def run_download(args: argparse.Namespace) -> int:
         path = download(
             entry.sources, folder / entry.file, sha256=entry.sha256, approximate_bytes=entry.approximate_bytes
         )
-        print(f"{path} SHA-256 {recorded_sha256(path)}")
+        print(f"{path} SHA-256 {checkpoint_sha256(path)}")
     return 0
 
 
@@ -163,12 +164,11 @@ def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str
     broken = [name for name, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         problems.append(f"{len(broken)} tensors have infinite values or NaN ({', '.join(broken[:3])})")
-    digest, record = file_sha256(path), sha256_file(path)
-    expected = sha256 or (record.read_text().split()[0] if record.is_file() else digest)
+    digest = file_sha256(path)
+    expected = sha256 or claimed_sha256(path) or digest
     if digest != expected:
-        problems.append(
-            f"its SHA-256 should be {expected}, as recorded in {'the registry' if sha256 else record}"
-        )
+        where = "the registry" if sha256 else sha256_file(path)
+        problems.append(f"its SHA-256 should be {expected}, as recorded in {where}")
     if not problems:
         record_sha256(path, digest)
     return problems, digest

@@ -7,7 +7,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from hdpainter.files import CannotWrite, file_sha256, make_folder, write_json, write_text, writing
+from hdpainter.files import file_sha256, make_folder, write_json, writing
+from hdpainter.models.hashes import record_sha256
 from ldm.util import UserError, cut
 
 _BLOCK = 1 << 20
@@ -291,39 +292,4 @@ def _check(part: _Part, sha256: str | None) -> str:
     except UserError as error:
         part.discard()
         raise _Refused(str(error)) from None
-    return digest
-
-
-def record_sha256(path: Path, digest: str) -> None:
-    """Keep the file's hash beside it, in the format of sha256sum."""
-    write_text(sha256_file(path), f"{digest}  {path.name}\n")
-
-
-def sha256_file(path: Path) -> Path:
-    """Where the hash of the checkpoint `path` is kept."""
-    return path.with_name(path.name + ".sha256")
-
-
-def recorded_sha256(path: Path) -> str | None:
-    """The hash that `record_sha256` kept, if the file has neither been written nor replaced since.
-
-    A file that takes another's place may be an old one, but its ctime says when it came there.
-    """
-    record, about = sha256_file(path), path.stat()
-    if not record.is_file() or record.stat().st_mtime_ns < max(about.st_mtime_ns, about.st_ctime_ns):
-        return None
-    return record.read_text().split()[0]
-
-
-def checkpoint_sha256(path: Path) -> str:
-    """The hash of a checkpoint: as recorded, or computed, and then recorded if the folder can be written to.
-
-    A record of another hash stays, for ``hdpainter models verify`` to tell of.
-    """
-    if known := recorded_sha256(path):
-        return known
-    digest, record = file_sha256(path), sha256_file(path)
-    with suppress(OSError, CannotWrite):
-        if not record.is_file() or record.read_text().split() == [digest, path.name]:
-            record_sha256(path, digest)
     return digest

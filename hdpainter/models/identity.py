@@ -5,7 +5,7 @@ from typing import Any
 
 from hdpainter.configs import read_model_config
 from hdpainter.files import digest
-from hdpainter.models.download import checkpoint_sha256
+from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 
 

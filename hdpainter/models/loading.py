@@ -9,13 +9,23 @@ from typing import Any, TypeVar
 import torch
 
 from hdpainter.configs import read_model_config
-from hdpainter.models.download import recorded_sha256
+from hdpainter.files import digest
+from hdpainter.models.hashes import checkpoint_sha256, recorded_sha256, stamp
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
 from ldm.util import UserError
 
 Model = TypeVar("Model", bound=LatentDiffusion)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is known of a file that was loaded. One of another inode took its place, which does no harm."""
+
+    about: dict[str, Any]
+    inode: int
+    stamp: tuple[int, int, int]
 
 
 @dataclass(eq=False)
@@ -32,6 +42,7 @@ class PipelineModels:
     dtype: DTypes = None
     trusted: bool = False
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
+    _loaded: dict[str, _Loaded] = field(default_factory=dict, repr=False)
 
     def checkpoint(self, stage: str) -> Path:
         """The file of a stage, `inpainting` or `upscaler`. Raises UserError if it is nowhere to be found."""
@@ -60,26 +71,43 @@ class PipelineModels:
 
     def _load(self, stage: str, kind: type[Model]) -> Model:
         path, config = self.checkpoint(stage), self.spec.stages[stage].config
-        model = build(read_model_config(config, self.trusted))
+        content, before = read_model_config(config, self.trusted), stamp(path)
+        model = build(content)
         if not isinstance(model, kind):
             raise UserError(f"{config} is the config of a {type(model).__name__}, not of a {kind.__name__}")
         load_into(model, path, Path(config).name, dtype=_of_stage(self.dtype, stage), device=self.device)
+        if stamp(path) != before:
+            raise UserError(f"{path} changed while it was loaded: wait until it is complete, and start again")
+        about = {"bytes": before[0], "sha256": recorded_sha256(path), "config_sha256": digest(content)}
+        self._loaded[stage] = _Loaded(about, path.stat().st_ino, before)
         return model.eval().requires_grad_(False)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What a result's metadata says of the models: names, files, sizes in bytes, hashes where known."""
+        """What a result's metadata says of the models: names, files, sizes in bytes, hashes where known.
+
+        Of a model in use it is what was loaded. Raises UserError where its file has been written to since: it is
+        mapped into memory, so the weights may be anything.
+        """
         stages = {
             stage: {
                 "config": Path(files.config).name,
                 "checkpoint": self.checkpoint(stage).name,
-                "bytes": self.checkpoint(stage).stat().st_size,
-                "sha256": recorded_sha256(self.checkpoint(stage)),
+                **self._about(stage),
             }
             for stage, files in self.spec.stages.items()
             if stage in self._found
         }
         return {"model": self.spec.name, **stages}
+
+    def _about(self, stage: str) -> dict[str, Any]:
+        path, loaded = self.checkpoint(stage), self._loaded.get(stage)
+        if loaded is None:
+            return {"bytes": path.stat().st_size, "sha256": recorded_sha256(path)}
+        in_place = path.is_file() and path.stat().st_ino == loaded.inode
+        if in_place and stamp(path) != loaded.stamp and checkpoint_sha256(path) != loaded.about["sha256"]:
+            raise UserError(f"{path} was written to while it was in use: start again with the file as it is")
+        return loaded.about
 
 
 def load(

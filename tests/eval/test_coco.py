@@ -1,5 +1,6 @@
 """The benchmark's samples: bookkeeping and hulls as in the release, drawing, lists, damaged datasets."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -41,6 +42,13 @@ def edited(toy_root, folder, change) -> Coco:
     (folder / "annotations").mkdir(parents=True)
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     return Coco(folder)
+
+
+def test_the_hash_is_of_what_was_read(toy_root, tmp_path):
+    coco = edited(toy_root, tmp_path / "coco", lambda content: None)
+    read = coco.file.read_bytes()
+    coco.file.write_text("{}")
+    assert coco.sha256 == hashlib.sha256(read).hexdigest() and coco.image_ids
 
 
 def test_images_without_annotations_count(release):

@@ -10,12 +10,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from eval import generate
 from eval.models import weights_in
 from eval.rows import write_rows
 from eval.version import code_version
 from hdpainter.files import file_sha256
 from hdpainter.masks import stage_size
 from hdpainter.mini.scenes import DRAWING
+from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.random_weights import write_random_checkpoint
 from ldm.util import UserError
 from tests.eval.running import BASE, made
@@ -185,6 +187,24 @@ def test_one_method_is_of_one_file_of_weights(write_config, tiny_pipeline, tmp_p
     assert "3 made, 1 made before" in said, "methods without these weights go on, and others may be added"
     found = {name: weights_in(run.method(name)["settings"]) for name in run.methods}
     assert found == {"stable-inpainting": first, "painta": second, "mean": None}
+
+
+def test_weights_that_are_replaced_before_they_are_loaded_make_nothing(
+    write_config, tiny_pipeline, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(tiny_pipeline.parent, tmp_path / "models")
+    write = generate.write_inputs
+
+    def meanwhile(*arguments):
+        write(*arguments)
+        write_random_checkpoint(
+            folder / "tiny-inpainting.yaml", folder / "tiny-inpainting.safetensors", seed=1
+        )
+        checkpoint_sha256(folder / "tiny-inpainting.safetensors")
+
+    monkeypatch.setattr(generate, "write_inputs", meanwhile)
+    with pytest.raises(UserError, match=r"tiny\.yaml: the weights have changed since the run began"):
+        made(write_config(BASE, model=str(folder / tiny_pipeline.name)), limit=1)
 
 
 def test_methods_can_be_added_and_those_of_before_stay(write_config):

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hdpainter.models.download import checkpoint_sha256, download, recorded_sha256, sha256_file
+from hdpainter.models.download import download
+from hdpainter.models.hashes import checkpoint_sha256, recorded_sha256, sha256_file
 from ldm.util import UserError
 
 DATA = save({"weight": torch.arange(60_000, dtype=torch.float32)})
@@ -102,7 +103,8 @@ def refusal(site: Site, target: Path, *paths: str, **options) -> str:
 
 def only(target: Path) -> bool:
     """Whether the file and its hash are all that is there."""
-    return {path.name for path in target.parent.iterdir()} == {target.name, f"{target.name}.sha256"}
+    names = {target.name, f"{target.name}.sha256", f"{target.name}.sha256.stat"}
+    return {path.name for path in target.parent.iterdir()} == names
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hdpainter.configs import read_model_config
-from hdpainter.models.download import record_sha256
+from hdpainter.models.hashes import checkpoint_sha256, record_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.random_weights import write_random_checkpoint
@@ -158,10 +158,31 @@ def test_info_names_files_and_hashes_that_are_known(mini, folder):
         "checkpoint": "mini-inpainting.safetensors",
         "bytes": file.stat().st_size,
         "sha256": "ab" * 32,
+        "config_sha256": identify("mini")["inpainting"]["config"],
     }
     assert info["upscaler"]["sha256"] is None
     file.write_bytes(file.read_bytes())  # may be another file now
     assert load("mini").info["inpainting"]["sha256"] is None
+
+
+def test_info_is_of_what_was_loaded(mini, folder):
+    shutil.copytree(mini / "mini", folder / "mini")
+    file = folder / "mini" / "mini-inpainting.safetensors"
+    digest = checkpoint_sha256(file)
+    models = load("mini")
+    file.touch()  # no other contents
+    assert models.info["inpainting"]["sha256"] == digest
+    other = folder / "other"
+    other.write_bytes(b"another file")
+    kept = file.with_name("kept")
+    file.rename(kept)
+    other.rename(file)  # what was loaded stays mapped
+    assert models.info["inpainting"]["sha256"] == digest
+    kept.replace(file)
+    with file.open("r+b") as opened:  # changes the mapped weights
+        opened.seek(-4, 2)
+        opened.write(b"\0\0\0\0")
+    assert f"{file} was written to while it was in use" in message(lambda: models.info)
 
 
 def test_a_missing_checkpoint_is_reported_before_anything_is_built(folder, monkeypatch):

@@ -1,7 +1,6 @@
 """The HTTP API: one call makes one finished picture. docs/web.md shows it by curl and by Python."""
 
 import asyncio
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from hdpainter.images import load_mask
 from hdpainter.masks import binarize
 from hdpainter.web import work
 from hdpainter.web.engine import Order, Work
+from hdpainter.web.messages import told
 from hdpainter.web.photos import check_pixels, load_named, receive
 from hdpainter.web.recipes import Recipe
-from hdpainter.web.studio import Studio
+from hdpainter.web.studio import Studio, client
 from hdpainter.web.work import Subject
 from ldm.util import UserError
 
@@ -33,8 +33,31 @@ class Api:
         menu = self.studio.menu
         return {"models": menu.models, "methods": menu.methods, "limits": vars(menu.limits)}
 
+    async def job(
+        self,
+        request: gr.Request,
+        image: str,
+        mask: str,
+        prompt: str,
+        model: str,
+        settings: dict[str, Any] | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        """Fill the white part of the mask with what the prompt says.
+
+        image, mask: files of one size. settings: the keys of a job of `hdpainter batch` (docs/batch.md), such as
+        {"seed": 1, "steps": 20}; what is left out is the method's and the model's own.
+        Returns the finished PNG, whose text chunk "hdpainter" holds the settings, and these as JSON.
+        """
+        try:
+            if not isinstance(settings or {}, dict):
+                raise UserError('settings must be a JSON object, such as {"seed": 1}')
+            return await self._paint(request, image, mask, prompt, model, settings or {})
+        except UserError as error:
+            raise gr.Error(told(error), print_exception=False) from None
+
     async def inpaint(
         self,
+        request: gr.Request,
         image: str,
         mask: str,
         prompt: str,
@@ -48,40 +71,43 @@ class Api:
         size: float | None = None,
         superres: bool = True,
     ) -> tuple[str, dict[str, Any]]:
-        """Fill the white part of the mask with what the prompt says.
+        """What /job does, with the commonest settings by their places; no others will be added.
 
-        image, mask: files of one size. method, steps, guidance_scale, eta, negative_prompt and size: null or
-        empty for the method's and the model's own. superres: x4 super-resolution.
-        Returns the finished PNG, whose text chunk "hdpainter" holds the settings, and these as JSON.
+        method, steps, guidance_scale, eta, negative_prompt and size: null or empty for the method's and the
+        model's own. superres: x4 super-resolution.
         """
+        settings = {
+            "method": method,
+            "seed": seed,
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "eta": eta,
+            "negative_prompt": negative_prompt,
+            "size": size,
+            "superres": superres,
+        }
+        return await self.job(request, image, mask, prompt, model, settings)
+
+    async def _paint(
+        self, request: gr.Request, image: str, mask: str, prompt: str, model: str, settings: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
         studio = self.studio
         engine = studio.engine
-        try:
-            recipe = studio.menu.recipe(
-                prompt,
-                model,
-                method=method,
-                seed=seed,
-                steps=steps,
-                guidance_scale=guidance_scale,
-                eta=eta,
-                negative_prompt=negative_prompt,
-                size=size,
-                superres=superres,
-            )
-            subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
-            order = Order("API", recipe.model, self._work(subject, recipe), 2, secrets.token_hex(8))
-            order.seconds = studio.menu.limits.minutes * 60
-            engine.submit(order)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        if settings.get("known_region") not in (None, "exact"):
+            raise UserError("known_region is always exact here: pixels outside the mask stay as they are")
+        recipe = studio.menu.recipe(prompt, model, **settings)
+        subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
+        order = Order("API", recipe.model, self._work(subject, recipe), 2)
+        order.owner = order.client = client(request)
+        order.seconds = studio.menu.limits.minutes * 60
+        engine.submit(order)
         try:
             async for _ in engine.watch(order):
                 pass
         finally:
             engine.cancel(order)  # of no effect once it is done
         if order.state != "done":
-            raise gr.Error(order.message or order.state, print_exception=False)
+            raise UserError(order.message or order.state)
         finished = order.delivered[-1]
         return str(finished.image), finished.record
 
@@ -110,15 +136,13 @@ class Api:
 
 
 def add_api(studio: Studio) -> None:
-    """The endpoints /inpaint and /models, within a page, by components that nobody sees."""
+    """The endpoints /job, /inpaint and /models, within a page, by components that nobody sees."""
     api, menu = Api(studio), studio.menu
     first = next(iter(menu.models))
     with gr.Column(visible=False):
-        inputs = [
-            gr.File(label="image"),
-            gr.File(label="mask"),
-            gr.Textbox(label="prompt"),
-            gr.Dropdown(list(menu.models), value=first, label="model"),
+        files = [gr.File(label="image"), gr.File(label="mask")]
+        subject = [gr.Textbox(label="prompt"), gr.Dropdown(list(menu.models), value=first, label="model")]
+        placed = [
             gr.Dropdown(menu.methods, value=menu.spec(first).method, label="method"),
             gr.Number(0, precision=0, label="seed"),
             gr.Number(None, precision=0, label="steps"),
@@ -128,9 +152,12 @@ def add_api(studio: Studio) -> None:
             gr.Number(None, precision=0, label="size"),
             gr.Checkbox(menu.models[first], label="superres"),
         ]
-        for component in inputs[2:]:
+        settings = gr.JSON({}, label="settings")
+        for component in (*subject, *placed, settings):
             component.preprocess = lambda value: value  # the menu's check tells better what is wrong
         picture, record = gr.File(label="picture"), gr.JSON(label="record")
-        call, ask = gr.Button(), gr.Button()
-    call.click(api.inpaint, inputs, [picture, record], api_name="inpaint", concurrency_limit=None)
-    ask.click(api.models, None, record, api_name="models", queue=False)
+        events = {"job": (api.job, [settings]), "inpaint": (api.inpaint, placed)}
+        for name, (answer, others) in events.items():
+            inputs = [*files, *subject, *others]
+            gr.Button().click(answer, inputs, [picture, record], api_name=name, concurrency_limit=None)
+        gr.Button().click(api.models, None, record, api_name="models", queue=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hdpainter import flags
 from hdpainter.models.registry import DEFAULT_MODEL
-from hdpainter.web.access import login
+from hdpainter.web.access import Proxies, login
 from hdpainter.web.limits import Limits
 from ldm.util import UserError
 
@@ -25,7 +25,7 @@ LIMITS = {
     "drafts": "most drafts of a job",
     "steps": "most steps of a draft",
     "queue": "most jobs that wait, of all users",
-    "per_user": "most jobs that wait, of one tab",
+    "per_user": "most jobs that wait, of one tab or caller of the API",
     "disk_mb": "all temporary files together, in MiB",
     "hours": "how long temporary files are kept",
 }
@@ -60,6 +60,13 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="let everybody in who reaches a --host that is not this machine",
     )
+    parser.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="reverse proxy whose X-Forwarded-* headers are believed; may be given again",
+    )
     limits = parser.add_argument_group("limits")
     for field in dataclasses.fields(Limits):
         limits.add_argument(
@@ -78,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("the page needs gradio: pip install -e '.[web]'")
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
     auth = login(args.host, args.auth or os.environ.get("HDPAINTER_AUTH"), args.no_auth)
+    proxies = Proxies(args.proxy)
 
     def load(model: str) -> Any:
         return args.load(model, args.device, args.dtype, menu.models[model])
@@ -87,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
     menu = Menu(installed(args.model), limits)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the files are removed
-    with Server(menu, load, args.identify, args.host, args.port, auth) as server:
+    with Server(menu, load, args.identify, args.host, args.port, auth, proxies) as server:
         print(f"HD-Painter is at {server.url} (Ctrl-C ends it)", flush=True)
         if args.open:
             webbrowser.open(server.url)

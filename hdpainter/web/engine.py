@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from hdpainter.console import one_line
 from hdpainter.memory import out_of_memory, release_memory
+from hdpainter.web.messages import told
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Order:
 
     title: what it makes, for people; without one nobody waits for it. model: name of the model that it needs.
     work: is given the painter and this order; it calls `begin` for each of its `parts`, `step` after each
-    sampling step and `deliver` for each thing made. seconds: time limit. owner: the tab or call that wants it.
+    sampling step and `deliver` for each thing made. seconds: time limit. owner: the tab that wants it, or whoever
+    calls the API; client: the login or address behind it.
 
     Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `remark` (what else
     there is to know when it is done), `delivered`.
@@ -53,9 +54,10 @@ class Order:
         work: Work,
         parts: int = 1,
         owner: str = "",
+        client: str = "",
         seconds: float = float("inf"),
     ):
-        self.title, self.model, self.work, self.owner = title, model, work, owner
+        self.title, self.model, self.work, self.owner, self.client = title, model, work, owner, client
         self.parts, self.seconds = parts, seconds
         self.state: OrderState = "waiting"
         self.message = ""
@@ -139,7 +141,7 @@ class Engine:
     """Runs orders one at a time, first come, first served.
 
     load: makes the painter of a model's name; one model is held at a time, until an order wants another.
-    queue, per_owner: how many orders may wait in all and of one owner.
+    queue, per_owner: how many orders may wait in all and of one owner; of one client, with all tabs, half of all.
     """
 
     def __init__(self, load: Loader, queue: int = 64, per_owner: int = 8):
@@ -159,6 +161,11 @@ class Engine:
                 raise UserError(f"{len(self._waiting)} jobs are waiting already; try again in a while")
             if sum(other.owner == order.owner for other in self._waiting) >= self._per_owner:
                 raise UserError(f"{self._per_owner} of your jobs are waiting already; let one finish first")
+            if (
+                order.client
+                and 2 * sum(other.client == order.client for other in self._waiting) >= self._queue
+            ):
+                raise UserError("half of the queue is yours already; let one of your jobs finish first")
             self._waiting.append(order)
             self._changed.notify_all()
         return order
@@ -223,11 +230,11 @@ class Engine:
         except Cancelled:
             order.finish("cancelled")
         except UserError as error:
-            order.finish("failed", str(error))
+            order.finish("failed", told(error))
         except Exception as error:  # the server goes on, whatever happens to one order
             traceback.print_exc()
             order.finish(
-                "failed", NO_MEMORY if out_of_memory(error) else f"the program failed: {one_line(error)}"
+                "failed", NO_MEMORY if out_of_memory(error) else f"the program failed: {told(error)}"
             )
         release_memory()  # outside the except blocks: an error holds on to the memory of the failed try
 

@@ -8,7 +8,8 @@ from ldm.util import UserError
 @dataclass(frozen=True)
 class Limits:
     """upload_mb: of a file, in MiB. megapixels: of a picture, in millions. minutes: of a job, from its start.
-    drafts: of a job. steps: of a draft. queue: jobs that wait, of all users together; per_user: of one tab.
+    drafts: of a job. steps: of a draft. queue: jobs that wait, of all users together; per_user: of one tab
+    or caller of the API.
     disk_mb: all temporary files together, in MiB; hours: how long they are kept."""
 
     upload_mb: int = 64

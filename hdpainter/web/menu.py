@@ -7,7 +7,7 @@ from typing import Any
 from hdpainter.jobs.job import JobSettings
 from hdpainter.models.registry import PipelineSpec, find_checkpoint, pipeline_names
 from hdpainter.settings import Method, method_names
-from hdpainter.values import convert
+from hdpainter.values import convert, from_mapping
 from hdpainter.web.limits import Limits
 from hdpainter.web.recipes import Recipe
 from ldm.util import UserError
@@ -55,7 +55,7 @@ class Menu:
         given: dict[str, Any] = {
             key: None if key in BLANK and value == BLANK[key] else value for key, value in settings.items()
         }
-        wanted = JobSettings(**given, known_region="exact")
+        wanted: JobSettings = from_mapping(JobSettings, given | {"known_region": "exact"})
         if not prompt:
             raise UserError("the prompt is empty: say what to paint")
         if max(len(prompt), len(wanted.negative_prompt or "")) > PROMPT_LENGTH:
@@ -64,6 +64,7 @@ class Menu:
             raise UserError(f"steps is {wanted.steps}: this server makes up to {self.limits.steps}")
         if (wanted.size or 0) > MAX_SIZE:
             raise UserError(f"size is {wanted.size}: give up to {MAX_SIZE}, or 0 for the model's own")
+        known(model, self.models, "model")
         self.check_superres(model, wanted.superres)
         method = known(wanted.method or self.spec(model).method, self.methods, "method")
         recipe = Recipe(model, prompt, replace(wanted, method=method))

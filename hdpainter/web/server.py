@@ -5,11 +5,11 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from hdpainter.web.access import is_loopback
+from hdpainter.web.access import Proxies, is_loopback
 from hdpainter.web.engine import Loader
 from hdpainter.web.menu import Menu
 from hdpainter.web.workspace import Workspace
@@ -24,6 +24,7 @@ class Server:
     load: makes the painter of a model's name. identify: as `hdpainter.models.identity.identify`.
     port: 0 takes any free one.
     auth: user and password to ask for, or None.
+    proxies: whose word about clients is believed.
     """
 
     def __init__(
@@ -34,22 +35,29 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         auth: tuple[str, str] | None = None,
+        proxies: Proxies | None = None,
     ):
         self._menu, self._load, self._identify = menu, load, identify
         self._host, self._port, self._auth = host, port, auth
+        self._proxies = proxies or Proxies()
         self.url = ""
 
     def __enter__(self) -> "Server":
         limits = self._menu.limits
         port = free_port(self._host, self._port)  # gradio would not tell why one cannot be had
         self.workspace = Workspace(limits.disk_mb * MEBI, limits.hours * 3600)
-        # gradio takes these from the environment when it is imported and when components are made.
-        os.environ["GRADIO_TEMP_DIR"] = str(self.workspace.root)
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # gradio takes these from the environment when it is imported, when components are made and later.
+        environment = {
+            "GRADIO_TEMP_DIR": str(self.workspace.root),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "FORWARDED_ALLOW_IPS": "",  # uvicorn's own belief in proxies; ours is in the guard
+        }
+        self._patches = ExitStack()
+        self._patches.enter_context(mock.patch.dict(os.environ, environment))
         with without_stubs():
             from starlette.middleware import Middleware
 
-            from hdpainter.web.guard import Guard, uploads_only
+            from hdpainter.web.guard import Guard, Rules, random_names, uploads_only
             from hdpainter.web.layout import asset, theme
             from hdpainter.web.page import build
             from hdpainter.web.studio import Studio
@@ -57,7 +65,14 @@ class Server:
         self.studio = Studio(self._menu, self._load, self._identify, self.workspace)
         self._page = build(self.studio)
         uploads_only(self._page)
-        local = is_loopback(self._host) and self._auth is None
+        rules = Rules(
+            local=is_loopback(self._host) and self._auth is None,
+            login=False,
+            upload_bytes=limits.upload_mb * MEBI,
+            make_room=self.workspace.make_room,
+            proxies=self._proxies,
+        )
+        self._patches.enter_context(random_names())
         try:
             _, self.url, _ = self._page.launch(
                 server_name=self._host,
@@ -75,19 +90,22 @@ class Server:
                 allowed_paths=[],
                 strict_cors=True,
                 mcp_server=False,
-                app_kwargs={"middleware": [Middleware(Guard, local=local)]},
+                app_kwargs={"middleware": [Middleware(Guard, rules)]},
                 ssr_mode=False,
                 pwa=False,
                 theme=theme(),
                 css=asset("style.css"),
             )
+            rules.login = self._auth is not None  # not before: gradio asks its own server whether it is there
         except BaseException:
+            self._patches.close()
             self.studio.close()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
         self._page.close(verbose=False)
+        self._patches.close()
         self.studio.close()
 
 

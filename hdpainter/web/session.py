@@ -2,11 +2,12 @@
 
 import html
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hdpainter.web.engine import Engine, Order
+from hdpainter.web.messages import told
 from hdpainter.web.photos import Photo
 from hdpainter.web.work import Draft, Finished
 
@@ -18,11 +19,13 @@ KEPT = 24  # drafts in the gallery
 class Session:
     """State of a tab.
 
-    key: gradio's. groups: the drafts of each order, the newest first. orders: those since the tab last had
-    nothing to do. picked: the draft that the slider shows. finished: by the draft's file.
+    key: gradio's. client: the login or address that it belongs to. groups: the drafts of each order, the newest
+    first. orders: those since the tab last had nothing to do. picked: the draft that the slider shows. finished:
+    by the draft's file.
     """
 
     key: str
+    client: str = ""
     photo: Photo | None = None
     loaded_mask: Path | None = None
     groups: list[list[Draft]] = field(default_factory=list)
@@ -42,7 +45,7 @@ class Session:
 
     def clear(self) -> None:
         """Nothing of the last photo stays."""
-        vars(self).update(vars(Session(self.key)))
+        vars(self).update(vars(Session(self.key, self.client)))
 
     def add(self, order: Order) -> None:
         """An order was put into the queue."""
@@ -51,21 +54,36 @@ class Session:
 
 
 class Sessions:
-    """The sessions by gradio's key of the tab. The key is only looked up, never part of a path."""
+    """The sessions by gradio's key of the tab, which is only looked up, never part of a path.
 
-    def __init__(self) -> None:
+    A tab is remembered once it has a photo. When there are too many, the oldest goes of the client who has the
+    most: who invents keys loses tabs of their own.
+    """
+
+    def __init__(self, most: int = SESSIONS) -> None:
+        self._most = most
         self._by_key: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, key: str) -> Session:
-        """The session of a tab, a new one when it was not seen before."""
+    def of(self, key: str, client: str) -> Session:
+        """The session of a tab; a new one, not remembered, where there is none of this key and client."""
         with self._lock:
-            if key not in self._by_key:
-                self._by_key[key] = Session(key)
-                if len(self._by_key) > SESSIONS:
-                    self._by_key.popitem(last=False)
+            session = self._by_key.get(key)
+            if session is None or session.client != client:
+                return Session(key, client)
             self._by_key.move_to_end(key)
-            return self._by_key[key]
+            return session
+
+    def remember(self, session: Session) -> None:
+        """It has a photo. It takes the place of another of its key."""
+        with self._lock:
+            self._by_key[session.key] = session
+            self._by_key.move_to_end(session.key)
+            if len(self._by_key) > self._most:
+                clients = Counter(each.client for each in self._by_key.values())
+                busiest = max(clients.values())
+                oldest = next(key for key, each in self._by_key.items() if clients[each.client] == busiest)
+                del self._by_key[oldest]
 
     def all(self) -> list[Session]:
         """Those that are remembered."""
@@ -98,6 +116,7 @@ def status(session: Session, engine: Engine) -> str:
 
 
 def _alert(message: str) -> str:
+    message = told(message)
     return f'<p class="hdp-error" role="alert">{html.escape(message[:1].upper() + message[1:])}</p>'
 
 

@@ -14,13 +14,14 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from hdpainter.console import one_line
 from hdpainter.images import load_mask
 from hdpainter.settings import COMPARED
+from hdpainter.values import convert
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Loader, Order
 from hdpainter.web.layout import negative_hint
 from hdpainter.web.menu import FORM, SEEDS, Menu
+from hdpainter.web.messages import told
 from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 from hdpainter.web.session import Session, Sessions, status
@@ -79,6 +80,7 @@ class Studio:
             if file is not None:
                 limit = self.menu.limits.megapixels
                 photo = session.photo = receive(file, file.name, self.workspace.folder(), limit)
+                self.sessions.remember(session)
                 width, height = photo.proxy_size
                 shown = {"photo": photo.data_url, "width": width, "height": height}
                 shown["mask"] = mask and self._load_mask(session, mask)
@@ -117,7 +119,7 @@ class Studio:
             spec, settings = self.menu.spec(model), self.menu.method(method).masks
             picture, text = masks.as_seen(session.photo.proxy, grey, spec, settings, int(size or 0) or None)
         except UserError as error:
-            return f'<p class="hdp-note">{html.escape(one_line(error))}</p>'
+            return f'<p class="hdp-note">{html.escape(told(error))}</p>'
         return (
             f'<div class="hdp-seen"><img src="{png_data_url(picture)}" alt="The photo and the mask as the model '
             f'gets them"><p><b>What the model sees:</b> {text}. The grey part is hidden from it; the tinted '
@@ -162,10 +164,10 @@ class Studio:
         """(seed, *pictures, *told, status): drafts; the seeds count up from the locked one or from a new one."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
-            most = self.menu.limits.drafts
-            if not 1 <= count <= most:
-                raise UserError(f"{count:g} drafts: this server makes 1 to {most} at a time")
-            return [recipe.at(seed=recipe.settings.seed + number) for number in range(int(count))]
+            most, wanted = self.menu.limits.drafts, convert(int, count, "drafts")
+            if not 1 <= wanted <= most:
+                raise UserError(f"{wanted} drafts: this server makes 1 to {most} at a time")
+            return [recipe.at(seed=recipe.settings.seed + number) for number in range(wanted)]
 
         async for outputs in self._make(request, mask, _seed(seed, locked), form, variants, "Drafts"):
             yield outputs
@@ -185,7 +187,7 @@ class Studio:
         self,
         request: gr.Request,
         mask: str,
-        seed: int,
+        seed: Any,
         form: Sequence[Any],
         variants: Callable[[Recipe], list[Recipe]],
         title: str,
@@ -311,10 +313,11 @@ class Studio:
     # Within
 
     def _session(self, request: gr.Request) -> Session:
-        return self.sessions.of(request.session_hash)
+        return self.sessions.of(request.session_hash or "", client(request))
 
     def _submit(self, session: Session, order: Order) -> Order:
-        order.owner, order.seconds = session.key, self.menu.limits.minutes * 60
+        order.owner, order.client = session.key, session.client
+        order.seconds = self.menu.limits.minutes * 60
         self.engine.submit(order)
         session.add(order)
         return order
@@ -354,8 +357,13 @@ class Studio:
         )
 
 
-def _seed(seed: float | None, locked: bool) -> int:
-    return int(seed or 0) if locked else secrets.randbelow(SEEDS)
+def client(request: gr.Request) -> str:
+    """Whose request it is: the login's, else the address's."""
+    return request.username or (request.client.host if request.client else "")
+
+
+def _seed(seed: float | None, locked: bool) -> Any:
+    return (seed or 0) if locked else secrets.randbelow(SEEDS)
 
 
 def _photo(session: Session) -> Photo:

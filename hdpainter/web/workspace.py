@@ -10,9 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ldm.util import UserError
+
 PREFIX = "hdpainter-web-"
 SWEEP_SECONDS = 30
 LOCK = "lock"
+RESERVE = 64 * 2**20  # bytes of the disk that are left to others
 
 
 class Workspace:
@@ -40,8 +43,14 @@ class Workspace:
         path.mkdir()
         return path
 
-    def sweep(self, now: float | None = None) -> None:
-        """Remove what is too old or too much; `now`: seconds since the epoch, for tests."""
+    def make_room(self, size: int) -> None:
+        """Have the oldest files give way to `size` bytes. Raises UserError where the disk has no room."""
+        if size > self.max_bytes or shutil.disk_usage(self.root).free < size + RESERVE:
+            raise UserError("the server has no room for the file: try again later, or with a smaller one")
+        self.sweep(size)
+
+    def sweep(self, room: int = 0, now: float | None = None) -> None:
+        """Remove what is too old or too much, leave `room` bytes; `now`: seconds since the epoch, for tests."""
         files = []
         for path in self.root.rglob("*"):
             try:
@@ -50,7 +59,7 @@ class Workspace:
                     files.append((path.stat().st_ctime_ns / 1e9, path.stat().st_size, path))
             except FileNotFoundError:  # removed by someone else meanwhile
                 continue
-        excess = sum(size for _, size, _ in files) - self.max_bytes
+        excess = sum(size for _, size, _ in files) + room - self.max_bytes
         oldest = (now or time.time()) - self.max_age
         for changed, size, path in sorted(files):
             if changed >= oldest and excess <= 0:

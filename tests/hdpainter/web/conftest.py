@@ -29,7 +29,7 @@ def server(tiny_pipeline, loaded):
     pytest.importorskip("gradio", reason="the page needs gradio: pip install gradio")
     from hdpainter.web.server import Server
 
-    menu = Menu({str(tiny_pipeline): True}, Limits(megapixels=2, upload_mb=8))
+    menu = Menu({str(tiny_pipeline): True}, Limits(megapixels=2, upload_mb=8, per_user=20))
     with Server(menu, loaded, identify) as running:
         yield running
 

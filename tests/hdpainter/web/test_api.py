@@ -135,7 +135,9 @@ def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):
     ("changes", "message"),
     [
         ({"prompt": " "}, "the prompt is empty: say what to paint"),
-        ({"model": "/tmp/other.yaml"}, "/tmp/other.yaml"),
+        ({"model": "/tmp/other.yaml"}, "unknown model 'other.yaml'; known: "),
+        ({"model": "sd3", "method": "painta", "superres": False}, "unknown model 'sd3'; known: "),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
         ({"seed": -3}, "seed is -3"),
         ({"steps": 0}, "steps is 0: give a number"),
         ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
@@ -153,6 +155,29 @@ def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):
 def test_mistakes_are_told(client, form, picture, mask, changes, message):
     event, data = client.call("inpaint", client.upload(picture), client.upload(mask), *form(**changes))
     assert event == "error" and message in json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'?"),
+        ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
+        ({"known_region": "blended"}, "known_region is always exact here"),
+        ([1], "settings must be a JSON object"),
+    ],
+)
+def test_mistakes_in_the_settings_of_a_job_are_told(client, picture, mask, tiny_pipeline, settings, message):
+    files = client.upload(picture), client.upload(mask)
+    event, data = client.call("job", *files, "a boat", str(tiny_pipeline), settings)
+    assert event == "error" and message in json.dumps(data)
+
+
+def test_a_job_has_the_keys_of_a_job_file(client, form, picture, mask, tiny_pipeline):
+    files = client.upload(picture), client.upload(mask)
+    settings = {"method": "hd-painter", "seed": 5, "steps": 2, "superres": False}
+    event, (_, record) = client.call("job", *files, "a boat", str(tiny_pipeline), settings)
+    assert event == "complete"
+    assert record["hash"] == client.call("inpaint", *files, *form())[1][1]["hash"]
 
 
 def test_nothing_is_fetched_from_a_url(client, form, picture, mask):

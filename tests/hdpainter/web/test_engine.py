@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hdpainter.web.engine import NO_MEMORY, Engine, Order
-from hdpainter.web.session import Session, duration, status
+from hdpainter.web.session import Session, Sessions, duration, status
 from ldm.util import UserError
 
 
@@ -103,6 +103,30 @@ def test_the_queue_is_bounded(engine):
     with pytest.raises(UserError, match="4 jobs are waiting"):
         engine.submit(Order("too many", "a", lambda painter, order: None, owner="w"))
     blocked.go.set()
+
+
+def test_one_client_with_many_tabs_gets_half_of_the_queue(engine):
+    blocked = Blocked()
+    engine.submit(Order("a", "mini", blocked))
+    assert blocked.started.wait(20)
+    for tab in range(2):
+        engine.submit(Order("b", "mini", blocked, owner=f"tab {tab}", client="anna"))
+    with pytest.raises(UserError, match="half of the queue is yours"):
+        engine.submit(Order("c", "mini", blocked, owner="tab 2", client="anna"))
+    engine.submit(Order("d", "mini", blocked, owner="tab 3", client="berta"))
+    blocked.go.set()
+
+
+def test_a_tab_is_remembered_with_its_photo_and_invented_ones_drive_out_their_own():
+    sessions = Sessions(most=3)
+    anna = sessions.of("a", "anna")
+    assert sessions.of("a", "anna") is not anna  # it has no photo yet
+    sessions.remember(anna)
+    for number in range(9):
+        sessions.of(f"nothing {number}", "eve")
+        sessions.remember(sessions.of(f"invented {number}", "eve"))
+    assert sessions.of("a", "anna") is anna and len(sessions.all()) == 3
+    assert sessions.of("a", "eve") is not anna  # a key is no password
 
 
 @pytest.mark.parametrize(

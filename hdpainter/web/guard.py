@@ -296,7 +296,7 @@ def uploads_only(page: gr.Blocks) -> None:
         except Exception as error:
             raise gr.Error(told(error), print_exception=False) from None
 
-    page.preprocess_data = preprocessed  # type: ignore[method-assign]
+    page.preprocess_data = preprocessed
 
 
 @contextmanager

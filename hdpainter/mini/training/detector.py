@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hdpainter.mini.mmcv_lite import enable_mmdet
 from hdpainter.mini.scenes import SceneCache, scene_cache
 from hdpainter.mini.training.base import Training, require_file, tile
+from hdpainter.mini.training.decoys import SMALLEST, decoy
 from hdpainter.mini.world.objects import CATEGORIES
 
 if TYPE_CHECKING:  # it can be imported after `enable_mmdet`
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # it can be imported after `enable_mmdet`
 
 PADDING = 114  # grey level beside a picture, as in mmdet's pipelines
 LEAST_VISIBLE = 0.3  # part of an object's box that a crop must hold for the object to count
+DECOYS = 0.3  # share of views in which a pattern has taken an object's place
 View = tuple[np.ndarray, np.ndarray, np.ndarray]
 """RGB uint8 [size, size, 3], boxes [N, 4] in pixels, indices into CATEGORIES [N]."""
 
@@ -45,7 +47,8 @@ def build_detector(path: str) -> "BaseDetector":
 class Views(IterableDataset):
     """Endless batches of whole scenes and of enlarged crops around objects, with boxes.
 
-    Accuracy is measured on crops of what was filled in, so half of the views are such crops.
+    Accuracy is measured on crops of what was filled in, so half of the views are such crops. In some an object
+    has given way to a pattern (`decoys`), which has no label.
     """
 
     def __init__(self, cache: SceneCache, batch: int, size: int, seed: int):
@@ -64,12 +67,22 @@ class Views(IterableDataset):
         image, objects = self.cache.images[i], self.cache.records[i]["objects"]
         boxes = np.array([o["box"] for o in objects]) * len(image)
         labels = np.array([o["category"] for o in objects])
+        x0, y0, x1, y1 = box = boxes[rng.integers(len(boxes))]
+        if rng.random() < DECOYS and min(x1 - x0, y1 - y0) >= SMALLEST:
+            image = decoy(image, box.round().astype(int), rng)
+            intact = coverage(boxes, box) < LEAST_VISIBLE
+            boxes, labels = boxes[intact], labels[intact]
         if rng.random() < 0.5:
             return crop_view(image, boxes, labels, [0, 0, len(image), len(image)], self.size)
-        x0, y0, x1, y1 = boxes[rng.integers(len(boxes))]
         margin = rng.uniform(-0.05, 0.3, 4) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
-        window = np.clip(np.array([x0, y0, x1, y1]) + margin * [-1, -1, 1, 1], 0, len(image))
+        window = np.clip(box + margin * [-1, -1, 1, 1], 0, len(image))
         return crop_view(image, boxes, labels, window.round().astype(int), self.size)
+
+
+def coverage(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The share of each of the `boxes` [N, 4] that lies in `box` [4]."""
+    common = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    return common.clip(0).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 def crop_view(
@@ -173,19 +186,25 @@ class DetectorTraining(Training):
         return sum(parts.values(), zero), parts
 
     def evaluate(self) -> dict[str, float]:
-        """COCO mAP at IoU 0.5 on held-out scenes; how often a label is found (score > 0.3) in its crop."""
+        """COCO mAP at IoU 0.5 on held-out scenes; how often a label is found (score > 0.3) in its crop, and how
+        often still when a pattern has taken its object's place."""
         images, records = self.held_out.images, self.held_out.records
         figures = {"map50": average_precision(records, self.detector.detect(list(images)), self.size)}
-        crops, wanted = [], []
+        crops, decoys, wanted = [], [], []
+        rng = np.random.default_rng(0)
         for image, record in zip(images, records, strict=True):
             for item in record["objects"]:
                 window = np.round(np.array(item["box"]) * self.size).astype(int)
                 if min(window[2] - window[0], window[3] - window[1]) >= 16:
-                    crops.append(crop_view(image, np.zeros((0, 4)), np.zeros(0, int), window, self.size)[0])
+                    nothing = np.zeros((0, 4)), np.zeros(0, int)
+                    crops.append(crop_view(image, *nothing, window, self.size)[0])
+                    decoys.append(crop_view(decoy(image, window, rng), *nothing, window, self.size)[0])
                     wanted.append(item["category"])
-        found = self.detector.detect(crops)
-        hits = [w in set(f.labels[f.scores > 0.3].tolist()) for f, w in zip(found, wanted, strict=True)]
-        return figures | {"found_in_crops": float(np.mean(hits))}
+        for name, views in (("found_in_crops", crops), ("found_in_decoys", decoys)):
+            found = self.detector.detect(views)
+            hits = [w in set(f.labels[f.scores > 0.3].tolist()) for f, w in zip(found, wanted, strict=True)]
+            figures[name] = float(np.mean(hits))
+        return figures
 
     def sheet(self) -> np.ndarray:
         """Held-out scenes with the boxes that are found."""

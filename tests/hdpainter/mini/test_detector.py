@@ -10,11 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hdpainter.mini.scenes import SceneCache
+from hdpainter.mini.training.decoys import decoy
 from hdpainter.mini.training.detector import (
     DetectorTraining,
     Views,
     average_precision,
     build_detector,
+    coverage,
     crop_view,
 )
 from hdpainter.mini.world.objects import CATEGORIES
@@ -39,6 +42,32 @@ def test_a_view_keeps_colours_under_their_boxes(x0, y0, w, h):
         assert 0 <= u0 < u1 <= 96
         assert 0 <= v0 < v1 <= 96
         assert np.array_equal(view[int((v0 + v1) / 2), int((u0 + u1) / 2)], (10, 200, 90))
+
+
+@settings(max_examples=60, deadline=None)
+@given(corners, corners, sides, sides, st.integers(0, 2**32 - 1))
+def test_a_decoy_takes_an_objects_place_and_nothing_else(x0, y0, w, h, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (128, 128, 3), np.uint8)
+    window = np.array([x0, y0, min(x0 + w, 128), min(y0 + h, 128)])
+    before, out = image.copy(), decoy(image, window, rng)
+    changed = np.argwhere((out != image).any(-1))[:, ::-1]
+    assert np.array_equal(image, before) and out.dtype == np.uint8
+    assert len(changed) > 0.2 * (window[2:] - window[:2]).prod()
+    assert (changed >= window[:2]).all() and (changed < window[2:]).all()
+
+
+def test_what_a_decoy_covers_is_no_longer_labelled():
+    image = np.full((1, 128, 128, 3), 90, np.uint8)
+    objects = [{"category": 3, "box": [0.1, 0.1, 0.5, 0.5]}, {"category": 7, "box": [0.6, 0.6, 0.9, 0.9]}]
+    views = Views(SceneCache(image, [{"objects": objects, "captions": []}]), 1, 128, 0)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        view, _, labels = views.view(rng)
+        spoilt = len(np.unique(view.reshape(-1, 3), axis=0)) > 2  # the picture's and the padding's
+        assert not spoilt or len(labels) < 2
+    boxes = np.array([[0.0, 0, 10, 10], [5, 5, 15, 15], [20, 20, 30, 30]])
+    assert coverage(boxes, np.array([0, 0, 10, 10])).tolist() == [1, 0.25, 0]
 
 
 def scene(*objects):
@@ -79,6 +108,6 @@ def test_the_detector_learns_and_looks(tmp_path):
     assert torch.isfinite(loss)
     assert {"loss_cls", "loss_bbox"} <= set(parts)
     loss.backward()
-    assert set(training.evaluate()) == {"map50", "found_in_crops"}
+    assert set(training.evaluate()) == {"map50", "found_in_crops", "found_in_decoys"}
     assert training.sheet().dtype == np.uint8
     build_detector(CONFIGS / "models/mini-rtmdet.py").load_state_dict(training.weights(), strict=True)

@@ -13,6 +13,7 @@ Filters. A triplet that is drawn (`sample`) is not
 - a crowd or any other annotation in RLE,
 - an annotation without polygon points,
 - one whose hull is degenerate: fewer than three points, or all on one line,
+- one whose hull lies outside its picture,
 - one of an image whose categories are all there are, so that no other label is left.
 
 Nothing else is filtered, neither small nor large masks. A list that is read (`read_list`) is taken as it is.
@@ -22,7 +23,8 @@ import argparse
 import contextlib
 import hashlib
 import io
-import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -33,8 +35,9 @@ import cv2
 import numpy as np
 
 from eval.rows import read_rows, write_rows
-from hdpainter.images import load_image
-from ldm.util import UserError, refuse_device
+from hdpainter.files import parse_json
+from hdpainter.images import MAX_PIXELS, load_image
+from ldm.util import UserError, cut, refuse_device, shown
 
 KEYS = ("image_idx", "segment_idx")
 
@@ -115,12 +118,21 @@ class Coco:
         return np.array(picture)
 
     def mask(self, triplet: Triplet) -> np.ndarray:
-        """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there are no points."""
+        """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there is none in it."""
         points = self._points(self._coco.anns[triplet.annotation_id])
         if len(points) == 0:
             raise UserError(f"annotation {triplet.annotation_id} in {self.file} has no polygon points")
-        width, height = self.size(triplet.image_id)
-        mask = np.zeros((height, width), np.uint8)
+        mask = self._hull(points, self.size(triplet.image_id))
+        if not mask.any():
+            raise UserError(
+                f"annotation {triplet.annotation_id} in {self.file} lies outside its picture: take it out"
+            )
+        return mask
+
+    @staticmethod
+    def _hull(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The filled convex hull within a picture of (width, height), bool."""
+        mask = np.zeros(size[::-1], np.uint8)
         cv2.fillPoly(mask, [cv2.convexHull(points)], 1)
         return mask.astype(bool)
 
@@ -130,6 +142,10 @@ class Coco:
             return False
         points = self._points(annotation)
         if len(points) < 3 or cv2.contourArea(cv2.convexHull(points)) == 0:
+            return False
+        size = self.size(annotation["image_id"])
+        inside = (points >= 0).all() and (points < size).all()
+        if not inside and not self._hull(points, size).any():
             return False
         return len(self._absent(annotation["image_id"])) > 0
 
@@ -158,10 +174,9 @@ class Coco:
 
     def _absent(self, image_id: int) -> list[str]:
         """The labels of nothing in the image, crowds counted too."""
-        present = {a["category_id"] for a in self._coco.imgToAnns.get(image_id, [])}
-        return [
-            self._coco.cats[number]["name"] for number in sorted(self._coco.cats) if number not in present
-        ]
+        there = self._coco.imgToAnns.get(image_id, [])
+        present = {self._coco.cats[annotation["category_id"]]["name"] for annotation in there}
+        return [name for name in dict.fromkeys(self.categories) if name not in present]
 
     def _other(self, image_id: int, annotation_id: int) -> str:
         """Depends on the annotation alone, so that it is the same in every list."""
@@ -184,7 +199,7 @@ def sample(coco: Coco, n: int, seed: int = 0) -> list[Triplet]:
         if coco.usable(annotation)
     ]
     if not 1 <= n <= len(candidates):
-        raise UserError(f"samples is {n}: {coco.file} has {len(candidates)} usable triplets")
+        raise UserError(f"samples is {shown(n)}: {coco.file} has {len(candidates)} usable triplets")
     order = np.random.default_rng(seed).permutation(len(candidates))[:n]
     return [coco.triplet(index, *candidates[place]) for index, place in enumerate(order)]
 
@@ -281,27 +296,47 @@ def _read_annotations(file: Path) -> tuple[Any, str]:
         refuse_device(file)
         content = file.read_bytes()
         coco = COCO()
-        coco.dataset = json.loads(content)
+        coco.dataset = parse_json(content)
         if not isinstance(coco.dataset, dict):
             raise TypeError(f"it holds a {type(coco.dataset).__name__}")
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its timings there
             coco.createIndex()
-        for image in coco.imgs.values():
-            size = [image["width"], image["height"]]
-            if not all(type(side) is int and side > 0 for side in size):
-                raise TypeError(f"image {image['id']} has the size {size}")
-        for annotation in coco.anns.values():
-            _ = coco.cats[annotation["category_id"]]["name"], coco.imgs[annotation["image_id"]]["file_name"]
-            if not isinstance(annotation["segmentation"], list | dict):
-                raise TypeError(f"annotation {annotation['id']} has no segmentation")
+        _check(coco)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{file} is damaged or not MSCOCO's instances: {reason}") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} is damaged or not MSCOCO's instances: {cut(reason, 200)}") from None
     if not coco.imgs:
         raise UserError(f"{file} lists no images")
     return coco, hashlib.sha256(content).hexdigest()
+
+
+def _check(coco: Any) -> None:
+    """Raise TypeError, KeyError or ValueError for annotations that could give a sample another object's mask."""
+    for kind in ("images", "annotations", "categories"):
+        for number, count in Counter(entry["id"] for entry in coco.dataset.get(kind, ())).items():
+            if type(number) is not int or not 0 <= number < 2**63:
+                raise TypeError(f"{kind}: the id {shown(number)} is no whole number from 0 up")
+            if count > 1:
+                raise ValueError(
+                    f"{kind}: the id {number} stands {count} times, so it does not tell which is meant"
+                )
+    for image in coco.imgs.values():
+        size, file = [image["width"], image["height"]], image["file_name"]
+        if not all(type(side) is int and side > 0 for side in size) or math.prod(size) > MAX_PIXELS:
+            raise TypeError(f"image {image['id']} has the size {shown(size)}")
+        if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise TypeError(f"image {image['id']} has the file_name {shown(file)}, which is none in a folder")
+    for category in coco.cats.values():
+        if not isinstance(category["name"], str) or not category["name"].strip():
+            raise TypeError(
+                f"category {category['id']} has the name {shown(category['name'])}, which is no text"
+            )
+    for annotation in coco.anns.values():
+        _ = coco.cats[annotation["category_id"]], coco.imgs[annotation["image_id"]]
+        if not isinstance(annotation["segmentation"], list | dict):
+            raise TypeError(f"annotation {annotation['id']} has no segmentation")
 
 
 def _is_coordinate(value: Any) -> bool:

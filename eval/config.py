@@ -18,23 +18,30 @@ them there.
 import argparse
 import itertools
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from eval.kinds import KINDS
 from eval.kinds.base import Kind
 from hdpainter.configs import read_yaml
 from hdpainter.files import digest
-from hdpainter.values import from_mapping
-from ldm.util import CONFIGS, UserError
+from hdpainter.settings import Seed
+from hdpainter.values import Range, convert, from_mapping
+from ldm.util import CONFIGS, UserError, shown
 
 FOR_TABLES = ("metrics", "published", "ours", "baseline")
 NAME = re.compile(r"\w[\w.,=+ -]*")
 LONGEST = 200  # bytes of a folder's name
 RESERVED = ("inputs", "dataset", "tables")
+MOST_RUNS = 1000  # of a config
+MOST_SAMPLES = 1_000_000  # of a benchmark: seeds of different bases must not meet
+MOST_BASE = 2**32 // MOST_SAMPLES - 1
+Count = Annotated[int, Range(1, MOST_SAMPLES)]
 LEVELS = ("painta_levels", "rasg_levels")  # a value of these is a list itself
 
 
@@ -53,13 +60,13 @@ class Benchmark:
 
     coco: str = ""
     split: str = "val"
-    images: int | None = None
+    images: Count | None = None
     cache: str | None = None
-    samples: int | None = None
-    seed: int = 0
+    samples: Count | None = None
+    seed: Seed = 0
     list: str | None = None
     prompt: Literal["true", "other"] = "true"
-    size: int = 512
+    size: Annotated[int, Range(8, 8192, "the longer side in pixels, 8 to 8192")] = 512
 
     def __post_init__(self) -> None:
         if not self.coco:
@@ -70,12 +77,6 @@ class Benchmark:
             raise UserError(
                 "benchmark.images is how many pictures toy COCO has: give it there, and only there"
             )
-        if self.seed < 0:
-            raise UserError(f"benchmark.seed is {self.seed}: give a whole number from 0 up")
-        if self.images is not None and self.images < 1:
-            raise UserError(f"benchmark.images is {self.images}: give at least 1")
-        if not 8 <= self.size <= 8192:
-            raise UserError(f"benchmark.size is {self.size}: give the longer side in pixels, 8 to 8192")
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,20 @@ class Seeds:
     """base: the seed of the noise. per_sample: whether every sample has its own, derived from base and its index,
     or all the same, as in the authors' release."""
 
-    base: int = 1
+    base: Seed = 1
     per_sample: bool = True
-
-    def __post_init__(self) -> None:
-        if self.base < 0:
-            raise UserError(f"seeds.base is {self.base}: give a whole number from 0 up")
 
 
 def seed_of(base: int, per_sample: bool, index: int) -> int:
-    """The seed of a sample; for different bases no two samples share one."""
-    return base * 1_000_000 + index if per_sample else base
+    """The seed of a sample; for different bases no two samples share one.
+
+    Raises UserError where it would be larger than torch's generator keeps: others would get the same noise.
+    """
+    if per_sample and not 0 <= base <= MOST_BASE:
+        raise UserError(
+            f"seed {shown(base)} is too large for seeds per sample: give one from 0 to {MOST_BASE}"
+        )
+    return base * MOST_SAMPLES + index if per_sample else base
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Config:
     model: str = "mini"
     seeds: Seeds = field(default_factory=Seeds)
     methods: dict = field(default_factory=dict)
-    batch_size: int = 4
+    batch_size: Annotated[int, Range(1, 1000)] = 4
     dtype: str | None = None
     for_tables: dict = field(default_factory=dict)
 
@@ -114,8 +118,6 @@ class Config:
             raise UserError("out is missing: name the folder for the results")
         if not self.methods:
             raise UserError("methods is empty: name what to run")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {self.batch_size}")
 
     @classmethod
     def load(cls, name_or_path: str | Path, **replaced: Any) -> "Config":
@@ -130,7 +132,7 @@ class Config:
         values = read_yaml(path)
         benchmark = values.setdefault("benchmark", {})
         if not isinstance(benchmark, dict):
-            raise UserError(f"{path}: benchmark must be a mapping, not {benchmark!r}")
+            raise UserError(f"{path}: benchmark must be a mapping, not {shown(benchmark)}")
         if benchmark.get("prompt") is True:  # YAML reads the word so
             benchmark["prompt"] = "true"
         if isinstance(benchmark.get("list"), str) and (path.parent / benchmark["list"]).is_file():
@@ -155,11 +157,14 @@ class Config:
 
     def entries(self) -> list["Entry"]:
         """All runs of all methods. Raises UserError for entries that make no sense and for names that clash."""
-        entries = [
-            entry for name, values in self.methods.items() for entry in expand(name, values, self.model)
-        ]
-        names = [entry.name for entry in entries]
-        if twice := {name for name in names if names.count(name) > 1}:
+        entries: list[Entry] = []
+        for name, values in self.methods.items():
+            entries += expand(name, values, self.model)
+            if len(entries) > MOST_RUNS:
+                raise UserError(f"methods: these are over {MOST_RUNS:,} runs: give fewer methods or values")
+        for entry in entries:
+            seed_of(self.seeds.base if entry.seed is None else entry.seed, self.seeds.per_sample, 0)
+        if twice := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
             raise UserError(f"methods: {min(twice)!r} is there twice")
         return entries
 
@@ -219,17 +224,21 @@ def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entr
     if not isinstance(name, str):
         raise UserError(f"{where}: a name must be text: put it in quotes")
     if not isinstance(values or {}, Mapping):
-        raise UserError(f"{where} must be a mapping of settings, not {values!r}")
+        raise UserError(f"{where} must be a mapping of settings, not {shown(values)}")
     values = dict(values or {})
     if empty := [key for key, value in values.items() if value == [] and key not in LEVELS]:
         raise UserError(f"{where}: {empty[0]} is an empty list, which is no run at all: give values")
     axes = {key: value for key, value in values.items() if _is_grid(key, value)}
+    if (runs := math.prod(map(len, axes.values()))) > MOST_RUNS:
+        raise UserError(f"{where}: its lists make {shown(runs)} runs: give at most {MOST_RUNS:,}")
     entries = []
     for point in itertools.product(*axes.values()):
         varied = dict(zip(axes, point, strict=True))
         own = ",".join([name, *(f"{key}={_word(value)}" for key, value in varied.items())])
         if not NAME.fullmatch(own) or own in RESERVED or len(own.encode()) > LONGEST:
-            raise UserError(f"{where}: {own!r} cannot be the name of a folder for results; use other words")
+            raise UserError(
+                f"{where}: {shown(own)} cannot be the name of a folder for results; use other words"
+            )
         entries.append(_entry(own, name, varied, values | varied, model, where))
     return entries
 
@@ -239,14 +248,14 @@ def _entry(
 ) -> Entry:
     kind = values.pop("kind", "pipeline")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+        raise UserError(f"{where}: kind {shown(kind)} is not one of {', '.join(KINDS)}")
     common = {key: values.pop(key, None) for key in ("label", "seed", "why_not")}
     seed = common["seed"]
-    if seed is not None and (type(seed) is not int or seed < 0):
-        raise UserError(f"{where}: seed must be a whole number from 0 up, not {seed!r}")
+    if seed is not None:
+        convert(Seed, seed, f"{where}: seed")
     for key in ("label", "why_not"):
         if not isinstance(common[key], str | None):
-            raise UserError(f"{where}: {key} must be text, not {common[key]!r}: put it in quotes")
+            raise UserError(f"{where}: {key} must be text, not {shown(common[key])}: put it in quotes")
     if kind == "pipeline":
         override = {key: values.pop(key) for key in list(values) if "." in str(key)}
         values = {"method": base, "override": override, **values}

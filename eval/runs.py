@@ -14,7 +14,6 @@ Evaluation size: image and mask resized (bicubic) to `size` pixels on the longer
 mask that is not zero counts, as in the authors' release. The same mask is filled, cropped and scored.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +23,9 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from eval.rows import read_rows
-from hdpainter.files import file_sha256
+from hdpainter.files import file_sha256, parse_json
 from hdpainter.images import load_image
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 RUN_FILE, TRIPLETS_FILE, INPUTS, MANIFEST = "run.json", "triplets.csv", "inputs", "manifest.jsonl"
 DIGEST = "digest"  # column of a score file
@@ -71,9 +70,12 @@ class Run:
                 f"{path} is not a results folder: it has no {RUN_FILE}; python -m eval generate makes one"
             )
         try:
-            info = json.loads(file.read_text(encoding="utf-8"))
+            info = parse_json(file.read_text(encoding="utf-8"))
             _ = int(info["size"]), info["benchmark"].items()
             _ = [(entry["label"], entry.items()) for entry in info["methods"].values()]
+            for name in info["methods"]:
+                if name != Path(name).name or name in ("", "..") or "\\" in name:
+                    raise ValueError(f"{shown(name)} is not the name of a method's folder")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}): make the results again") from None
         return cls(path, info, read_samples(path / TRIPLETS_FILE))
@@ -137,7 +139,8 @@ class Run:
         path = self.folder(method) / MANIFEST
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         ours = self.info["methods"].get(method, {}).get("hash")
-        rows = [row for row in map(_parse, lines) if row is not None]
+        count = len(self.triplets)
+        rows = [row for row in map(_parse, lines) if row is not None and 0 <= row["index"] < count]
         return {row["index"]: row for row in rows if ours is None or row.get("settings", ours) == ours}
 
     def done(self, method: str) -> list[int]:
@@ -221,6 +224,8 @@ def read_samples(path: Path) -> list[Sample]:
         samples = [Sample(**{name: kind(row[name]) for name, kind in hints.items()}) for row in rows]
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if not all(0 < sample.mask_share <= 1 for sample in samples):
+        raise UserError(f"{path} is damaged: mask_share is no share from 0 to 1")
     if [sample.index for sample in samples] != list(range(len(samples))):
         raise UserError(f"{path} is damaged: its index does not count from 0")
     return samples
@@ -228,10 +233,10 @@ def read_samples(path: Path) -> list[Sample]:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("index"), int) else None
+    return row if isinstance(row, dict) and type(row.get("index")) is int else None
 
 
 def _column(values: Sequence[str], places: Sequence[int], count: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
 from eval.prefetch import prefetch
 from eval.rows import read_rows, write_rows
 from eval.runs import DIGEST, Run, digest_of, still_holds
-from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, write_json
+from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, parse_json, write_json
 from hdpainter.images import load_image, load_mask
 from hdpainter.jobs.progress import Progress
 from ldm.util import UserError
@@ -205,7 +205,7 @@ def _kept(
     """The rows of `path` that still hold: made with these settings, of what the items are now. And those of
     pictures, in plain folders, that are on another list."""
     try:
-        known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        known = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
         same = all(known[key] == json.loads(json.dumps(record[key])) for key in ("settings", "columns"))
         written = path.stat().st_mtime_ns
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged

@@ -4,7 +4,6 @@ Scores are read as they lie in the run's folder. A method without results is a r
 numbers.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -15,7 +14,7 @@ import numpy as np
 from eval.columns import COLUMN, COLUMNS, Column
 from eval.runs import Run
 from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
-from hdpainter.files import digest
+from hdpainter.files import digest, parse_json
 from ldm.util import UserError
 
 BOUNDS = ("original", "reconstruction", "mean", "telea")  # kinds that are no competitors
@@ -311,6 +310,11 @@ def _column(
     except ValueError:
         path = run.score_path(method, metric)
         raise UserError(f"{path} is damaged ({key} must be numbers): delete it and score again") from None
+    with np.errstate(over="ignore"):
+        averaged = COLUMN[key].inward(values) if key in COLUMN else values
+    if np.isinf(averaged).any():
+        path = run.score_path(method, metric)
+        raise UserError(f"{path} is damaged ({key} is infinite): delete it and score again")
     return None if np.isnan(values).all() else values
 
 
@@ -366,7 +370,7 @@ def _record(run: Run, method: str, metric: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         _ = record["label"], record.items()
         return record
     except (ValueError, KeyError, TypeError, AttributeError):

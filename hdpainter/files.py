@@ -74,6 +74,14 @@ def make_folder(folder: Path) -> None:
         raise CannotWrite(f"{folder} cannot be written to: {error.strerror}; give another folder") from None
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """The plain values of a JSON text; `options` are `json.loads`'s. Raises ValueError for any other text."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -48,7 +48,7 @@ class MaskSettings(Checked):
     """
 
     threshold: Annotated[int, Range(1, 255, "a grey value from 1 to 255")] = 128
-    dilate: Annotated[int, Range(0, wanted="a number of pixels, 0 or more")] = 0
+    dilate: Annotated[int, Range(0, 1000, "a number of pixels from 0 to 1000")] = 0
     levels: Shrink = "nearest"
     rasg: Soft = "levels"
     concat: Shrink = "nearest"

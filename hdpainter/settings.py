@@ -22,11 +22,11 @@ COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation
 
 Steps = Annotated[int, Range(1, 1000)]
 Timestep = Annotated[int, Range(0, 999, "a timestep from 0 to 999")]
-GuidanceScale = Annotated[float, Range(wanted="a finite number; 1 switches guidance off")]
+GuidanceScale = Annotated[float, Range(-1000, 1000, "a number up to 1000; 1 switches guidance off")]
 Eta = Annotated[float, Range(0, 100, "a number from 0 to 1; the paper has 0.25")]  # above 1: see Method
-Pixels = Annotated[int, Range(0, wanted="a number of pixels, 0 or more")]
-Tile = Annotated[int, Range(256, wanted="a multiple of 64, at least 256", step=64)]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
+Pixels = Annotated[int, Range(0, 2**15, "a number of pixels from 0 to 32768")]
+Tile = Annotated[int, Range(256, 2**15, "a multiple of 64 from 256 to 32768", step=64)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that torch's generator keeps
 Size = Annotated[int, Range(1, 2**15)]  # longer side of a picture, in pixels
 Grid = Literal["uniform", "descend"]
 
@@ -82,10 +82,10 @@ class RASGSettings(Checked):
     update: Literal["reweighted", "post-hoc"] = "reweighted"
     sigma: Literal["cumulative", "per_step"] = "cumulative"
     objective: Literal["bce", "l1", "softmax", "max"] = "bce"
-    logit_shift: Annotated[float, Range()] = 0.0
+    logit_shift: Annotated[float, Range(-1000, 1000)] = 0.0
     reduction: Literal["sum", "mean"] = "sum"
     center: bool = False
-    scale: Annotated[float, Range()] = 1.0
+    scale: Annotated[float, Range(-1e6, 1e6)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def check_keys(keys: Collection[Any], known: Collection[str], where: str = "") -
     """Raise UserError for the first key that is not among the known ones, with the nearest of them."""
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(quoted(key).strip("'"), known, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
             raise UserError(f"{f'{where}: ' if where else ''}unknown key {quoted(key)}; {advice}")
 

@@ -14,6 +14,7 @@ from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_backgr
 from hdpainter.blend import blend
 from hdpainter.inpaint import FACTOR
 from hdpainter.pipeline import OnStep
+from hdpainter.settings import GuidanceScale, Steps
 from ldm.util import UserError
 
 MULTIPLE = 64  # of the sides of pictures that a UNet takes: it halves the latents three times
@@ -31,10 +32,10 @@ class BLD(Kind):
         and `poisson` is its Poisson blending.
     """
 
-    steps: int = 50
+    steps: Steps = 50
     grid: Literal["leading", "uniform"] = "leading"
     skip: float = 0.25
-    guidance_scale: float = 7.5
+    guidance_scale: GuidanceScale = 7.5
     negative_prompt: str = ""
     background: Literal["leaving", "entering", "before"] = "leaving"
     start: Literal["noise", "source"] = "noise"

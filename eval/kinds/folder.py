@@ -1,6 +1,8 @@
 """Results made elsewhere."""
 
 import dataclasses
+import re
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from eval.kinds.base import Input, Kind, resized
 from eval.runs import Sample
 from hdpainter.blend import blend
 from hdpainter.images import load_image
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ class Folder(Kind):
         if self.path is None:
             raise UserError("a folder of results needs a path, or why_not to say why there are none")
         try:
+            for _, _, form, _ in string.Formatter().parse(self.pattern):
+                if form and not re.fullmatch(r"0?\d{0,2}[ds]?", form):
+                    raise ValueError(f"format {shown(form)}")
             return Path(self.path) / self.pattern.format(**dataclasses.asdict(sample))
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise UserError(
-                f"pattern {self.pattern!r} does not fit the columns of a sample: {error!r}"
+                f"pattern {shown(self.pattern)} does not fit the columns of a sample: {error!r}"
             ) from None

@@ -1,6 +1,5 @@
 """Where the weights of the judges lie, and how they get into models. Nothing is downloaded unless asked for."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from hdpainter.console import one_line
+from hdpainter.files import parse_json
 from hdpainter.models.download import download
 from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.registry import checkpoint_folders, within
@@ -65,7 +65,7 @@ def find_config(name: str | Path, what: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A file of settings in JSON. Raises UserError if it is not one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -7,7 +7,6 @@ job that fails is reported, and the others go on.
 """
 
 import dataclasses
-import json
 import time
 import traceback
 from collections import deque
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from hdpainter.console import one_line
-from hdpainter.files import digest, write_json
+from hdpainter.files import digest, parse_json, write_json
 from hdpainter.images import load_image, load_mask
 from hdpainter.jobs.job_files import JobFile, Problem
 from hdpainter.jobs.plan import Task, plan
@@ -110,7 +109,7 @@ def run(
 def _foreign(report: Path) -> bool:
     """Whether there is a summary.json that no batch wrote."""
     try:
-        found = json.loads(report.read_text(encoding="utf-8"))
+        found = parse_json(report.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except (OSError, ValueError):

@@ -25,7 +25,16 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, replacing, write_json, write_text
+from hdpainter.files import (
+    CannotWrite,
+    digest,
+    file_sha256,
+    make_folder,
+    parse_json,
+    replacing,
+    write_json,
+    write_text,
+)
 from hdpainter.images import encode_png
 from ldm.util import UserError
 
@@ -66,7 +75,7 @@ def save_result(
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record of the picture at `path`; None when there is none that this program wrote."""
     try:
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        record = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     match record:

@@ -1,6 +1,5 @@
 """Resumable, checked downloads with the standard library only."""
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from hdpainter.files import file_sha256, make_folder, write_json, writing
+from hdpainter.files import file_sha256, make_folder, parse_json, write_json, writing
 from hdpainter.models.hashes import record_sha256
 from ldm.util import UserError, cut
 
@@ -101,8 +100,8 @@ class _Part:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            state: Any = json.loads(self._state_path.read_text()) if self._state_path.is_file() else None
-        except (OSError, ValueError, RecursionError):
+            state: Any = parse_json(self._state_path.read_text()) if self._state_path.is_file() else None
+        except (OSError, ValueError):
             return {}
         match state:
             case {"url": str(), "version": str(), "bytes": int(), "sha256": str() | None}:

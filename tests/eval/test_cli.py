@@ -66,7 +66,10 @@ def test_triplets_are_drawn_and_lists_resolved(toy_root, tmp_path, capsys):
         ),
         (("generate", "--config", "c.yaml", "--prompt", "false"), "argument --prompt: invalid choice"),
         (("generate", "--config", "c.yaml", "--out", "c.yaml/x"), "c.yaml/x/.hdpainter cannot be made"),
-        (("generate", "--config", "c.yaml", "--batch-size", 0), "batch_size must be at least 1, not 0"),
+        (
+            ("generate", "--config", "c.yaml", "--batch-size", 0),
+            "batch_size is 0: give a number from 1 to 1000",
+        ),
         (("generate", "--config", "c.yaml", "--devices", "abacus"), "device 'abacus' is not available here"),
         (("generate", "--config", "c.yaml", "--devices", "cpu,"), "'cpu,' has an empty name"),
         (("paint",), "invalid choice: 'paint'"),

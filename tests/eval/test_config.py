@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.config import Config, expand, seed_of
+from eval.config import MOST_BASE, Config, expand, seed_of
 from ldm.util import UserError
 from tests.eval.running import made
 
@@ -41,7 +41,7 @@ def test_levels_are_lists_themselves():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 999_999), st.integers(0, 999_999))
+@given(st.integers(0, MOST_BASE), st.integers(0, MOST_BASE), st.integers(0, 999_999), st.integers(0, 999_999))
 def test_seeds(base, other, index, another):
     assert seed_of(base, False, index) == base
     same = seed_of(base, True, index) == seed_of(other, True, another)
@@ -57,8 +57,28 @@ def test_seeds(base, other, index, another):
         ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
         ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
         ({"painta": {"painta.scale": 2}}, {}, "method painta: unknown key 'painta.scale'; did you mean"),
-        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number from 0 up, not 'x'"),
-        ({"painta": {"seed": -1}}, {}, "methods: painta: seed must be a whole number from 0 up, not -1"),
+        ({"painta": {"seed": "x"}}, {}, "methods: painta: seed must be a whole number, not 'x'"),
+        ({"painta": {"seed": -1}}, {}, "methods: painta: seed is -1: give a number from 0 to 4294967295"),
+        ({"painta": {"seed": 2**32}}, {}, f"methods: painta: seed is {2**32}: give a number from 0"),
+        (
+            {"painta": {"seed": 4294}},
+            {},
+            "seed 4294 is too large for seeds per sample: give one from 0 to 4293",
+        ),
+        ({"painta": {}}, {"seeds": {"base": 4294}}, "seed 4294 is too large"),
+        (
+            {"painta": {"steps": list(range(1, 101)), "eta": [0.1] * 100}},
+            {},
+            "its lists make 10000 runs: give",
+        ),
+        ({"painta": {f"k{i}": [1] * 100 for i in range(5000)}}, {}, "runs: give at most 1,000"),
+        ({f"a{i}": {"kind": "mean"} for i in range(1001)}, {}, "over 1,000 runs"),
+        ({"painta": {"masks.dilate": 10**9}}, {}, "masks.dilate is 1000000000: give a number of pixels"),
+        ({"painta": {"guidance_scale": 1e9}}, {}, "guidance_scale is 1000000000.0: give a number up to 1000"),
+        ({"a": {"kind": "bld", "steps": 10**9}}, {}, "steps is 1000000000: give a number from 1 to 1000"),
+        ({"a": {"kind": "mean"}}, {"benchmark": {"samples": 10**9}}, "benchmark.samples is 1000000000"),
+        ({"a": {"kind": "mean"}}, {"batch_size": 10**9}, "batch_size is 1000000000"),
+        ({"a" * 5000: {"kind": "mean"}}, {}, "cannot be the name of a folder"),
         ({"painta": {"seed": []}}, {}, "methods: painta: seed is an empty list"),
         ({"painta": {1: 2}}, {}, "methods: painta: unknown key 1"),
         ({1: {"kind": "mean"}}, {}, "methods: 1: a name must be text"),

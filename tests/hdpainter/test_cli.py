@@ -88,7 +88,7 @@ def test_inpaint_writes_a_picture_and_its_record(here, capsys):
         (("--eta", "2"), "eta is 2.0: give a number from 0 to 1"),
         (("--eta", "nan"), "eta is nan"),
         (("--method", "smoothing.yaml"), "painta.smoothing is 0.0: give a width from 0.01"),
-        (("--method", "scale.yaml"), "rasg.scale is nan: give a finite number"),
+        (("--method", "scale.yaml"), "rasg.scale is nan: give a number from -1000000.0 to 1000000.0"),
         (("--steps", "many"), "steps must be a whole number, not 'many'"),
         (("--steps", "0"), "steps is 0: give a number from 1 to 1000"),
         (("--seed", "-1"), "seed is -1"),

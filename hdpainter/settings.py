@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from hdpainter.blend import KnownRegion
 from hdpainter.configs import read_yaml
@@ -29,6 +29,8 @@ Tile = Annotated[int, Range(256, 2**15, "a multiple of 64 from 256 to 32768", st
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that torch's generator keeps
 Size = Annotated[int, Range(1, 2**15)]  # longer side of a picture, in pixels
 Grid = Literal["uniform", "descend"]
+Objective = Literal["bce", "l1", "softmax", "max"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class RASGSettings(Checked):
 
     update: Literal["reweighted", "post-hoc"] = "reweighted"
     sigma: Literal["cumulative", "per_step"] = "cumulative"
-    objective: Literal["bce", "l1", "softmax", "max"] = "bce"
+    objective: Objective = "bce"
     logit_shift: Annotated[float, Range(-1000, 1000)] = 0.0
     reduction: Literal["sum", "mean"] = "sum"
     center: bool = False

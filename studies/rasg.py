@@ -86,7 +86,7 @@ def study(painter: HDPainter, run: Run, samples: int, variants: list[Method]) ->
             trace = explained.trace
             figures = {
                 "spread": trace.pred_x0[-1][:, inside].std(),
-                "S": 100 * trace.objective[-1] / base.objective[-1],
+                "S": 100 * trace.objectives["bce"][-1] / base.objectives["bce"][-1],
             }
             if trace.gradient is not None:
                 figures |= directions(trace.gradient, inside)

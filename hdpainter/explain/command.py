@@ -8,11 +8,13 @@ from typing import Any
 
 from hdpainter import flags
 from hdpainter.files import make_folder
+from hdpainter.images import load_mask
 from hdpainter.jobs import plan
 from hdpainter.jobs.job import make_job
 from hdpainter.jobs.progress import Progress
+from hdpainter.masks import binarize
 from hdpainter.models.registry import DEFAULT_MODEL
-from hdpainter.settings import COMPARED
+from hdpainter.settings import COMPARED, OBJECTIVES
 from ldm.util import UserError
 
 # What concerns stage 1; the methods have a flag of their own.
@@ -47,12 +49,26 @@ def add_parser(subparsers: Any) -> None:
         "--overwrite", action="store_true", help="replace figures that are there already"
     )
     groups["model and method"].add_argument("--model", help=f"model (default: {DEFAULT_MODEL})")
+    groups["output"].add_argument(
+        "--pixel",
+        type=_pixel,
+        metavar="X,Y",
+        help="pixel to fill whose self-attention is shown (default: the mean of the mask)",
+    )
     groups["model and method"].add_argument(
         "--methods",
         nargs="+",
         default=COMPARED,
         metavar="METHOD",
         help=f"names of methods, or paths of their YAML files (default: {' '.join(COMPARED)})",
+    )
+    groups["model and method"].add_argument(
+        "--objectives",
+        nargs="+",
+        default=[],
+        choices=OBJECTIVES,
+        metavar="OBJECTIVE",
+        help=f"show methods with RASG once for each of these: {', '.join(OBJECTIVES)} (default: the method's)",
     )
     flags.add_settings(groups, KEYS)
     flags.add_machine(groups["machine"])
@@ -62,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the figures and their page."""
     if find_spec("matplotlib") is None:
         raise UserError("the figures need matplotlib: pip install -e '.[explain]'")
-    from hdpainter.explain import by_name, explain  # brings the networks with it
+    # Brings the networks with it:
+    from hdpainter.explain.explanation import by_name, check_pixel, explain, with_objectives
 
     if args.frames < 1:
         raise UserError(f"--frames must be at least 1, not {args.frames}")
@@ -70,8 +87,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} is not empty; give another --out, or allow --overwrite")
     job = make_job(flags.given(args), Path(), "", {})
     methods = [replace(job.settings, method=name).resolve() for name in args.methods]
+    methods = with_objectives(methods, args.objectives)
     by_name(methods)
-    plan.check_pixels(job, methods[0].masks.threshold)
+    threshold = methods[0].masks.threshold
+    size = plan.check_pixels(job, threshold)
+    if args.pixel is not None:
+        check_pixel(args.pixel, binarize(load_mask(job.mask, size), threshold))
     model = args.model or DEFAULT_MODEL
     args.identify(model, False)  # an unknown model or a missing checkpoint is told before a folder is made
     make_folder(args.out)
@@ -87,7 +108,15 @@ def run(args: argparse.Namespace) -> int:
             job.settings.seed,
             size=job.settings.size,
             frames=args.frames,
+            pixel=args.pixel,
             progress=progress.step,
         )
     print(f"{explanation.save(args.out)} written: {len(explanation.figures)} figures")
     return 0
+
+
+def _pixel(text: str) -> tuple[int, int]:
+    x, _, y = text.partition(",")
+    if not (x.isdecimal() and y.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y in pixels from the upper left, such as 120,80")
+    return int(x), int(y)

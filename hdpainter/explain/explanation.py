@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from PIL import Image
 from hdpainter.explain.observation import Observation, observe
 from hdpainter.files import make_folder, replacing, write_text
 from hdpainter.images import Source, load_image, load_mask, save_png
-from hdpainter.masks import prepare, stage_size
+from hdpainter.masks import Mask, binarize, prepare, stage_size
 from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.prompts import word_spans
 from hdpainter.settings import COMPARED, Adjustments, Method, Size
@@ -76,6 +77,7 @@ def explain(
     *,
     frames: int = 6,
     size: int | None = None,
+    pixel: tuple[int, int] | None = None,
     progress: OnStep | None = None,
     **adjustments: Any,
 ) -> Explanation:
@@ -84,6 +86,7 @@ def explain(
     image, mask, prompt, seed: as for `HDPainter`. methods: names, YAML files or `Method`s.
     frames: how many steps, evenly spaced from first to last, the figures show.
     size: longer side of stage 1 in pixels; the model's own by default.
+    pixel: (x, y) in the picture of one to fill, whose self-attention is shown; by default the mean of all.
     progress: called with (method, step, steps).
     adjustments: fields of `Adjustments` that concern stage 1, for all methods.
 
@@ -98,18 +101,23 @@ def explain(
         raise UserError(f"frames is {frames}: give a number of steps to show, 1 or more")
     picture = load_image(image)
     grey = load_mask(mask, picture.size)
+    masks = next(iter(chosen.values())).masks
     height, width = stage_size(picture.height, picture.width, size)
+    if pixel is not None:
+        check_pixel(pixel, binarize(grey, masks.threshold))
+        pixel = pixel[0] * width // picture.width, pixel[1] * height // picture.height
     explained = {
-        name: observe(painter, picture, grey, prompt, method, seed, size, frames, progress)
+        name: observe(painter, picture, grey, prompt, method, seed, size, frames, pixel, progress)
         for name, method in chosen.items()
     }
     return Explanation(
         prompt,
         seed,
         picture.resize((width, height), Image.Resampling.BICUBIC),
-        prepare(grey, (height, width), 1, next(iter(chosen.values())).masks),
+        prepare(grey, (height, width), 1, masks),
         [START, *(word for word, _ in word_spans(prompt)), END, REST],
         painter.models.spec.rasg_levels[0],
+        pixel,
         explained,
     )
 
@@ -122,3 +130,30 @@ def by_name(methods: Sequence[Method]) -> dict[str, Method]:
     if unfit := [name for name in names if not re.fullmatch(r"[\w.,=+-]+", name)]:
         raise UserError(f"the method's name {unfit[0]!r} does not fit in a file name: rename it")
     return dict(zip(names, methods, strict=True))
+
+
+def with_objectives(methods: Sequence[Method], objectives: Sequence[str]) -> list[Method]:
+    """Methods with RASG, or the guidance of Eq. 6, once for each objective and named after it, "rasg-l1"; the
+    others as they are. Raises UserError where an objective is unknown, and where no method has any."""
+    if objectives and all(method.rasg is None for method in methods):
+        names = ", ".join(method.name for method in methods)
+        raise UserError(f"there is no objective in {names}: add a method with RASG")
+    varied = []
+    for method in methods:
+        if method.rasg is None or not objectives:
+            varied.append(method)
+            continue
+        for name in objectives:
+            changed = method.override({"rasg.objective": name})
+            varied.append(replace(changed, name=f"{method.name}-{name}"))
+    return varied
+
+
+def check_pixel(pixel: tuple[int, int], fill: Mask) -> None:
+    """Raise UserError where the pixel (x, y) is not one that the mask fills."""
+    x, y = pixel
+    height, width = fill.shape
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"pixel {x},{y} is outside the picture, whose last is {width - 1},{height - 1}")
+    if not fill[y, x]:
+        raise UserError(f"pixel {x},{y} is not in the mask: give one that is to be filled")

@@ -8,15 +8,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from PIL import Image
 
 from hdpainter.explain.observation import Explained, Observation
 from hdpainter.explain.panels import Bar, Cell, Panels, ends, new_figure, rasterize, stack_pictures
 from hdpainter.inpaint import FACTOR
 from hdpainter.rasg import standardize
+from hdpainter.settings import OBJECTIVES
 
 WORDS_IN_A_ROW = 8
+_OBJECTIVE_TITLES: dict[str, str] = {
+    "bce": "bce: cross entropy of σ(A) and M (Eq. 9)",
+    "l1": "l1: |σ(A) − M|",
+    "softmax": "softmax: 1 − M's share of the softmax",
+    "max": "max: 1 − the largest σ(A) inside M, worst word",
+}
+_LISTENING = (
+    "The share that each known pixel gets, where 1 is that of a pixel if all were listened to alike, first as "
+    "the block has it and then with the scores of known pixels multiplied by c (Eq. 5). Above a map: what all "
+    "known pixels get together; the rest goes to the part to fill."
+)
+
+# (label, explained, index of the prediction, level, c, self-attention before and after PAIntA)
+_Heard = tuple[str, "Explained", int, int, np.ndarray | None, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,10 @@ def draw(observation: Observation) -> dict[str, Plate]:
         plates["rasg-gradient"] = artist.gradient()
     if any(trace.c for trace in traces):
         plates["painta-c"] = artist.painta()
+    plates["self-attention"] = artist.self_attention()
+    for name, explained in observation.methods.items():
+        if explained.trace.c:
+            plates[f"self-attention-{name}"] = artist.self_attention_steps(name)
     for name in observation.methods:
         plates[f"attention-levels-{name}"] = artist.attention_levels(name)
         plates[f"attention-steps-{name}"] = artist.attention_steps(name)
@@ -114,35 +133,39 @@ class _Artist:
         return Plate(title, caption, self._word_maps(title, maps, levels, labels, explained.predictions))
 
     def score(self) -> Plate:
-        title = "RASG: the score S(x_t) over the steps"
-        figure = new_figure(11, 4.2)
+        title = "RASG: the score S(x_t) over the steps, by each objective"
+        figure = new_figure(12, 6.4)
         figure.suptitle(title, x=0.015, ha="left", fontsize=12, weight="bold")
-        left = figure.add_axes((0.06, 0.13, 0.42, 0.68))
-        right = figure.add_axes((0.56, 0.13, 0.42, 0.68))
+        places = [(0.055 + 0.325 * (i % 3), 0.545 - 0.455 * (i // 3), 0.265, 0.33) for i in range(5)]
+        *panels, spread = (figure.add_axes(place) for place in places)
+        plots = dict(zip(OBJECTIVES, panels, strict=True))
         for number, (name, explained) in enumerate(self.methods.items()):
             trace = explained.trace
             line = ("-", "--", "-.", ":")[number % 4]
             style: dict[str, Any] = {"label": name, "color": f"C{number}", "linestyle": line, "linewidth": 2}
             if len(trace.timesteps) == 1:  # no line goes through one point
                 style["marker"] = "o"
-            left.plot(trace.timesteps, trace.objective, **style)
+            for objective, axes in plots.items():
+                axes.plot(trace.timesteps, trace.objectives[objective], **style)
             if trace.gradient is not None:
-                right.plot(trace.timesteps, trace.gradient.reshape(len(trace.gradient), -1).std(1), **style)
-        left.set_title("S: how badly attention fits the mask", fontsize=10)
-        right.set_title("standard deviation of ∇S, by which it is divided", fontsize=10)
-        for axes in (left, right):
+                spread.plot(trace.timesteps, trace.gradient.reshape(len(trace.gradient), -1).std(1), **style)
+        for objective, axes in plots.items():
+            axes.set_title(_OBJECTIVE_TITLES[objective], fontsize=10)
+        spread.set_title("standard deviation of the method's own ∇S", fontsize=10)
+        for axes in (*plots.values(), spread):
             axes.set_xlabel("timestep t, from noise to picture")
             axes.invert_xaxis()
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        left.legend(frameon=False)
-        if right.lines:
-            right.set_yscale("log")
-        else:
-            right.remove()
+        figure.legend(handles=plots["bce"].lines, loc="upper left", bbox_to_anchor=(0.7, 0.42), frameon=False)
+        if any(np.any(np.asarray(line.get_ydata()) > 0) for line in spread.lines):
+            spread.set_yscale("log")
+        if not spread.lines:
+            spread.remove()
         caption = (
-            "S(x_t) of Eq. 9 as the paper defines it, for every method, also those that do not steer by it. "
-            "Lower means that the prompt's tokens are attended to inside the mask and not elsewhere."
+            "S(x_t) by each objective that RASG can have (Eq. 9 is the first), for every method, also those that "
+            "do not steer by it. Lower means that the prompt's tokens are attended to inside the mask. Last the "
+            "standard deviation of the gradient that a method steers by, by which it is divided."
         )
         return Plate(title, caption, rasterize(figure))
 
@@ -174,9 +197,9 @@ class _Artist:
     def gradient(self) -> Plate:
         title = "RASG: the gradient that takes the noise's place"
         maps = {
-            name: _size_of_noise(explained.trace.gradient[explained.frames])
+            name: _size_of_noise(explained.trace.gradient[explained.frames], explained.method.rasg.center)
             for name, explained in self.methods.items()
-            if explained.trace.gradient is not None
+            if explained.trace.gradient is not None and explained.method.rasg is not None
         }
         scale = Normalize(0, max(float(np.quantile(values, 0.995)) for values in maps.values()))
         rows = [
@@ -220,6 +243,75 @@ class _Artist:
         )
         image = self.panels.draw(title, rows, labels, bars=[Bar(scale, "c", over=True, clipped=True)])
         return Plate(title, caption, image)
+
+    def self_attention(self) -> Plate:
+        title = f"Self-attention of {self._listeners}: how much it listens to each known pixel"
+        rows = []
+        for name, explained in self.methods.items():
+            trace = explained.trace
+            for level, heard in trace.self_attention.items():
+                c = trace.c.get(level)
+                on = np.zeros(len(heard), bool) if c is None else ~np.isnan(c).all(axis=(1, 2))
+                before, after = heard[on if on.any() else slice(None)].mean(0)
+                weight = c[on].mean(0) if c is not None and on.any() else None
+                rows.append((f"{name}\n{self._grid(level)}", explained, -1, level, weight, before, after))
+        caption = (
+            "Mean over heads, blocks of the grid and the steps in which PAIntA acts (all of them for methods "
+            f"without it), for {self._listeners}. {_LISTENING} Over the predicted x₀."
+        )
+        return Plate(title, caption, self._heard(title, rows))
+
+    def self_attention_steps(self, name: str) -> Plate:
+        explained, level = self.methods[name], min(self.methods[name].trace.self_attention)
+        title = f"{name}: self-attention of {self._listeners} over the steps, {self._grid(level)} grid"
+        trace = explained.trace
+        rows = [
+            (
+                _time(explained, i),
+                explained,
+                number,
+                level,
+                None if np.isnan(trace.c[level][i]).all() else trace.c[level][i],
+                *trace.self_attention[level][i],
+            )
+            for number, i in enumerate(explained.frames)
+        ]
+        caption = f"Mean over heads and blocks of the grid, for {self._listeners}. {_LISTENING}"
+        return Plate(title, caption, self._heard(title, rows))
+
+    @property
+    def _listeners(self) -> str:
+        pixel = self.observation.pixel
+        return "the part to fill" if pixel is None else "the pixel at the cross"
+
+    def _heard(self, title: str, rows: Sequence[_Heard]) -> Image.Image:
+        """A row for each: x₀, c, and the self-attention to the known pixels without c and with it."""
+        # In units of what each pixel would get if all were listened to alike.
+        maps = [
+            [np.where(explained.fills[level], np.nan, share * share.size) for share in (before, after)]
+            for _, explained, _, level, _, before, after in rows
+        ]
+        highest = max(float(np.nanquantile(share, 0.995)) for pair in maps for share in pair)
+        scale = PowerNorm(0.5, 0, highest)  # most pixels get little, a few at the border much
+        weights = Normalize(
+            0, max((float(np.quantile(row[4], 0.995)) for row in rows if row[4] is not None), default=1)
+        )
+        cells: list[list[Cell | None]] = []
+        for (_, explained, frame, level, c, before, after), pair in zip(rows, maps, strict=True):
+            picture, side, fill = explained.predictions[frame], FACTOR * level, explained.fills[level]
+            cells.append([Cell(picture, mark=self.observation.pixel), None])
+            if c is not None:
+                cells[-1][1] = Cell(np.where(fill, np.nan, c), side, weights, picture)
+            for share, values in zip((before, after), pair, strict=True):
+                known = f"known pixels {share[~fill].sum():.0%}"
+                cells[-1].append(Cell(values, side, scale, picture, known))
+            if c is None:
+                cells[-1][-1] = None  # nothing changes it
+        headings = ["x₀", "c", "before PAIntA", "after PAIntA"]
+        bars = [Bar(scale, "times an even share", over=True, clipped=True)]
+        if any(row[4] is not None for row in rows):
+            bars.append(Bar(weights, column=1, over=True))
+        return self.panels.draw(title, cells, [row[0] for row in rows], headings, bars)
 
     def _grid(self, level: int) -> str:
         height, width = next(iter(self.methods.values())).trace.attention[level].shape[-2:]
@@ -273,6 +365,6 @@ def _ends(scale: Normalize) -> str:
     return f"{lowest:.{decimals}f} … {highest:.{decimals}f}"
 
 
-def _size_of_noise(gradient: np.ndarray) -> np.ndarray:
+def _size_of_noise(gradient: np.ndarray, center: bool) -> np.ndarray:
     """[n, C, h, w] -> [n, h, w]: the standardised gradient's root mean square over the channels."""
-    return standardize(torch.from_numpy(gradient)).square().mean(1).sqrt().numpy()
+    return standardize(torch.from_numpy(gradient), center).square().mean(1).sqrt().numpy()

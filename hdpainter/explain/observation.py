@@ -18,13 +18,15 @@ from hdpainter.tensors import pyramid, to_image
 @dataclass(frozen=True)
 class Explained:
     """One method's part. frames: numbers of the steps that the figures show, from 0; predictions: the predicted
-    x_0 at these steps, decoded, of stage 1's size."""
+    x_0 at these steps, decoded, of stage 1's size. fills: {level: bool [h, w]}, what is to be filled on PAIntA's
+    grids."""
 
     method: Method
     result: Result
     trace: Trace
     frames: list[int]
     predictions: list[Image.Image]
+    fills: dict[int, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Observation:
     columns: what the columns of `Trace.attention` stand for: "<start>", the prompt's words, "<end>" and "<rest>",
         that is the method's own quality words and the padding behind the end of text.
     level: the downsampling factor of the latent whose maps stand for all where there is room for one: RASG's.
+    pixel: (x, y) of the pixel, at stage 1's size, whose self-attention was recorded; None: that of all to fill.
     """
 
     prompt: str
@@ -43,6 +46,7 @@ class Observation:
     mask: np.ndarray
     columns: list[str]
     level: int
+    pixel: tuple[int, int] | None
     methods: dict[str, Explained]
 
 
@@ -55,11 +59,13 @@ def observe(
     seed: int,
     size: int,
     frames: int,
+    pixel: tuple[int, int] | None,
     progress: OnStep | None,
 ) -> Explained:
     """Make the picture by one method, without stage 2, and record how.
 
-    grey: the mask's grey values, of the picture's size. size: longer side of stage 1 in pixels.
+    grey: the mask's grey values, of the picture's size. size: longer side of stage 1 in pixels. pixel: as in
+    `Observation`.
     """
     spec, model = painter.models.spec, painter.models.inpainting
     tokens = token_indices(prompt, method.prompts.positive)
@@ -67,9 +73,15 @@ def observe(
     rest = sorted(set(range(1, CONTEXT_LENGTH)) - set(tokens))
     height, width = stage_size(picture.height, picture.width, size)
     fill = prepare(grey, (height, width), spec.multiple, method.masks)
-    masks = pyramid([fill], [FACTOR * level for level in spec.rasg_levels], method.masks.levels)
+    levels = {*spec.rasg_levels, *spec.painta_levels}
+    masks = pyramid([fill], [FACTOR * level for level in levels], method.masks.levels)
     target = {level: masks[FACTOR * level] for level in spec.rasg_levels}
-    with Recorder(model.model.diffusion_model, [[0], *words, tokens[-1:], rest], tokens, target) as recorder:
+    fills = {level: masks[FACTOR * level][0, 0] > 0.5 for level in spec.painta_levels}
+    listeners = fills
+    if pixel is not None:
+        listeners = {level: _nearest(cells, pixel, FACTOR * level) for level, cells in fills.items()}
+    columns = [[0], *words, tokens[-1:], rest]
+    with Recorder(model.model.diffusion_model, columns, tokens, target, listeners) as recorder:
         result = painter(
             picture,
             grey,
@@ -89,4 +101,15 @@ def observe(
             for i in shown
         ]
     predictions = [image.crop((0, 0, width, height)) for image in decoded]
-    return Explained(method, result, trace, shown, predictions)
+    arrays = {level: cells.numpy() for level, cells in fills.items()}
+    return Explained(method, result, trace, shown, predictions, arrays)
+
+
+def _nearest(fill: torch.Tensor, pixel: tuple[int, int], side: int) -> torch.Tensor:
+    """The cell to fill nearest to a pixel (x, y), where a cell has `side` pixels: bool like `fill` [h, w]."""
+    cells = fill.nonzero()
+    centre = (torch.tensor(pixel[::-1]) + 0.5) / side - 0.5
+    row, column = cells[(cells - centre).square().sum(1).argmin()].tolist()
+    chosen = torch.zeros_like(fill)
+    chosen[row, column] = True
+    return chosen

@@ -41,6 +41,7 @@ class Cell:
 
     side: pixels of the picture per value of the map, which may extend beyond the picture.
     under: a picture to lay the map over; the map is then transparent where it is low.
+    mark: (x, y) of a pixel of the picture to show by a cross.
     """
 
     content: Image.Image | np.ndarray
@@ -48,6 +49,7 @@ class Cell:
     scale: Normalize | None = None
     under: Image.Image | None = None
     label: str = ""
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ class Panels:
                 aspect="auto",
             )
             drawn.set_clip_path(Rectangle((x, y), width, height, transform=axes.transData))
+        if cell.mark is not None:
+            at = [x + (cell.mark[0] + 0.5) * inch], [y + (cell.mark[1] + 0.5) * inch]
+            for colour, size in (("black", 3.0), ("white", 1.5)):
+                axes.plot(*at, marker="+", color=colour, markersize=9, markeredgewidth=size, zorder=3)
         if cell.label:
             _text(axes, x + width / 2, y - 0.03, cell.label, size=8, color="0.3", ha="center", va="bottom")
 

@@ -1,4 +1,4 @@
-"""The benchmark's command line: ``python -m eval triplets | check | generate | score | table | report``.
+"""The benchmark's command line: ``python -m eval triplets | check | generate | score | table | report | study``.
 
 Exit codes: 0 all done; 1 some results failed, or an error of the program; 2 a mistake that the user can mend;
 130 interrupted by Ctrl-C. An error is one line on standard error; --debug shows the traceback.
@@ -18,6 +18,7 @@ COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit cod
     "score": "eval.score",
     "table": "eval.tables",
     "report": "eval.report",
+    "study": "eval.study",
 }
 
 
@@ -35,7 +36,7 @@ def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of the command in `words`, or of all commands."""
     parser = Parser(
         prog="python -m eval",
-        description="The benchmark: draw samples, make results, score them, print tables and a report.",
+        description="The benchmark: samples, results, scores, tables and a report; and a user study.",
         epilog=f"{DEBUG}, anywhere, shows where in the program an error occurred.",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")

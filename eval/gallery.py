@@ -165,10 +165,10 @@ def outlined(run: Run, triplet: Sample) -> np.ndarray:
     return picture
 
 
-def thumbnail(picture: np.ndarray, size: int = THUMBNAIL) -> str:
+def thumbnail(picture: np.ndarray, size: int = THUMBNAIL, quality: int = QUALITY) -> str:
     """RGB uint8 [H, W, 3] as a data URI of a WebP, at most `size` pixels on the longer side."""
     image = Image.fromarray(picture)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     data = io.BytesIO()
-    image.save(data, "WEBP", quality=QUALITY)
+    image.save(data, "WEBP", quality=quality)
     return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

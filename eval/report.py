@@ -74,7 +74,7 @@ def page(summary: Summary, published: str | None = None, max_mb: float = MEGABYT
         "bins": "".join(_table(grid) for key, grid in made.items() if key.startswith("bins")) or _NOTHING,
         "categories": _categories(summary),
         "shown": escape(_shown(summary, len(samples), max_mb)),
-        "data": _json(_data(gallery, samples, failures)),
+        "data": json_within_html(_data(gallery, samples, failures)),
         "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
         "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
     }
@@ -135,7 +135,7 @@ def _data(
     }
 
 
-def _json(values: Any) -> str:
+def json_within_html(values: Any) -> str:
     """JSON that may stand within a script element, whatever words are in it."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

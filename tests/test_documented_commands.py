@@ -6,6 +6,7 @@ fails.
 """
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -96,6 +97,8 @@ SMALLEST = {
     ),
     "python -m eval table": Small("--repeats 100", "RUN"),
     "python -m eval report": Small("--repeats 100 --out {new}.html", "RUN"),
+    "python -m eval study": Small("--samples 1 --out {new}", "--runs RUN"),
+    "python -m eval study --collect": Small(needs="ada.json"),
     "python -m benchmarks.evaluation": Small(
         "--config {eval} --limit 3 --methods painta bld " + CPU, slow=True
     ),
@@ -186,6 +189,11 @@ def checkout(tmp_path_factory, tiny_pipeline, toy_root) -> Path:  # noqa: F811
     assert evaluate(["score", str(folder / "RUN")]) == 0
     for name in ("mini-other", "mini-joining-other"):
         shutil.copytree(folder / "RUN", folder / "outputs" / name)
+
+    choice = {"question": "prompt", "sample": 0, "left": "painta", "right": "bld", "choice": "left"}
+    for rater in ("ada", "ben"):
+        ballot = {"study": "0", "rater": rater, "name": "", "complete": False, "answers": [choice]}
+        (folder / f"{rater}.json").write_text(json.dumps(ballot), encoding="utf-8")
 
     weights = load_file(tiny_pipeline.with_name("tiny-inpainting.safetensors"))
     torch.save({"state_dict": weights}, folder / "OLD.ckpt")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.memory import release_memory
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
+from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from ldm.checkpoint import DTypes
 
@@ -70,7 +70,7 @@ def model_identity(name: str) -> Mapping[str, Any]:
         return identify(name, superres=False)
     path = find_checkpoint(spec.inpainting.checkpoint)
     return {
-        "config": digest(read_model_config(spec.inpainting.config)),
+        "config": digest(stage_model(spec.inpainting).config),
         "checkpoint": checkpoint_sha256(path),
     }
 
@@ -91,7 +91,7 @@ def weights_in(settings: Mapping[str, Any]) -> str | None:
 def is_inpainting_model(name: str) -> bool:
     """Whether a pipeline's stage 1, or a checkpoint of the registry, is made for inpainting."""
     spec = _single(name) or PipelineSpec.load(name)
-    return read_model_config(spec.inpainting.config)["target"].endswith("LatentInpaintDiffusion")
+    return stage_model(spec.inpainting).config["target"].endswith("LatentInpaintDiffusion")
 
 
 def _single(name: str) -> PipelineSpec | None:

@@ -23,10 +23,10 @@ from eval.prepare import draw, folder_of, prompts_of
 from eval.rows import read_rows
 from eval.runs import RUN_FILE, Run
 from eval.worker import threads_for
-from hdpainter.configs import read_model_config
 from hdpainter.inpaint import FACTOR
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.models.devices import usable_device
+from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import PipelineSpec
 from ldm.checkpoint import build
 from ldm.util import UserError
@@ -146,7 +146,7 @@ def seconds_per_evaluation(config: Config, device: str | None = None, processes:
     """
     place = usable_device(device)
     dtype = getattr(torch, computing_dtype(device, config.dtype))
-    model = read_model_config(PipelineSpec.load(config.model).inpainting.config)
+    model = stage_model(PipelineSpec.load(config.model).inpainting).config
     unet_config = model["params"]["unet_config"]
     unet = build(unet_config).to(dtype).to_empty(device=place).eval().requires_grad_(False)
     for weight in unet.parameters():

@@ -76,29 +76,37 @@ def load_into(
     *,
     dtype: DTypes = None,
     device: str | torch.device = "cpu",
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Give `model`, as `build` returns it, the weights of the file at `path`, in place.
 
     Tensors that need neither another `dtype` nor another `device` stay memory-mapped: the file must not be
     overwritten in place while the model lives (replacing it is safe). The noise schedule's tables, which are
-    computed from the config, keep their values and their float32, whatever the file's precision.
+    computed from the config, keep their values and their float32, whatever the file's precision. Parameters that
+    a module says are `idle` are zeros where the file lacks them.
+
+    weights: the file's, where they have been read before or go by other names in it.
 
     Raises UserError, before anything is read beyond names and shapes, when the file is damaged or does not
     belong to the config `config_name`; and, having read it, for a weight that is NaN or infinite.
     """
     path, device = Path(path), torch.device(device)
-    weights = read_state_dict(path)
+    remap = weights is None and file_format(path) == "safetensors"
+    weights = dict(read_state_dict(path) if weights is None else weights)
     if problem := misfit(model, weights):
         raise UserError(f"{path} does not fit {config_name}: {problem}")
+    weights |= (idle := _idle(model, weights))
     state, fixed = model.state_dict(), _computed_buffers(model)
     wanted = {name: dtype_for(dtype, name, weights[name]) for name in state if name not in fixed}
     # What training found out, such as the scale_factor of scale_by_std, is the file's.
     found = [name for name in state if name in fixed and name in weights and not SCHEDULE.fullmatch(name)]
     wanted |= {name: fixed[name].dtype for name in found}
-    cast = [name for name, kind in wanted.items() if weights[name].dtype != kind or device.type != "cpu"]
-    for name in wanted.keys() - set(cast):
+    weights |= {name: zeros.to(device, wanted[name]) for name, zeros in idle.items()}
+    read = {name: kind for name, kind in wanted.items() if name not in idle}
+    cast = [name for name, kind in read.items() if weights[name].dtype != kind or device.type != "cpu"]
+    for name in read.keys() - set(cast):
         _check_finite(path, name, weights[name])
-    weights |= _cast(path, weights, cast, wanted, device)
+    weights |= _cast(path, weights, cast, wanted, device, remap)
     model.load_state_dict(state | {name: weights[name] for name in wanted}, assign=True)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         assert not tensor.is_meta, f"{name} has no values after loading"
@@ -112,7 +120,8 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     """
     fixed = _computed_buffers(model)
     expected = {name: tensor for name, tensor in model.state_dict().items() if name not in fixed}
-    missing = [name for name in expected if name not in weights]
+    idle = _idle(model, weights)
+    missing = [name for name in expected if name not in weights and name not in idle]
     unexpected = [
         name
         for name in weights
@@ -135,6 +144,18 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
         if name in fixed and name in weights and not _close(weights[name], fixed[name], 4e-3):
             return f"the noise schedule ({name}) is another"
     return None
+
+
+def _idle(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros, which take no memory, for the `idle` parameters of the model's modules that `weights` lack."""
+    zeros = {}
+    for path, module in model.named_modules():
+        for name in getattr(module, "idle", ()):
+            if (full := f"{path}.{name}" if path else name) not in weights:
+                own = (t.dtype for key, t in weights.items() if key.startswith(path))
+                zero = torch.zeros((), dtype=next(own, torch.float32))
+                zeros[full] = zero.expand(module.get_parameter(name).shape)
+    return zeros
 
 
 def _computed_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -173,18 +194,16 @@ def _cast(
     names: list[str],
     dtypes: Mapping[str, torch.dtype],
     device: torch.device,
+    remap: bool,
 ) -> Iterator[tuple[str, Tensor]]:
     """Copies of the tensors `names` in their dtypes, on `device`.
 
-    A portion at a time through a mapping of its own: pages that were read to be cast leave memory with the
-    mapping, so that the peak is the result's size and not the file's on top of it.
+    With `remap` a portion at a time through a mapping of its own: pages that were read to be cast leave memory
+    with the mapping, so that the peak is the result's size and not the file's on top of it.
     """
-    mapped_by_us = file_format(path) == "safetensors"
     for start in range(0, len(names), _CAST_PORTION):
         portion = names[start : start + _CAST_PORTION]
-        tensors = (
-            read_safetensors(path, portion) if mapped_by_us else {name: weights[name] for name in portion}
-        )
+        tensors = read_safetensors(path, portion) if remap else {name: weights[name] for name in portion}
         for name in portion:
             _check_finite(path, name, tensors[name])
             yield name, tensors[name].to(device, dtypes[name])

@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     command.set_defaults(run=run_verify)
 
     command = commands.add_parser(
-        "convert", help="a .ckpt file or a diffusers folder (SD 1.x) into a .safetensors file"
+        "convert", help="a .ckpt file or a diffusers folder into a .safetensors file"
     )
     command.add_argument("source", type=Path, help="a .ckpt file or a diffusers folder")
     command.add_argument("target", type=Path, help="the .safetensors file to write")
@@ -132,7 +132,7 @@ def _to_verify(name: str, config: Path | None) -> list[tuple[Path, Path, str | N
     """(file, config, recorded hash) of a name or of a file."""
     if name not in registry() and name in pipeline_names():
         stages = PipelineSpec.load(name).stages.values()
-        files = [(find_checkpoint(stage.checkpoint), Path(stage.config)) for stage in stages]
+        files = [(find_checkpoint(s.checkpoint), Path(s.config)) for s in stages if s.config]
     elif name in registry():
         entry = registry()[name]
         files = [(find_checkpoint(entry.file), MODELS / entry.config)]

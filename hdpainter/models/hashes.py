@@ -7,10 +7,11 @@ place of others, have another ctime, however old they say to be.
 """
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from hdpainter.files import CannotWrite, file_sha256, write_text
+from hdpainter.files import CannotWrite, digest, file_sha256, write_text
 from ldm.util import UserError
 
 
@@ -58,6 +59,15 @@ def recorded_sha256(path: Path) -> str | None:
         return None
 
 
+def joint_sha256(hashes: Iterable[str | None]) -> str | None:
+    """The hash of a checkpoint of several files, from theirs; that of a single one, as it is. None: one is not
+    known."""
+    known = list(hashes)
+    if None in known:
+        return None
+    return known[0] if len(known) == 1 else digest(known)
+
+
 def checkpoint_sha256(path: Path) -> str:
     """The hash of a checkpoint: as found before, or computed, and then kept if the folder can be written to.
 
@@ -67,11 +77,11 @@ def checkpoint_sha256(path: Path) -> str:
     if known := recorded_sha256(path):
         return known
     before = stamp(path)
-    digest = file_sha256(path)
+    found = file_sha256(path)
     if stamp(path) != before:
         raise UserError(f"{path} changed while it was read: wait until it is complete, and start again")
     with suppress(OSError, CannotWrite):
         if not sha256_file(path).exists():
-            write_text(sha256_file(path), f"{digest}  {path.name}\n")
-        _record_found(path, digest, before)
-    return digest
+            write_text(sha256_file(path), f"{found}  {path.name}\n")
+        _record_found(path, found, before)
+    return found

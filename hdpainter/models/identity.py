@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
-from hdpainter.configs import read_model_config
 from hdpainter.files import digest
-from hdpainter.models.hashes import checkpoint_sha256
+from hdpainter.models.diffusers_folder import weights_files
+from hdpainter.models.hashes import checkpoint_sha256, joint_sha256
+from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 
 
-def identify(model: str, superres: bool = True, trusted: bool = False) -> dict[str, Any]:
+def identify(model: str | PipelineSpec, superres: bool = True, trusted: bool = False) -> dict[str, Any]:
     """Plain values that identify a model before it is loaded: its settings and the hashes of its files.
 
     superres: whether the upscaler is wanted; if not, its checkpoint need not be there.
@@ -26,9 +27,11 @@ def identify(model: str, superres: bool = True, trusted: bool = False) -> dict[s
             continue
         path = find_checkpoint(stage.checkpoint)
         identity[name] = {
-            "config": digest(read_model_config(stage.config, trusted)),
-            "checkpoint": checkpoint_sha256(path),
+            "config": digest(stage_model(stage, trusted).config),
+            "checkpoint": joint_sha256(map(checkpoint_sha256, weights_files(path))),
         }
+        if stage.ema:
+            identity[name]["ema"] = True
         if name == "upscaler" and spec.crop_margin is not None:
             identity[name]["crop_margin"] = spec.crop_margin
     return identity

@@ -1,5 +1,6 @@
 """From a model's name to models with weights, ready for inference."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,9 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from hdpainter.configs import read_model_config
 from hdpainter.files import digest
-from hdpainter.models.hashes import checkpoint_sha256, recorded_sha256, stamp
+from hdpainter.models.diffusers_folder import weights_files
+from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sha256, stamp
+from hdpainter.models.recognise import read_weights, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
@@ -20,12 +22,21 @@ Model = TypeVar("Model", bound=LatentDiffusion)
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _File:
     """What is known of a file that was loaded. One of another inode took its place, which does no harm."""
 
-    about: dict[str, Any]
+    path: Path
+    sha256: str | None
     inode: int
     stamp: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is told of a checkpoint that was loaded, and its files."""
+
+    about: dict[str, Any]
+    files: list[_File]
 
 
 @dataclass(eq=False)
@@ -54,9 +65,8 @@ class PipelineModels:
     def inpainting(self) -> LatentInpaintDiffusion:
         """Stage 1. Raises UserError where it is a model that sees neither mask nor picture."""
         if not isinstance(self.stage1, LatentInpaintDiffusion):
-            raise UserError(
-                f"{self.spec.stages['inpainting'].config} is not the config of an inpainting model"
-            )
+            files = self.spec.inpainting
+            raise UserError(f"{files.config or files.checkpoint} is not the config of an inpainting model")
         return self.stage1
 
     @cached_property
@@ -70,16 +80,26 @@ class PipelineModels:
         return self._load("upscaler", LatentUpscaleDiffusion) if self.spec.upscaler else None
 
     def _load(self, stage: str, kind: type[Model]) -> Model:
-        path, config = self.checkpoint(stage), self.spec.stages[stage].config
-        content, before = read_model_config(config, self.trusted), stamp(path)
-        model = build(content)
+        path, stage_files = self.checkpoint(stage), self.spec.stages[stage]
+        recognised, files = stage_model(stage_files, self.trusted), weights_files(path)
+        before = {file: stamp(file) for file in files}
+        model = build(recognised.config)
         if not isinstance(model, kind):
-            raise UserError(f"{config} is the config of a {type(model).__name__}, not of a {kind.__name__}")
-        load_into(model, path, Path(config).name, dtype=_of_stage(self.dtype, stage), device=self.device)
-        if stamp(path) != before:
-            raise UserError(f"{path} changed while it was loaded: wait until it is complete, and start again")
-        about = {"bytes": before[0], "sha256": recorded_sha256(path), "config_sha256": digest(content)}
-        self._loaded[stage] = _Loaded(about, path.stat().st_ino, before)
+            of = stage_files.config or f"{path}, by its layout,"
+            raise UserError(f"{of} is the config of a {type(model).__name__}, not of a {kind.__name__}")
+        weights, notes = read_weights(path, stage_files.ema)
+        for note in (*recognised.notes, *notes):
+            warnings.warn(f"{path.name} {note}", stacklevel=2)
+        dtype = _of_stage(self.dtype, stage)
+        load_into(model, path, recognised.name, dtype=dtype, device=self.device, weights=weights)
+        for file in files:
+            if stamp(file) != before[file]:
+                raise UserError(
+                    f"{file} changed while it was loaded: wait until it is complete, and start again"
+                )
+        about = {**_facts(path), "config_sha256": digest(recognised.config)}
+        parts = [_File(file, recorded_sha256(file), file.stat().st_ino, before[file]) for file in files]
+        self._loaded[stage] = _Loaded(about, parts)
         return model.eval().requires_grad_(False)
 
     @property
@@ -91,7 +111,7 @@ class PipelineModels:
         """
         stages = {
             stage: {
-                "config": Path(files.config).name,
+                "config": stage_model(files, self.trusted).name,
                 "checkpoint": self.checkpoint(stage).name,
                 **self._about(stage),
             }
@@ -103,22 +123,34 @@ class PipelineModels:
     def _about(self, stage: str) -> dict[str, Any]:
         path, loaded = self.checkpoint(stage), self._loaded.get(stage)
         if loaded is None:
-            return {"bytes": path.stat().st_size, "sha256": recorded_sha256(path)}
-        in_place = path.is_file() and path.stat().st_ino == loaded.inode
-        if in_place and stamp(path) != loaded.stamp and checkpoint_sha256(path) != loaded.about["sha256"]:
-            raise UserError(f"{path} was written to while it was in use: start again with the file as it is")
+            return _facts(path)
+        for file in loaded.files:
+            in_place = file.path.is_file() and file.path.stat().st_ino == file.inode
+            if in_place and stamp(file.path) != file.stamp and checkpoint_sha256(file.path) != file.sha256:
+                raise UserError(
+                    f"{file.path} was written to while it was in use: start again with the file as it is"
+                )
         return loaded.about
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    """Size and, where it is known, hash of a checkpoint."""
+    files = weights_files(path)
+    return {
+        "bytes": sum(file.stat().st_size for file in files),
+        "sha256": joint_sha256(map(recorded_sha256, files)),
+    }
+
+
 def load(
-    name_or_yaml: str | Path,
+    name_or_yaml: str | Path | PipelineSpec,
     device: str | torch.device = "cpu",
     dtype: DTypes = None,
     *,
     superres: bool = True,
     trusted: bool = False,
 ) -> PipelineModels:
-    """The models of the pipeline `name_or_yaml`: "sd2", "mini", ... or the path of a pipeline's YAML file.
+    """The models of the pipeline `name_or_yaml`: "sd2", "mini", ..., a pipeline's YAML file, or a spec.
 
     dtype: one dtype for all weights; or dtypes by module prefix, the longest match counting, for both stages or
         for one: ``{"": torch.float16, "upscaler.first_stage_model": torch.float32}``; None: as in the files.

@@ -23,10 +23,18 @@ _BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one
 
 @dataclass(frozen=True)
 class Stage:
-    """A model of a pipeline: its SD2-style config and its checkpoint, each a file name or a path."""
+    """A model of a pipeline.
 
-    config: str
+    config: its SD2-style config, a file name or a path; None: told by the checkpoint's names and shapes.
+    checkpoint: a file or a diffusers folder, by its name or path.
+    ema: take the moving averages (`model_ema.*`) in the checkpoint as the weights.
+    parameterization: what the network predicts, where neither config nor checkpoint tells.
+    """
+
+    config: str | None
     checkpoint: str
+    ema: bool = False
+    parameterization: Literal["eps", "v"] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,14 @@ class PipelineSpec:
         return {"inpainting": self.inpainting} | ({"upscaler": self.upscaler} if self.upscaler else {})
 
     @classmethod
-    def load(cls, name_or_yaml: str | Path) -> "PipelineSpec":
-        """A pipeline by its name in ``configs/models`` or by the path of a YAML file.
+    def load(cls, name_or_yaml: "str | Path | PipelineSpec") -> "PipelineSpec":
+        """A pipeline by its name in ``configs/models`` or the path of a YAML file; a spec, as it is.
 
         The names of configs and checkpoints become paths relative to that file where there is such a file.
         Raises UserError for an unknown name, and for keys or values that a pipeline does not have.
         """
+        if isinstance(name_or_yaml, PipelineSpec):
+            return name_or_yaml
         path = Path(name_or_yaml)
         if path.suffix not in (".yaml", ".yml"):
             path = MODELS / f"{name_or_yaml}.yaml"
@@ -77,11 +87,16 @@ class PipelineSpec:
         _require(values, {"inpainting"}, f"{path}: pipeline")
         for stage in ("inpainting", "upscaler"):
             if isinstance(values.get(stage), Mapping):
-                _require(values[stage], {"config", "checkpoint"}, f"{path}: {stage}")
+                _require(values[stage], {"checkpoint"}, f"{path}: {stage}")
+                values[stage] = {"config": None, **values[stage]}
         spec = from_mapping(cls, values, f"{path}: pipeline")
         _check_values(spec, path)
         stages = {
-            name: Stage(_beside(path, stage.config, MODELS), _beside(path, stage.checkpoint))
+            name: replace(
+                stage,
+                config=stage.config and _beside(path, stage.config, MODELS),
+                checkpoint=_beside(path, stage.checkpoint),
+            )
             for name, stage in spec.stages.items()
         }
         return replace(spec, **stages)
@@ -103,7 +118,7 @@ def _check_values(spec: PipelineSpec, path: Path) -> None:
 
 def _beside(path: Path, name: str, *elsewhere: Path) -> str:
     """`name` as a path relative to the file `path`, or to a folder of `elsewhere`, if it exists there."""
-    found = (folder / name for folder in (path.parent, *elsewhere) if (folder / name).is_file())
+    found = (folder / name for folder in (path.parent, *elsewhere) if (folder / name).exists())
     return str(next(found, name))
 
 
@@ -183,15 +198,15 @@ def checkpoint_folders() -> list[Path]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The path of a checkpoint: `name` itself if it is a file, else the first of `checkpoint_folders` with it.
+    """The path of a checkpoint: `name` itself if it is there, else the first of `checkpoint_folders` with it.
 
-    Where there is no such .ckpt, a .safetensors that it was converted to will do. Raises UserError that says
-    where the file was sought and how to get it.
+    A checkpoint is a file or a diffusers folder. Where there is no such .ckpt, a .safetensors that it was
+    converted to will do. Raises UserError that says where the file was sought and how to get it.
     """
     name = Path(name)
     for candidate in dict.fromkeys((name, name.with_suffix(".safetensors"))):
         for folder in (Path(), *checkpoint_folders()):
-            if (folder / candidate).is_file():
+            if (folder / candidate).is_file() or (folder / candidate / "unet").is_dir():
                 return folder / candidate
     if name.is_absolute():
         raise UserError(f"checkpoint {name} does not exist")

@@ -110,6 +110,17 @@ class FrozenOpenCLIPEmbedder(TextEncoder):
         if freeze:
             self.freeze()
 
+    @property
+    def idle(self) -> list[str]:
+        """Names of the parameters that no prompt's features depend on, which a checkpoint may therefore lack.
+
+        diffusers leaves out the last block of Stable Diffusion 2's encoder, and what joins it with pictures.
+        """
+        last = f"transformer.resblocks.{len(self.model.transformer.resblocks) - 1}."
+        unused = ("text_projection", "logit_scale", *((last,) if self.layer == "penultimate" else ()))
+        names = (name for name, _ in self.model.named_parameters())
+        return [f"model.{name}" for name in names if name.startswith(unused)]
+
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         clip = self.model
         x = clip.token_embedding(tokens) + clip.positional_embedding[: tokens.shape[1]]
@@ -122,7 +133,7 @@ class FrozenOpenCLIPEmbedder(TextEncoder):
 class FrozenCLIPEmbedder(TextEncoder):
     """OpenAI's CLIP text transformer, Stable Diffusion 1's encoder.
 
-    version: the CLIP model; only its dimensions are used, the weights come from the checkpoint.
+    version: the CLIP model, or its dimensions as in VERSIONS; the weights come from the checkpoint.
     layer: `last` (after the final LayerNorm), `pooled` (the end-of-text feature, [B, 1, d]) or `hidden` (the
         output of block number `layer_idx`, 0 being the embeddings).
     device: accepted for SD's configs; tokens go where the weights are.
@@ -139,7 +150,7 @@ class FrozenCLIPEmbedder(TextEncoder):
 
     def __init__(
         self,
-        version: str = "openai/clip-vit-large-patch14",
+        version: str | Mapping[str, int] = "openai/clip-vit-large-patch14",
         device: str | None = None,
         max_length: int = 77,
         freeze: bool = True,
@@ -149,13 +160,14 @@ class FrozenCLIPEmbedder(TextEncoder):
         from transformers import CLIPTextConfig, CLIPTextModel  # heavy, and only Stable Diffusion 1 needs it
 
         super().__init__()
-        if version not in self.VERSIONS:
+        if isinstance(version, str) and version not in self.VERSIONS:
             raise UserError(
                 f"FrozenCLIPEmbedder: version {version!r} is not one of {', '.join(self.VERSIONS)}"
             )
         if layer not in ("last", "pooled", "hidden"):
             raise UserError(f"layer must be 'last', 'pooled' or 'hidden', not {layer!r}")
-        config = CLIPTextConfig(**self.VERSIONS[version])
+        sizes = self.VERSIONS[version] if isinstance(version, str) else version
+        config = CLIPTextConfig(**sizes)
         if max_length > config.max_position_embeddings:
             raise UserError(
                 f"max_length {max_length} exceeds the {config.max_position_embeddings} tokens of {version}"

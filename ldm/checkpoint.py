@@ -85,7 +85,7 @@ def load_into(
     computed from the config, keep their values and their float32, whatever the file's precision. Parameters that
     a module says are `idle` are zeros where the file lacks them.
 
-    weights: the file's, where they have been read before or go by other names in it.
+    weights: the file's, where they go by other names in it.
 
     Raises UserError, before anything is read beyond names and shapes, when the file is damaged or does not
     belong to the config `config_name`; and, having read it, for a weight that is NaN or infinite.
@@ -151,10 +151,10 @@ def _idle(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     zeros = {}
     for path, module in model.named_modules():
         for name in getattr(module, "idle", ()):
-            if (full := f"{path}.{name}" if path else name) not in weights:
-                own = (t.dtype for key, t in weights.items() if key.startswith(path))
-                zero = torch.zeros((), dtype=next(own, torch.float32))
-                zeros[full] = zero.expand(module.get_parameter(name).shape)
+            if f"{path}.{name}" not in weights:
+                kind = next((t.dtype for key, t in weights.items() if key.startswith(path)), None)
+                zero = torch.zeros((), dtype=kind)
+                zeros[f"{path}.{name}"] = zero.expand(module.get_parameter(name).shape)
     return zeros
 
 

@@ -132,7 +132,7 @@ def test_values_go_where_the_names_say():
         part: {name: torch.full((2, 2), float(i)) for i, name in enumerate(DIFFUSERS[part])}
         for part in PREFIX
     }
-    weights = from_diffusers(parts)
+    weights = from_diffusers(parts, clip_l=True)
     for part, prefix in PREFIX.items():
         for i, key in enumerate(DIFFUSERS[part].values()):
             assert (weights[prefix + key] == i).all(), key

@@ -112,14 +112,10 @@ class FrozenOpenCLIPEmbedder(TextEncoder):
 
     @property
     def idle(self) -> list[str]:
-        """Names of the parameters that no prompt's features depend on, which a checkpoint may therefore lack.
-
-        diffusers leaves out the last block of Stable Diffusion 2's encoder, and what joins it with pictures.
-        """
+        """Names of the parameters that no features depend on; diffusers' Stable Diffusion 2 lacks them."""
         last = f"transformer.resblocks.{len(self.model.transformer.resblocks) - 1}."
         unused = ("text_projection", "logit_scale", *((last,) if self.layer == "penultimate" else ()))
-        names = (name for name, _ in self.model.named_parameters())
-        return [f"model.{name}" for name in names if name.startswith(unused)]
+        return [f"model.{name}" for name, _ in self.model.named_parameters() if name.startswith(unused)]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         clip = self.model

@@ -95,7 +95,7 @@ class Bench:
             name, oracle = "plain", kind
         levels = sorted({*self.painta_levels, *self.rasg_levels})
         masks = mask_pyramid(io["mask"], levels)
-        settings = Method.load("hd-painter")
+        settings = Method.load("hd-painter-printed")
         t = torch.full((batch,), TIMESTEP, device=self.device)
 
         def sampled(sampler: DDIMSampler, **guidance: object) -> object:

@@ -4,12 +4,14 @@ Those of settings come from `JobSettings`: a field there is a flag here.
 """
 
 import argparse
+import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hdpainter.jobs.job import JobSettings, check_values, parse_values
+from hdpainter.settings import describe, method_names
 from hdpainter.values import kinds
 
 HEADINGS = ("input", "what to paint", "output", "model and method", "sampler", "stage 2", "machine")
@@ -24,6 +26,14 @@ Groups = Mapping[str, argparse._ArgumentGroup]
 def headings(parser: argparse.ArgumentParser) -> Groups:
     """A group of flags for each heading, in the order of the help, which leaves out those that stay empty."""
     return {heading: parser.add_argument_group(heading) for heading in HEADINGS}
+
+
+def methods_told(parser: argparse.ArgumentParser) -> None:
+    """End the help with one sentence about each method."""
+    lines = (f"  {name:21} {describe(name)}" for name in method_names())
+    wrapped = (textwrap.fill(line, 100, subsequent_indent=" " * 24) for line in lines)
+    parser.epilog = "\n".join(("methods:", *wrapped))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def add_picture(groups: Groups) -> None:

@@ -26,7 +26,9 @@ Pad = Literal["edge", "zero", "reflect"]
 Number = TypeVar("Number", bound=np.generic)
 Soft = Literal["levels", "bicubic"]
 
-_NEARLY_BLACK = 4  # grey values below it are black to the eye
+# Where more than this share of the values below a limit counts as filled, they are what a mask has for black:
+# values that are black to the eye, and any dark grey without black beside it. Soft edges have black beside them.
+_DARK = ((4, 0.2), (128, 0.95))
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _NUMPY_PAD: dict[Pad, Literal["edge", "constant", "reflect"]] = {
     "edge": "edge",
@@ -89,13 +91,16 @@ def binarize(mask: Grey, threshold: int = 128, name: str = "mask") -> Mask:
             f"{name} marks nothing to fill: paint the part to fill white "
             f"(brightest value {mask.max()}, at least {threshold} of 255 counts)"
         )
-    dark = mask < _NEARLY_BLACK
-    nearly, black = int(np.count_nonzero(filled & dark)), int(np.count_nonzero(dark))
-    if nearly > max(mask.size // 20, black // 5) and mask.max() > 127:
-        raise UserError(
-            f"{name} has values from {threshold} to {_NEARLY_BLACK - 1} where it is black, and this method fills "
-            f"all from {threshold} up, {filled.mean():.0%} of the picture: save it with black as 0"
-        )
+    for limit, share in _DARK:
+        dark = mask < limit
+        meant = filled & dark
+        nearly, black = int(np.count_nonzero(meant)), int(np.count_nonzero(dark))
+        if nearly > max(mask.size // 20, black * share) and mask.max() > 127:
+            raise UserError(
+                f"{name} has values from {mask[meant].min()} to {mask[meant].max()} where it should be black, "
+                f"and this method fills all from {threshold} up, {filled.mean():.0%} of the picture: save it "
+                "with black as 0"
+            )
     return filled
 
 

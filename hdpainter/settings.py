@@ -1,8 +1,8 @@
 """What distinguishes one method from another: frozen settings, read from ``configs/methods/*.yaml``.
 
-There is one implementation. The paper's equations (`hd-painter`), the computation of the authors' released
-code (`hd-painter-release`), the ablations and the plain baseline differ in these values only, and the name of
-each value says what it does.
+There is one implementation. What the authors' evaluation computes (`hd-painter`), the equations as printed
+(`hd-painter-printed`), the authors' command line (`hd-painter-release`), the ablations and the plain baseline
+differ in these values only, and the name of each value says what it does.
 """
 
 import dataclasses
@@ -23,7 +23,9 @@ COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation
 Steps = Annotated[int, Range(1, 1000)]
 Timestep = Annotated[int, Range(0, 999, "a timestep from 0 to 999")]
 GuidanceScale = Annotated[float, Range(-1000, 1000, "a number up to 1000; 1 switches guidance off")]
-Eta = Annotated[float, Range(0, 100, "a number from 0 to 1; the paper has 0.25")]  # above 1: see Method
+Eta = Annotated[float, Range(0, 100, "a number from 0 to 1; the paper has 0.25")]  # closer: see Method
+# By σ; that of single steps is so small that more can make sense.
+LARGEST_ETA = {"cumulative": 1, "per_step": 4}
 Pixels = Annotated[int, Range(0, 2**15, "a number of pixels from 0 to 32768")]
 Tile = Annotated[int, Range(256, 2**15, "a multiple of 64 from 256 to 32768", step=64)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that torch's generator keeps
@@ -199,9 +201,11 @@ class Method(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        per_step = self.rasg is not None and self.rasg.sigma == "per_step"
-        if self.sampler.eta > 1 and not per_step:  # σ of single steps is so small that more can make sense
-            raise UserError(f"eta is {self.sampler.eta}: give a number from 0 to 1; the paper has 0.25")
+        largest = LARGEST_ETA[self.rasg.sigma if self.rasg else "cumulative"]
+        if self.sampler.eta > largest:
+            raise UserError(
+                f"eta is {self.sampler.eta}: give a number from 0 to {largest}; the paper has 0.25"
+            )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Method":
@@ -246,3 +250,9 @@ class Method(Checked):
 def method_names() -> list[str]:
     """Names of the methods in ``configs/methods``."""
     return sorted(path.stem for path in METHOD_FILES.glob("*.yaml"))
+
+
+def describe(name: str) -> str:
+    """What a method of ``configs/methods`` is, in one sentence: its file begins with it."""
+    with (METHOD_FILES / f"{name}.yaml").open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()

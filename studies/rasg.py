@@ -1,7 +1,7 @@
 """What RASG puts in the place of noise, against white noise, and what becomes of it, for several eta.
 
     python -m studies.rasg RUN                      # a results folder of `python -m eval generate`
-    python -m studies.rasg RUN --samples 16 --variants hd-painter,eta=0.1 hd-painter-release
+    python -m studies.rasg RUN --samples 16 --variants hd-painter-printed,eta=0.1 hd-painter
 
 Eq. 7 gives the gradient of S the variance of the noise that it replaces. A sampler also relies on that noise
 being independent from step to step and from pixel to pixel; the table says how far the gradient is from that:
@@ -33,7 +33,7 @@ from hdpainter.settings import Method
 from ldm.util import UserError
 
 BASELINE = "stable-inpainting"
-VARIANTS = ["rasg,eta=0.02", "rasg,eta=0.05", "rasg,eta=0.1", "rasg", "hd-painter-release"]
+VARIANTS = [*(f"hd-painter-printed,eta={eta}" for eta in (0.02, 0.05, 0.1, 0.25)), "hd-painter"]
 
 
 def variant(text: str) -> Method:

@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     groups = flags.headings(parser)
+    flags.methods_told(parser)
     flags.add_picture(groups)
     groups["output"].add_argument(
         "--out", required=True, type=Path, help="folder for the figures and index.html"

@@ -33,6 +33,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.set_defaults(run=inpaint)
     groups = flags.headings(parser)
+    flags.methods_told(parser)
     flags.add_picture(groups)
     groups["output"].add_argument(
         "--out", required=True, type=Path, help="PNG to write, with a .json of its settings beside it"
@@ -47,6 +48,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run_batch)
     groups = flags.headings(parser)
+    flags.methods_told(parser)
     groups["input"].add_argument("file", type=Path, metavar="FILE", help=JOB_FILES)
     groups["what to paint"].add_argument("--prompt", help="for jobs without one")
     groups["output"].add_argument(

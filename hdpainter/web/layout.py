@@ -1,11 +1,12 @@
 """What is on the page: its components in groups, each laid out where it is made, and how all of it looks."""
 
+import html
 from collections.abc import Sequence
 from importlib.resources import files
 
 import gradio as gr
 
-from hdpainter.settings import Method
+from hdpainter.settings import Method, describe
 from hdpainter.web.menu import FORM, MAX_SIZE, PROMPT_LENGTH, Menu
 from hdpainter.web.work import LABELS
 
@@ -105,6 +106,7 @@ class Form:
         with gr.Row():
             self.method = gr.Dropdown(labelled(menu.methods), value=own.name, label="Method", min_width=150)
             self.model = gr.Dropdown(list(menu.models), value=first, label="Model", min_width=110)
+        self.about = gr.HTML(note(describe(own.name)), elem_id="about-method")
         with gr.Row():
             self.count = gr.Slider(
                 1, menu.limits.drafts, value=2, step=1, label="Drafts", elem_id="count", min_width=150
@@ -157,7 +159,7 @@ class Form:
     @property
     def own_values(self) -> list[gr.components.Component]:
         """What another method comes with."""
-        return [self.guidance_scale, self.eta, self.negative_prompt]
+        return [self.guidance_scale, self.eta, self.negative_prompt, self.about]
 
 
 class Results:
@@ -245,6 +247,11 @@ def labelled(methods: Sequence[str]) -> list[tuple[str, str]]:
     """(label, name) of each method, those that have a label of their own first."""
     names = dict.fromkeys((*LABELS, *methods))
     return [(LABELS.get(name, name), name) for name in names if name in methods]
+
+
+def note(text: str) -> str:
+    """A remark of the page, as HTML; `text` is plain."""
+    return f'<p class="hdp-note">{html.escape(text)}</p>'
 
 
 def negative_hint(method: Method) -> str:

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.images import load_mask
-from hdpainter.settings import COMPARED
+from hdpainter.settings import COMPARED, describe
 from hdpainter.values import convert
 from hdpainter.web import masks, work
 from hdpainter.web.engine import Engine, Loader, Order
-from hdpainter.web.layout import negative_hint
+from hdpainter.web.layout import negative_hint, note
 from hdpainter.web.menu import FORM, SEEDS, Menu
 from hdpainter.web.messages import told
 from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
@@ -146,10 +146,10 @@ class Studio:
     # Settings
 
     def method_chosen(self, method: str) -> Outputs:
-        """(guidance scale, eta, negative prompt): the method's own."""
+        """(guidance scale, eta, negative prompt, what it is): the method's own."""
         chosen = self.menu.method(method)
         hint = gr.update(placeholder=negative_hint(chosen))
-        return chosen.sampler.guidance_scale, chosen.sampler.eta, hint
+        return chosen.sampler.guidance_scale, chosen.sampler.eta, hint, note(describe(method))
 
     def model_chosen(self, model: str) -> Outputs:
         """(method, super-resolution, and what `method_chosen` says): the model's own."""

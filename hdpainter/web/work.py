@@ -31,7 +31,9 @@ LABELS = {
     "painta": "PAIntA",
     "rasg": "RASG",
     "hd-painter": "HD-Painter",
+    "hd-painter-printed": "HD-Painter, as printed",
     "hd-painter-release": "HD-Painter, as released",
+    "hd-painter-diffusers": "HD-Painter, diffusers port",
     "post-hoc": "Post-hoc guidance",
 }
 FINISHED_SIDE = 2048  # longer side of the finished picture in the slider, in pixels

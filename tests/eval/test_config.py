@@ -157,19 +157,3 @@ def test_the_configs_that_come_with_the_repository(name):
     assert config.for_tables["published"] == name.removeprefix("mini-")
     if config.benchmark.list:
         assert Path(config.benchmark.list).is_file()
-
-
-def test_the_grids_change_one_thing_at_a_time_and_then_all():
-    entries = {entry.name: entry.how.resolved() for entry in Config.load("mini-release").entries()}
-    painta, release = entries["painta"], entries["hd-painter-release"]
-    all_parts = entries["painta-release"]
-    for part in ("sampler", "painta", "prompts", "masks", "known_region"):
-        values = [getattr(entry, part) for name, entry in entries.items() if name.startswith("painta")]
-        assert (
-            sum(value != getattr(painta, part) for value in values) == 2
-        )  # its own entry, and that with all
-    assert all_parts.rasg is None and release.rasg is not None
-    for part in ("painta", "prompts", "known_region"):
-        assert getattr(all_parts, part) == getattr(release, part)
-    etas = [entry.how.resolved().sampler.eta for entry in Config.load("mini-rasg").entries()]
-    assert {0.02, 0.05, 0.1, 0.25} <= set(etas)

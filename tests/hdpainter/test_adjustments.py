@@ -175,9 +175,9 @@ def nested(place, value):
 
 def test_what_does_not_fit_the_method_is_told_with_its_name():
     with pytest.raises(
-        UserError, match=r"^method rasg: eta is 1\.5: give a number from 0 to 1; the paper has"
+        UserError, match=r"^method hd-painter-printed: eta is 1\.5: give a number from 0 to 1; the paper has"
     ):
-        Method.load("rasg").adjusted(Adjustments(eta=1.5))
+        Method.load("hd-painter-printed").adjusted(Adjustments(eta=1.5))
     assert Method.load("hd-painter-release").adjusted(Adjustments(eta=1.5)).sampler.eta == 1.5
     with pytest.raises(UserError, match=r"^method painta has no 'rasg', so rasg\.scale cannot be set$"):
         Method.load("painta").override({"rasg.scale": 2})

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -25,6 +26,7 @@ from ldm.modules.attention import CrossAttention
 from ldm.util import UserError
 
 PROMPT = "a red unbelievability"  # the last word has several tokens
+PRINTED = Method.load("hd-painter-printed")  # its S is the one that is drawn, and its PAIntA is always on
 SETTINGS = {"steps": 4, "seed": 3, "negative_prompt": "blurry"}
 
 
@@ -83,7 +85,7 @@ def first_step_attention(painter, sample, layer_level):
     model = painter.models.inpainting
     picture, mask = sample
     method = Method.load("stable-inpainting")
-    pixels = np.pad(np.array(picture), [(0, 8), (0, 0), (0, 0)], mode="edge")
+    pixels = np.pad(np.array(picture), [(0, 8), (0, 0), (0, 0)])
     fill = prepare(np.array(mask), (40, 64), 16, method.masks)
     cond, _ = Inpainting(model).conditioning([pixels], [fill], [PROMPT], method)
     maps, handles = [], []
@@ -98,7 +100,7 @@ def first_step_attention(painter, sample, layer_level):
             handles.append(layer.register_forward_hook(look))
     with torch.no_grad():
         model.apply_model(
-            torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(3)), torch.tensor([751]), cond
+            torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(3)), torch.tensor([999]), cond
         )
     for handle in handles:
         handle.remove()
@@ -108,7 +110,7 @@ def first_step_attention(painter, sample, layer_level):
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_attention_is_that_of_the_conditional_half(painter, sample, explanation, level):
-    assert explanation.methods["rasg"].trace.timesteps.tolist() == [751, 501, 251, 1]
+    assert explanation.methods["rasg"].trace.timesteps.tolist() == [999, 749, 499, 249]
     expected = first_step_attention(painter, sample, level)
     tokens = token_indices(PROMPT)
     groups = [[0], [1], [2], tokens[2:-1], tokens[-1:], range(tokens[-1] + 1, 77)]
@@ -128,10 +130,12 @@ def test_attention_is_that_of_the_conditional_half(painter, sample, explanation,
 
 @pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
 def test_the_objective_is_rasgs_score(painter, sample, guidance_scale):
-    explained = explain(
-        painter, *sample, PROMPT, ["stable-inpainting", "rasg"], guidance_scale=guidance_scale, **SETTINGS
-    ).methods
-    guided, plain = explained["rasg"].trace, explained["stable-inpainting"].trace
+    methods = [
+        replace(PRINTED, name="guided", painta=None),
+        replace(PRINTED, name="plain", painta=None, rasg=None),
+    ]
+    explained = explain(painter, *sample, PROMPT, methods, guidance_scale=guidance_scale, **SETTINGS).methods
+    guided, plain = explained["guided"].trace, explained["plain"].trace
     np.testing.assert_allclose(guided.objectives["bce"], guided.score, rtol=1e-5)
     np.testing.assert_allclose(plain.objectives["bce"][0], guided.score[0], rtol=1e-5)
     assert guided.objectives["bce"][-1] < plain.objectives["bce"][-1]  # which is what RASG is for
@@ -141,8 +145,8 @@ def test_the_objective_is_rasgs_score(painter, sample, guidance_scale):
 
 def test_agreement_is_what_the_objective_measures(painter, sample):
     """With an empty prompt ind(τ) is one token, so that S is the cross entropy of the agreement itself."""
-    explanation = explain(painter, *sample, "", ["hd-painter"], **SETTINGS)
-    trace = explanation.methods["hd-painter"].trace
+    explanation = explain(painter, *sample, "", [PRINTED], **SETTINGS)
+    trace = explanation.methods[PRINTED.name].trace
     assert list(trace.agreement) == [2]
     fill = np.pad(explanation.mask, [(0, 8), (0, 0)], mode="edge")[::16, ::16]
     found = np.where(fill, trace.agreement[2], 1 - trace.agreement[2])
@@ -155,12 +159,12 @@ def test_c_is_paintas(painter, sample, explanation):
     painter(
         *sample,
         PROMPT,
-        method="hd-painter",
+        method=PRINTED,
         superres=False,
         observer=lambda *_: recorded.append({key: c.clone() for key, c in PAIntA.on(unet).c.items()}),
         **SETTINGS,
     )
-    trace = explanation.methods["hd-painter"].trace
+    trace = explain(painter, *sample, PROMPT, [PRINTED], **SETTINGS).methods[PRINTED.name].trace
     for level, (h, w) in {1: (6, 8), 2: (3, 4)}.items():
         blocks = [[c[0] for (_, factor), c in step.items() if factor == level] for step in recorded]
         expected = torch.stack([torch.stack(step).mean(0) for step in blocks]).view(4, h, w)
@@ -169,11 +173,7 @@ def test_c_is_paintas(painter, sample, explanation):
 
 
 def test_c_is_empty_where_painta_is_off(painter, sample):
-    trace = (
-        explain(painter, *sample, PROMPT, ["hd-painter-release"], **SETTINGS)
-        .methods["hd-painter-release"]
-        .trace
-    )
+    trace = explain(painter, *sample, PROMPT, ["hd-painter"], **SETTINGS).methods["hd-painter"].trace
     assert (trace.timesteps > 500).tolist() == [True, True, False, False]
     for c in trace.c.values():
         assert np.isfinite(c[:2]).all() and np.isnan(c[2:]).all()

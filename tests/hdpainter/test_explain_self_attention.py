@@ -1,5 +1,7 @@
 """Explaining pictures: whom the pixels to fill listen to, and every objective that RASG can have."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ from ldm.util import UserError
 
 PROMPT = "a red kite"
 SETTINGS = {"steps": 4, "seed": 3}
-METHODS = ["stable-inpainting", "painta", "hd-painter-release"]
+PRINTED = Method.load("hd-painter-printed")  # its S is the one that is drawn, and its PAIntA is always on
+PAINTA, RASG = replace(PRINTED, name="painta", rasg=None), replace(PRINTED, name="rasg", painta=None)
+METHODS = [Method.load("stable-inpainting"), PAINTA, Method.load("hd-painter-release")]
 INSIDE = 40, 20  # a pixel of the mask's larger part
 GRIDS = {1: (6, 8), 2: (3, 4)}
 
@@ -64,30 +68,29 @@ def by_the_equations(painter, sample, method, listeners):
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_what_the_part_to_fill_listens_to(painter, sample, explained, method):
     expected = by_the_equations(
-        painter, sample, method, lambda level: torch.from_numpy(explained[method].fills[level].flatten())
+        painter, sample, method, lambda level: torch.from_numpy(explained[method.name].fills[level].flatten())
     )
-    trace = explained[method].trace
+    trace = explained[method.name].trace
     for level, found in trace.self_attention.items():
         np.testing.assert_allclose(found, expected[level], rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(found.sum((2, 3)), 1, rtol=1e-5)
-        acts = {"stable-inpainting": 0, "painta": 4, "hd-painter-release": 2}[
-            method
-        ]  # of the steps, the first
+        of_steps = {"stable-inpainting": 0, "painta": 4, "hd-painter-release": 2}
+        acts = of_steps[method.name]  # the first
         changed = (found[:, 0] != found[:, 1]).any((1, 2))
         assert changed.tolist() == [True] * acts + [False] * (4 - acts)
 
 
 def test_what_one_pixel_listens_to(painter, sample):
     x, y = INSIDE
-    one = explain(painter, *sample, PROMPT, ["painta"], frames=2, pixel=INSIDE, **SETTINGS)
+    one = explain(painter, *sample, PROMPT, [PAINTA], frames=2, pixel=INSIDE, **SETTINGS)
     assert one.pixel == INSIDE  # stage 1 has the picture's size here
     expected = by_the_equations(
         painter,
         sample,
-        "painta",
+        PAINTA,
         lambda level: [y // (FACTOR * level) * GRIDS[level][1] + x // (FACTOR * level)],
     )
     for level, found in one.methods["painta"].trace.self_attention.items():
@@ -102,8 +105,8 @@ def test_a_pixel_whose_cell_counts_as_known_has_the_nearest_to_fill(painter, pho
     grey = np.zeros((48, 64), np.uint8)
     grey[0:20, 0:20] = 255  # on the grid of 16 pixels, cells 0 and 1 of each row and column
     grey[40, 63] = 255  # alone in its cell, which is looked at elsewhere
-    explained = explain(painter, picture, grey, PROMPT, ["painta"], frames=1, pixel=(63, 40), **SETTINGS)
-    corner = explain(painter, picture, grey, PROMPT, ["painta"], frames=1, pixel=(19, 19), **SETTINGS)
+    explained = explain(painter, picture, grey, PROMPT, [PAINTA], frames=1, pixel=(63, 40), **SETTINGS)
+    corner = explain(painter, picture, grey, PROMPT, [PAINTA], frames=1, pixel=(19, 19), **SETTINGS)
     assert explained.methods["painta"].fills[2].sum() == 4
     found, nearest = (e.methods["painta"].trace.self_attention[2] for e in (explained, corner))
     np.testing.assert_array_equal(found, nearest)
@@ -111,7 +114,7 @@ def test_a_pixel_whose_cell_counts_as_known_has_the_nearest_to_fill(painter, pho
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_followed_and_the_score_steered_by_is_among_them(painter, sample, objective):
-    methods = with_objectives([Method.load("rasg")], [objective])
+    methods = with_objectives([RASG], [objective])
     explanation = explain(painter, *sample, PROMPT, methods, **SETTINGS)
     trace = explanation.methods[f"rasg-{objective}"].trace
     assert set(trace.objectives) == set(OBJECTIVES)
@@ -137,7 +140,7 @@ def test_methods_without_an_objective_stay_single():
 )
 def test_a_pixel_that_is_not_filled_is_told(painter, sample, pixel, message):
     with pytest.raises(UserError, match=message):
-        explain(painter, *sample, PROMPT, ["painta"], pixel=pixel, **SETTINGS)
+        explain(painter, *sample, PROMPT, [PAINTA], pixel=pixel, **SETTINGS)
 
 
 def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
+from hdpainter.cli import main
 from hdpainter.images import load_mask
 from hdpainter.masks import binarize
 from ldm.util import CONFIGS, UserError
@@ -193,12 +194,37 @@ def test_a_mask_of_nearly_everything_is_told():
 def test_black_that_is_not_quite_black_is_told_where_it_would_be_filled():
     mask = np.asarray(disc())
     rng = np.random.default_rng(0)
-    for near in (np.full_like(mask, 1), rng.integers(0, 2, mask.shape, np.uint8), np.full_like(mask, 3)):
+    noise = rng.integers(0, 2, mask.shape, np.uint8)
+    video, grey = 14 + rng.integers(0, 4, mask.shape, np.uint8), np.full_like(mask, 40)
+    for near in (np.full_like(mask, 1), noise, np.full_like(mask, 3), video, grey):
         almost = np.maximum(mask, near)
         assert np.array_equal(binarize(load_mask(almost, mask.shape), 128), mask > 0)
-        with pytest.raises(UserError, match=r"from 1 to 3 where it is black, .*% of the picture: save it"):
+        told = rf"from {max(near.min(), 1)} to {near.max()} where it should be black, .* \d+% of the picture"
+        with pytest.raises(UserError, match=told):
             binarize(load_mask(almost, mask.shape), 1)
     assert np.array_equal(binarize(mask, 1), mask > 0)
     assert np.array_equal(binarize(mask // 255, 1), mask > 0)  # labels: 1 is what to fill
     soft = np.asarray(disc().filter(ImageFilter.GaussianBlur(12)))
     assert np.array_equal(binarize(soft, 1), soft > 0)
+
+
+def test_the_default_method_refuses_a_mask_without_black_before_the_model_loads(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    photo().save("photo.png")
+    Image.fromarray(np.maximum(np.asarray(disc()), 16)).save("mask.png")
+    words = [
+        "inpaint",
+        "--image",
+        "photo.png",
+        "--mask",
+        "mask.png",
+        "--prompt",
+        "a boat",
+        "--out",
+        "out.png",
+    ]
+    assert main(words, lambda *_: pytest.fail("loaded the model"), lambda *_: {"size": 256}) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "mask.png has values from 16 to 16 where it should be black" in told

@@ -135,7 +135,7 @@ def test_settings_are_recorded_and_reproduce_the_picture(painter, photo):
     given = {"guidance_scale": 3.0, "eta": 0.5, "negative_prompt": "blurry"}
     result = painter(picture, mask, "boat", **FAST, **given)
     recorded = result.metadata["method"]
-    assert recorded["sampler"] == {"steps": 2, "grid": "uniform", "guidance_scale": 3.0, "eta": 0.5}
+    assert recorded["sampler"] == {"steps": 2, "grid": "descend", "guidance_scale": 3.0, "eta": 0.5}
     assert recorded["prompts"]["negative"] == "blurry"
     again = painter(picture, mask, "boat", method=Method.from_values(recorded), seed=3)
     assert np.array_equal(np.array(again.image), np.array(result.image))
@@ -200,7 +200,7 @@ def test_progress_and_cancel(painter, photo):
         ({"seed": None}, "seed must be a whole number, not None"),
         ({"size": 0}, "size is 0: give a number from 1"),
         ({"size": 99.5}, "size must be a whole number, not 99.5"),
-        ({"eta": 1.5}, "eta is 1.5: give a number from 0 to 1"),
+        ({"eta": 4.5}, "eta is 4.5: give a number from 0 to 4"),
         ({"image": None}, "image is a NoneType: give a path"),
         ({"mask": Image.new("L", (64, 64))}, "marks nothing to fill"),
         ({"mask": Image.new("L", (9, 9), 255)}, "9 x 9 pixels but the image is 64 x 64"),

@@ -5,6 +5,8 @@ pinned as a whole by the golden cases in test_painta, test_rasg and test_superre
 """
 
 import hashlib
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +15,12 @@ import torch
 from hdpainter.configs import read_model_config
 from hdpainter.levels import mask_pyramid
 from hdpainter.masks import prepare
-from hdpainter.models.registry import PipelineSpec
+from hdpainter.models.registry import PipelineSpec, pipeline_names
 from hdpainter.objectives import bce
 from hdpainter.painta import PAIntA, normalize, smooth
 from hdpainter.prompts import token_indices
 from hdpainter.rasg import CrossAttentionScores, RASGSampler, standardize
-from hdpainter.settings import Method
+from hdpainter.settings import METHOD_FILES, Method, describe, method_names
 from hdpainter.superres import latent_mask
 from hdpainter.tensors import pyramid
 from ldm.checkpoint import build
@@ -28,7 +30,7 @@ from tests.hdpainter.test_painta import SMALL_UNET
 from tests.hdpainter.test_rasg import conditioning, diffusion
 from tests.support import randn
 
-PAPER, RELEASE = Method.load("hd-painter"), Method.load("hd-painter-release")
+PAPER, RELEASE = Method.load("hd-painter-printed"), Method.load("hd-painter-release")
 VARIANTS = [PAPER, RELEASE]
 
 
@@ -104,8 +106,8 @@ def test_row_5_painta_stops_at_half_of_the_steps():
 
 
 STRENGTHS = {  # of the table in the document: method, eta, mean eta sigma over 50 steps
-    "the paper": ("hd-painter", 0.25, 0.0709),
-    "the authors' evaluation": ("hd-painter-release", 0.25, 0.0036),
+    "the paper": ("hd-painter-printed", 0.25, 0.0709),
+    "the authors' evaluation": ("hd-painter", 0.25, 0.0036),
     "the authors' command line": ("hd-painter-release", 0.1, 0.0014),
     "the diffusers port": ("hd-painter-diffusers", 0.01, 0.0028),
 }
@@ -116,8 +118,7 @@ def test_mean_strength_of_the_guidance(source):
     """The first table of the document, recomputed from the model's betas alone and through the sampler."""
     name, eta, strength = STRENGTHS[source]
     method = Method.load(name)
-    if source != "the authors' evaluation":
-        assert method.sampler.eta == eta
+    assert method.sampler.eta == eta
     sampler = RASGSampler(diffusion(SMALL_UNET), (2,), method.rasg)
     sampler.make_schedule(method.sampler.steps, method.sampler.grid, ddim_eta=eta)
     assert np.mean(sampler.ddim_sigmas) == pytest.approx(strength, abs=6e-5)
@@ -132,6 +133,45 @@ def test_mean_strength_of_the_guidance(source):
     table = (CONFIGS.parent / "docs" / "paper-vs-release.md").read_text(encoding="utf-8")
     row = next(line for line in table.splitlines() if line.startswith(f"| {source}"))
     assert row.split("|")[-2].strip() == f"{strength:.4f}"
+
+
+def test_hd_painter_is_the_release_with_the_etas_words_and_joining_of_the_authors_evaluation():
+    ours = Method.load("hd-painter")
+    for part in ("painta", "rasg", "masks"):
+        assert getattr(ours, part) == getattr(RELEASE, part)
+    assert ours.sampler == replace(RELEASE.sampler, eta=0.25)
+    assert (ours.prompts, ours.known_region) == (PAPER.prompts, "exact")
+    assert all(PipelineSpec.load(name).method == "hd-painter" for name in pipeline_names())
+
+
+def test_the_parts_of_hd_painter_differ_in_one_thing_a_row():
+    """Table 2: switching a part on is all that happens from one row to the next."""
+    whole = Method.load("hd-painter")
+    for name, painta, rasg in (
+        ("stable-inpainting", False, False),
+        ("painta", True, False),
+        ("rasg", False, True),
+    ):
+        assert Method.load(name) == replace(
+            whole,
+            name=name,
+            painta=whole.painta if painta else None,
+            rasg=whole.rasg if rasg else None,
+            sampler=replace(whole.sampler, eta=0.25 if rasg else 0.0),
+        )
+    vanilla = Method.load("post-hoc")
+    assert replace(vanilla, name="", rasg=None) == replace(Method.load("stable-inpainting"), name="")
+    assert vanilla.rasg == replace(whole.rasg, update="post-hoc", sigma="cumulative", reduction="sum")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_is_described_in_one_place(name):
+    """The README's table says what the method's file begins with, as do the help and the page."""
+    sentence = describe(name)
+    assert re.fullmatch(r"[A-Z].{20,110}\.", sentence) and (
+        METHOD_FILES / f"{name}.yaml"
+    ).read_text().startswith("# ")
+    assert f"| `{name}` | {sentence} |" in (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_port_of_diffusers(model):

@@ -135,18 +135,19 @@ def test_nothing_that_is_not_on_the_menu(wrong, message):
 
 
 def test_a_model_comes_with_its_own_method_and_a_chosen_one_stays():
-    assert MENU.recipe("a boat", "mini", method=None).settings.method == "painta"
+    assert MENU.recipe("a boat", "mini", method=None).settings.method == "hd-painter"
     assert MENU.recipe("a boat", "mini", method="rasg").settings.method == "rasg"
     pytest.importorskip("gradio")
     from hdpainter.web.studio import Studio  # needs gradio
 
     studio = Studio(MENU, pytest.fail, pytest.fail, Workspace(2**20, 60))
     try:
-        for model, method, superres in (("mini", "painta", True), ("sd15", "hd-painter", False)):
+        for model, method, superres in (("mini", "hd-painter", True), ("sd15", "hd-painter", False)):
             own = Method.load(method).sampler
-            method_field, superres_field, guidance_scale, eta, _ = studio.model_chosen(model)
+            method_field, superres_field, guidance_scale, eta, _, about = studio.model_chosen(model)
             assert (method_field, superres_field) == (method, superres)
             assert (guidance_scale, eta) == (own.guidance_scale, own.eta)
+            assert "as the authors&#x27; evaluation script runs them" in about
     finally:
         studio.close()
 

@@ -8,6 +8,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from hdpainter.console import DEBUG, Parser, finish
@@ -20,7 +21,7 @@ from hdpainter.version import __version__
 from hdpainter.web import command as web
 
 Load = Callable[[str, str | None, str | None, bool], Painter]
-Identify = Callable[[str, bool], dict[str, Any]]
+Identify = Callable[..., dict[str, Any]]  # (model, superres, trusted=False)
 
 
 def main(argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify = identify) -> int:
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None, identify: 
 
     def command(words: list[str]) -> int | None:
         args = parser().parse_args(words)
-        args.load, args.identify = load or _load, identify
+        trusted = getattr(args, "trust_config", False)
+        args.load = load or partial(_load, trusted=trusted)
+        args.identify = partial(identify, trusted=True) if trusted else identify
         return args.run(args)
 
     with warnings.catch_warnings():
@@ -60,10 +63,12 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"hdpainter: warning: {message}", file=sys.stderr)
 
 
-def _load(model: str, device: str | None, dtype: str | None, superres: bool) -> Painter:
+def _load(
+    model: str, device: str | None, dtype: str | None, superres: bool, trusted: bool = False
+) -> Painter:
     from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
 
-    return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres)
+    return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres, trusted=trusted)
 
 
 if __name__ == "__main__":

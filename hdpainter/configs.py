@@ -42,7 +42,7 @@ def read_yaml(path: str | Path, trusted: bool = False) -> dict[str, Any]:
         if key == "target" and isinstance(value, str) and not (trusted or _is_harmless(value)):
             raise UserError(
                 f"{path}: target {shown(value)} is no network of this project (ldm., hdpainter.): a config that "
-                "may name anything may run anything, so this takes trust in whoever wrote it"
+                "may name anything may run anything; if you have read it and trust it: --trust-config"
             )
     return content
 

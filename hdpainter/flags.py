@@ -43,6 +43,15 @@ def add_picture(groups: Groups) -> None:
     groups["what to paint"].add_argument("--prompt", required=True, help="what to paint there")
 
 
+def add_trust(group: Any) -> None:
+    """Whether configs of models may name classes of other projects; see `hdpainter.configs.read_yaml`."""
+    group.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let the model's configs name, and so run, code of other projects: if you have read them",
+    )
+
+
 def add_settings(groups: Groups, keys: Collection[str] = tuple(SETTINGS)) -> None:
     """The settings of jobs, each under the heading that it names itself."""
     for key in keys:

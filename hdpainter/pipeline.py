@@ -85,6 +85,7 @@ class HDPainter:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         superres: bool = True,
+        trusted: bool = False,
     ) -> "HDPainter":
         """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
 
@@ -92,10 +93,13 @@ class HDPainter:
         dtype: "float32", "bfloat16" or "float16" for the UNets and text encoders; see `dtype_policy`, also for
             the default.
         superres: whether stage 2 will be used; if not, its checkpoint need not be there.
+        trusted: whether the models' configs may name classes of other projects, which then run.
         Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
         """
         device = usable_device(device)
-        return cls(load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres))
+        return cls(
+            load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres, trusted=trusted)
+        )
 
     @overload
     def __call__(self, image: Source, mask: Source, prompt: str, **settings: Any) -> Result: ...

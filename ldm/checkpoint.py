@@ -5,8 +5,8 @@ replaced by memory-mapped tensors. Loading costs what reading the file costs, an
 the weights that reads it.
 """
 
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -44,7 +44,8 @@ LARGEST = {
     "layers": 200,
     "num_hidden_layers": 200,
 }
-"""The largest values of a config's params with which the time or the memory of `build` grows."""
+"""The largest values of a config's params with which the time or the memory of `build` grows; others may be a
+million at most, and lists have 1,000 entries."""
 
 _CAST_PORTION = 8  # tensors
 
@@ -56,9 +57,14 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     computed from the config, are real. Raises UserError for params with which there is no such model, or one that
     is beyond LARGEST.
     """
+    counts: Counter[Any] = Counter()
     for key, value in leaves(config):
-        if isinstance(value, int | float) and value > LARGEST.get(key, math.inf):
-            raise UserError(f"{key} is {shown(value)}: a model may have at most {LARGEST[key]:,}")
+        counts[key] += 1
+        largest = LARGEST.get(key, 10**6)
+        if isinstance(value, int | float) and not abs(value) <= largest:
+            raise UserError(f"{key} is {shown(value)}: a model may have at most {largest:,}")
+        if counts[key] > 1000:
+            raise UserError(f"{shown(key)} has over 1,000 values: a model may have at most so many")
     try:
         with torch.device("meta"):
             return instantiate_from_config(config)

@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="X,Y",
         help="pixel to fill whose self-attention is shown (default: the mean of the mask)",
     )
+    flags.add_trust(groups["model and method"])
     groups["model and method"].add_argument(
         "--methods",
         nargs="+",

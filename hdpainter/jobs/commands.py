@@ -68,6 +68,7 @@ def _add_common(groups: flags.Groups, model: str) -> None:
         "--overwrite", action="store_true", help="replace pictures that are there already"
     )
     groups["model and method"].add_argument("--model", help=model)
+    flags.add_trust(groups["model and method"])
     flags.add_settings(groups)
     flags.add_machine(groups["machine"])
 

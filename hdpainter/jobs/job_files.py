@@ -6,17 +6,17 @@ that no job has stops the whole file with a UserError: then the file is not what
 
 import csv
 import io
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hdpainter.configs import parse_yaml
+from hdpainter.files import parse_json
 from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_job, name_key, parse_values
 from hdpainter.values import check_keys
-from ldm.util import UserError
+from ldm.util import UserError, cut, refuse_device, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FILE_KEYS = ("model", "out", "defaults", "jobs")
@@ -107,6 +107,7 @@ def _model(model: str | None, base: Path) -> str | None:
 
 
 def _read_text(path: Path) -> str:
+    refuse_device(path)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -123,34 +124,17 @@ def _entry(values: Mapping[str, Any], where: str) -> _Entry:
 # YAML and JSON Lines
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of repeated keys in silence; here they are an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        _unique([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        return super().construct_mapping(node, deep)
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of these pairs. Raises UserError where a key stands twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise UserError(
-            f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one mapping"
-        )
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise UserError(f"key {shown(twice)} stands twice in one mapping")
     return values
 
 
 def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
-    text = _read_text(path)
-    try:
-        header = yaml.load(text, _StrictLoader)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, such as 2024-13-01
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    header = parse_yaml(_read_text(path), path)
     if not isinstance(header, dict):
         raise UserError(f"{path} must hold a mapping with the key 'jobs'")
     check_keys(header, FILE_KEYS, path.name)
@@ -162,7 +146,7 @@ def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
         ("jobs", list, "a list"),
     ):
         if key in header and not isinstance(header[key], kind):
-            raise UserError(f"{path.name}: {key} must be {what}, not {header[key]!r}")
+            raise UserError(f"{path.name}: {key} must be {what}, not {shown(header[key])}")
     if "defaults" in header:
         where = f"{path.name}, defaults"
         header["defaults"] = dict(_entry(header["defaults"], where).values)
@@ -181,17 +165,17 @@ def _read_jsonl(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
             continue
         where = f"{path.name}, line {number}"
         try:
-            values = json.loads(line, object_pairs_hook=_unique)
+            values = parse_json(line, object_pairs_hook=_unique)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         except ValueError as error:  # also of a number with thousands of digits
-            raise UserError(f"{where} is not valid JSON: {error}") from None
+            raise UserError(f"{where} is not valid JSON: {cut(str(error), 200)}") from None
         entries.append(_entry(values, where) if isinstance(values, dict) else _not_a_mapping(where, values))
     return {}, entries
 
 
 def _not_a_mapping(where: str, values: Any) -> _Entry:
-    return _Entry(where, {}, f"a job must be a mapping of keys to values, not {values!r}")
+    return _Entry(where, {}, f"a job must be a mapping of keys to values, not {shown(values)}")
 
 
 # CSV

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from hdpainter import flags
 from hdpainter.configs import read_model_config
 from hdpainter.files import file_sha256, make_folder
 from hdpainter.models.download import download
@@ -43,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--config", type=Path, metavar="YAML", help="the model's config, for files of other names"
     )
+    flags.add_trust(command)
     command.set_defaults(run=run_verify)
 
     command = commands.add_parser(
@@ -122,7 +124,7 @@ def run_verify(args: argparse.Namespace) -> int:
     bad = 0
     for name in args.names:
         for path, config, sha256 in _to_verify(name, args.config):
-            problems, digest = verify(path, config, sha256)
+            problems, digest = verify(path, config, sha256, args.trust_config)
             bad += bool(problems)
             print(f"{path}: {'; '.join(problems) or f'keys and shapes fit {config.name}'}; SHA-256 {digest}")
     return 1 if bad else 0
@@ -148,18 +150,19 @@ def _to_verify(name: str, config: Path | None) -> list[tuple[Path, Path, str | N
     return [(path, config or of, hashes.get(path.name)) for path, of in files]
 
 
-def verify(path: Path, config: Path, sha256: str | None) -> tuple[list[str], str]:
+def verify(path: Path, config: Path, sha256: str | None, trusted: bool = False) -> tuple[list[str], str]:
     """(what is wrong with a checkpoint, its hash).
 
     The hash must be `sha256`, or else the one recorded when the file was downloaded or last verified; names and
     shapes must be those of the model's config, and values finite. The hash of a file that passes is recorded.
+    trusted: whether the config may name classes of other projects.
     Raises UserError if the file cannot be read as a checkpoint.
     """
     from ldm.checkpoint import build, misfit, read_state_dict  # torch takes seconds to import
 
     weights = read_state_dict(path)
     problems = []
-    if problem := misfit(build(read_model_config(config)), weights):
+    if problem := misfit(build(read_model_config(config, trusted)), weights):
         problems.append(f"does not fit {config.name}: {problem}")
     broken = [name for name, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:

@@ -16,8 +16,9 @@ from hdpainter.models.recognise import read_weights, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
-from ldm.util import UserError
+from ldm.util import UserError, get_obj_from_str
 
+_KINDS = {"inpainting": LatentInpaintDiffusion, "upscaler": LatentUpscaleDiffusion}
 Model = TypeVar("Model", bound=LatentDiffusion)
 
 
@@ -79,6 +80,15 @@ class PipelineModels:
         """Stage 2; None if the pipeline has none."""
         return self._load("upscaler", LatentUpscaleDiffusion) if self.spec.upscaler else None
 
+    def check(self, stage: str) -> None:
+        """Raise UserError where the config of a stage, which is not loaded for it, is that of another model."""
+        config, kind = self.spec.stages[stage].config, _KINDS[stage]
+        if config is None:  # the checkpoint's layout will tell
+            return
+        found = get_obj_from_str(str(read_model_config(config, self.trusted)["target"]))
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise UserError(f"{config} is not the config of an {stage} model, a {kind.__name__}")
+
     def _load(self, stage: str, kind: type[Model]) -> Model:
         path, stage_files = self.checkpoint(stage), self.spec.stages[stage]
         recognised, files = stage_model(stage_files, self.trusted), weights_files(path)
@@ -87,6 +97,8 @@ class PipelineModels:
         if not isinstance(model, kind):
             of = stage_files.config or f"{path}, by its layout,"
             raise UserError(f"{of} is the config of a {type(model).__name__}, not of a {kind.__name__}")
+        if isinstance(model, LatentInpaintDiffusion):
+            model.model.diffusion_model.transformer_blocks({*self.spec.painta_levels, *self.spec.rasg_levels})
         weights, notes = read_weights(path, stage_files.ema)
         for note in (*recognised.notes, *notes):
             warnings.warn(f"{path.name} {note}", stacklevel=2)
@@ -164,6 +176,7 @@ def load(
     models = PipelineModels(spec, torch.device(device), dtype, trusted)
     for stage in spec.stages if superres else ("inpainting",):
         models.checkpoint(stage)
+        models.check(stage)
     _ = models.inpainting
     return models
 

@@ -40,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="loaded first (default: %(default)s)")
+    flags.add_trust(parser)
     flags.add_machine(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(

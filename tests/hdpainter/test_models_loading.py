@@ -143,8 +143,22 @@ def test_a_model_that_does_not_inpaint_is_refused_and_serves_as_text_to_image(wi
     models = PipelineModels(PipelineSpec.load(path), torch.device("cpu"))
     assert type(models.stage1) is LatentDiffusion
     inpainting = {"config": "mini-inpainting.yaml", "checkpoint": "mini/mini-inpainting.safetensors"}
-    both = load(pipeline(tmp_path / "two.yaml", upscaler=inpainting))
+    two = pipeline(tmp_path / "two.yaml", upscaler=inpainting)
+    assert "mini-inpainting.yaml is not the config of an upscaler model" in message(load, two)
+    both = PipelineModels(PipelineSpec.load(two), torch.device("cpu"))
     assert "of a LatentInpaintDiffusion, not of a LatentUpscaleDiffusion" in message(lambda: both.upscaler)
+    upscaler = {"config": "mini-upscaler.yaml", "checkpoint": "mini/mini-upscaler.safetensors"}
+    swapped = pipeline(tmp_path / "swapped.yaml", inpainting=upscaler, upscaler=inpainting)
+    assert "mini-upscaler.yaml is not the config of an inpainting model" in message(load, swapped)
+
+
+@pytest.mark.parametrize("key", ["painta_levels", "rasg_levels"])
+def test_levels_that_the_unet_lacks_are_told_before_weights_are_read(mini, tmp_path, key, monkeypatch):
+    monkeypatch.setattr(
+        "hdpainter.models.loading.load_into", lambda *_, **__: pytest.fail("read the weights")
+    )
+    path = pipeline(tmp_path / "pipe.yaml", **{key: [2, 64]})
+    assert "no transformer blocks at downsampling factor(s) [64]" in message(load, path)
 
 
 def test_info_names_files_and_hashes_that_are_known(mini, folder):
@@ -330,7 +344,7 @@ def test_a_config_that_names_what_it_may_not_runs_nothing(tmp_path):
     for function in (identify, load):
         assert "evil.yaml: target 'os.mkdir' is no network" in message(function, path)
     assert identify(path, trusted=True)["inpainting"]["config"]
-    assert "'os.mkdir' is no class" in message(load, path, trusted=True)
+    assert "evil.yaml is not the config of an inpainting model" in message(load, path, trusted=True)
     assert not made.exists()
 
 

@@ -21,7 +21,7 @@ rows = st.fixed_dictionaries(
     {"image": file_names.map("{}.png".format), "mask": file_names.map("{}.png".format), "prompt": texts},
     optional={
         "method": st.sampled_from(["painta", "rasg"]),
-        "seed": st.integers(0, 2**63 - 1),
+        "seed": st.integers(0, 2**32 - 1),
         "steps": st.integers(1, 1000),
         "guidance_scale": numbers,
         "eta": numbers,
@@ -103,7 +103,7 @@ JOB = "{image: a.png, mask: m.png, prompt: boat"
         ("- image: a.png", "must hold a mapping with the key 'jobs'"),
         ("jobs: [{", "is not valid YAML"),
         ("model: 3\njobs: []", "model must be text, not 3"),
-        (f"jobs: [{JOB}, name: 2024-13-01}}]", "is not valid YAML: month must be in 1..12"),
+        (f"jobs: [{JOB}, eta: 1{'0' * 400}}}]", "jobs.yaml: line 1: a number of 401 digits"),
         ("jobs: " + "[" * 2000, "nested too deeply"),
     ],
 )  # fmt: skip
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         (f"{JOB}, steps: many}}", "steps must be a whole number, not 'many'"),
         (f"{JOB}, steps: 2.5}}", "steps must be a whole number, not 2.5"),
         (f"{JOB}, seed: -1}}", "seed is -1: give a number from 0"),
-        (f"{JOB}, eta: 1{'0' * 400}}}", "eta is too large a number"),
+        (f"{JOB}, eta: 1{'0' * 99}}}", "eta is 1e+99: give a number from 0 to 1"),
         (f"{JOB}, superres: 1}}", "superres must be true or false, not 1"),
         (f"{JOB}, known_region: soft}}", "known_region must be one of exact, blended, not 'soft'"),
         (f"{JOB}, name: ../a}}", "'../a' is no plain file name"),

@@ -55,14 +55,17 @@ def _is_harmless(target: str) -> bool:
 def read_model_config(path: str | Path, trusted: bool = False) -> dict[str, Any]:
     """The `model` (target and params) of an SD2-style YAML config; `trusted` as for `read_yaml`.
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, or one that is too large to be one.
     """
     model = read_yaml(path, trusted).get("model")
     if not isinstance(model, dict) or "target" not in model:
         raise UserError(f"{path} is not a model's config: it has no 'model' with a 'target'")
+    if (count := sum(1 for _ in leaves(model))) > _LARGEST_MODEL:
+        raise UserError(f"{path} has {count:,} values: a model's config may have {_LARGEST_MODEL:,} at most")
     return model
 
 
+_LARGEST_MODEL = 10_000  # values; the time to build a model grows with them
 _UNFOLDED = 1_000_000  # nodes that aliases may add to those that are written out
 _DIGITS = 100  # of a whole number
 _DEEPEST = 100  # brackets within brackets

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sha256, stamp

@@ -113,6 +113,13 @@ def test_what_public_configs_name_is_accepted(tmp_path):
         assert read_model_config(path) == {"target": target}
 
 
+def test_a_model_of_ten_thousand_parts_is_none(tmp_path):
+    path = tmp_path / "long.yaml"
+    path.write_text("model: {target: torch.nn.Identity, params: {list: [" + "1, " * 10_001 + "]}}")
+    with pytest.raises(UserError, match=r"long\.yaml has 10,002 values: a model's config may have 10,000"):
+        read_model_config(path)
+
+
 def bomb(kind: str, levels: int = 9, width: int = 9) -> str:
     """Aliases of aliases that unfold to width ** levels values."""
     form = {

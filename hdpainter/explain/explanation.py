@@ -50,16 +50,18 @@ class Explanation(Observation):
         return arrays
 
     def save(self, folder: str | Path) -> Path:
-        """Write the figures, each method's picture, arrays.npz and, last, index.html, which shows them all.
+        """Write the figures, x0.gif, each method's picture, arrays.npz and, last, index.html, which shows them.
 
         Every file appears whole or not at all. Returns the path of index.html.
         """
+        from hdpainter.explain.animation import animate, save_gif
         from hdpainter.explain.page import render
 
         folder = Path(folder)
         make_folder(folder)
         for name, image in self.figures.items():
             save_png(image, folder / f"{name}.png")
+        save_gif(animate(self), folder / "x0.gif")
         for name, explained in self.methods.items():
             save_png(explained.result.image, folder / f"picture-{name}.png", explained.result.metadata)
         with replacing(folder / "arrays.npz") as path:

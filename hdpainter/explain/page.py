@@ -26,7 +26,8 @@ pre { overflow: auto; padding: 1rem; background: #f5f5f5; font-size: .8rem; }
 </head>
 <body>
 <h1>“$prompt”</h1>
-<p>Seed $seed. $methods. Every number is in <a href="arrays.npz">arrays.npz</a>.</p>
+<p>Seed $seed. $methods. Every number is in <a href="arrays.npz">arrays.npz</a>;
+<a href="x0.gif">x0.gif</a> shows the predictions in motion.</p>
 <nav>$links</nav>
 $sections
 <details><summary>Settings of each picture</summary><pre>$settings</pre></details>

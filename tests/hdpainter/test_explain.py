@@ -15,6 +15,7 @@ from PIL import Image
 
 from hdpainter.cli import main
 from hdpainter.explain import explain
+from hdpainter.explain.animation import animate
 from hdpainter.explain.panels import Bar, Cell, Panels
 from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
@@ -218,11 +219,17 @@ def test_saved_files(explanation, tmp_path):
     for _ in range(2):
         page = explanation.save(tmp_path / "new")
     names = {path.name for path in page.parent.iterdir()}
-    pictures = {f"picture-{name}.png" for name in COMPARED}
-    assert names == {"index.html", "arrays.npz"} | pictures | {f"{name}.png" for name in explanation.figures}
+    pictures = {f"picture-{name}.png" for name in COMPARED} | {f"{name}.png" for name in explanation.figures}
+    assert names == pictures | {"index.html", "arrays.npz", "x0.gif"}
     assert set(re.findall(r'src="(.*?)"', page.read_text("utf-8"))) == {
         f"{name}.png" for name in explanation.figures
     }
+    with Image.open(page.parent / "x0.gif") as motion:
+        assert motion.n_frames == 3 and motion.info["loop"] == 0
+        motion.seek(2)
+        shown = np.array(motion.convert("RGB"), int)
+    first, _, last = (np.abs(shown - np.array(frame)).mean() for frame in animate(explanation))
+    assert last < first / 2
     saved = Image.open(page.parent / "picture-rasg.png")
     assert saved.tobytes() == explanation.methods["rasg"].result.image.tobytes()
     with np.load(page.parent / "arrays.npz") as arrays:

@@ -30,11 +30,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, scratch: Path | None = None, new: bool = False) -> Iterator[Path]:
     """A file to write in the place of `path`, whose name it gets when the block ends without an error.
 
     It lies beside `path`, or in `scratch`, a folder of the same file system, and has the suffix of `path`.
     Raises CannotWrite for an OSError within the block; whatever is raised, `path` stays as it was.
+    new: it takes no file's place. Raises UserError where there is one by then, of whoever was faster.
     """
     part = (scratch or path.parent) / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.part{path.suffix}"
     try:
@@ -42,24 +43,38 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
             yield part
             with part.open("r+b") as file:
                 os.fsync(file.fileno())
-            part.replace(path)
+            if new:
+                _claim(part, path)
+            else:
+                part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, scratch: Path | None = None) -> Path:
-    """Write a text file in UTF-8, whole or not at all; its folder is made. Raises CannotWrite."""
+def _claim(part: Path, path: Path) -> None:
+    """Give `part` the name `path`, which no file may have: of several processes one only succeeds."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise UserError(f"{path} exists by now: another process has written it") from None
+    except OSError:  # a file system without links
+        path.open("xb").close()
+        part.replace(path)
+
+
+def write_text(path: Path, text: str, scratch: Path | None = None, new: bool = False) -> Path:
+    """Write a text file in UTF-8, whole or not at all; its folder is made. `new` as for `replacing`."""
     make_folder(path.parent)
-    with replacing(path, scratch) as part:
+    with replacing(path, scratch, new) as part:
         # A file's name that is not Unicode holds lone surrogates: in JSON, backslashes are its own escapes.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
-def write_json(path: Path, values: Any, scratch: Path | None = None) -> Path:
+def write_json(path: Path, values: Any, scratch: Path | None = None, new: bool = False) -> Path:
     """Write plain values as an indented JSON file, like `write_text`."""
-    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n", scratch)
+    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n", scratch, new)
 
 
 def make_folder(folder: Path) -> None:

@@ -97,7 +97,7 @@ def inpaint(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress.start(args.out.stem)
         (result,) = batch.paint(painter, [task], progress.step)
-    save_result(args.out, result.image, batch.make_record(task, result, None))
+    save_result(args.out, result.image, batch.make_record(task, result, None), new=not args.overwrite)
     seconds = time.monotonic() - started
     print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result.metadata)}")
     return 0

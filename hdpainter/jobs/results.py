@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,24 +52,34 @@ class State:
 
 
 def save_result(
-    path: Path, image: Image.Image, record: Mapping[str, Any], scratch: Path | None = None
+    path: Path,
+    image: Image.Image,
+    record: Mapping[str, Any],
+    scratch: Path | None = None,
+    new: bool = False,
 ) -> None:
     """Write `image` to `path` (.png) and `record` to the .json beside it.
 
     The picture is prepared in `scratch` (default: the folder of `path`), which must be on the
-    same file system. The record also goes into the PNG. Raises CannotWrite where they cannot be written.
+    same file system. The record also goes into the PNG. Raises CannotWrite where they cannot be written and, if
+    they are to be `new`, UserError where another process has written either meanwhile: that one's stays.
     """
-    content = encode_png(image, record)
-    with replacing(path, scratch) as picture:
-        picture.write_bytes(content)
-        output = {
-            "file": path.name,
-            "width": image.width,
-            "height": image.height,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        path.unlink(missing_ok=True)
-        write_json(path.with_suffix(".json"), {**record, "output": output}, scratch)
+    content, beside = encode_png(image, record), path.with_suffix(".json")
+    output = {
+        "file": path.name,
+        "width": image.width,
+        "height": image.height,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    with ExitStack() as undo:
+        with replacing(path, scratch, new) as picture:
+            picture.write_bytes(content)
+            if not new:
+                path.unlink(missing_ok=True)
+            write_json(beside, {**record, "output": output}, scratch, new)
+            if new:
+                undo.callback(beside.unlink)
+        undo.pop_all()
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -146,6 +156,8 @@ def locked(folder: Path) -> Iterator[Path]:
     """
     hidden = folder / SCRATCH
     scratch, owner = hidden / "unfinished", hidden / "owner"
+    if link := next((place for place in (hidden, scratch) if place.is_symlink()), None):
+        raise UserError(f"{link} is a link to another folder, whose files would be removed: remove the link")
     make_folder(hidden)
     try:
         lock = FileLock(hidden / "lock").acquire(blocking=False)

@@ -5,21 +5,47 @@ Exit codes: 0 all done; 1 some results failed, or an error of the program; 2 a m
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from hdpainter.values import nearest
 from ldm.util import UserError
 
 DEBUG = "--debug"
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports mistakes like any other UserError, in one line; takes no abbreviated flags."""
+    """Reports mistakes like any other UserError, in one line; takes no abbreviated flags, and as the value of a
+    flag also what begins with a dash, unless it is a flag itself: ``--prompt -clock``."""
 
     def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        found, rest = super().parse_known_args(self._joined(words), namespace)
+        for word in rest:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and (guess := nearest(flag, self._option_string_actions)):
+                self.error(f"unknown flag {flag}; {guess}")
+        return found, rest
+
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """The words, with ``--flag=-value`` where argparse would take a flag's value for another flag."""
+        joined: list[str] = []
+        flags = self._option_string_actions
+        for word in words:
+            action = flags.get(joined[-1]) if joined else None
+            takes_one = action is not None and action.nargs is None
+            dashed = word.startswith("-") and (" " in word or not word.startswith("--"))
+            if takes_one and dashed and word not in flags:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -33,10 +59,14 @@ def finish(
 ) -> int:
     """The exit code of `command`, which gets the words of the command line (sys.argv's if None) without --debug.
 
-    program: who speaks in messages. interrupted: what it says after Ctrl-C.
+    What the console cannot show is printed as an escape, ``\\u732b``, and is no error. program: who speaks in
+    messages. interrupted: what it says after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
+            stream.reconfigure(errors="backslashreplace")
 
     def fail(message: str, code: int) -> int:
         print(f"{program}: {message}", file=sys.stderr)
@@ -57,6 +87,11 @@ def finish(
         if debug:
             raise
         return fail(f"error: {one_line(error)} (--debug shows where)", 1)
+
+
+def say(message: str) -> None:
+    """Tell what is about to happen; standard output is for what was made."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:

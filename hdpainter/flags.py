@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter.jobs.job import JobSettings, check_values, parse_values
-from hdpainter.settings import describe, method_names
-from hdpainter.values import kinds
+from hdpainter.settings import RESULTS, describe, method_names
+from hdpainter.values import kinds, required
 
 HEADINGS = ("input", "what to paint", "output", "model and method", "sampler", "stage 2", "machine")
 # What is not the method's own comes first.
@@ -38,9 +38,11 @@ def methods_told(parser: argparse.ArgumentParser) -> None:
 
 def add_picture(groups: Groups) -> None:
     """The picture, the mask and the prompt of a command that takes one of each."""
-    groups["input"].add_argument("--image", required=True, help="the picture")
-    groups["input"].add_argument("--mask", required=True, help="mask of the picture's size; white is filled")
-    groups["what to paint"].add_argument("--prompt", required=True, help="what to paint there")
+    groups["input"].add_argument("--image", help="the picture")
+    groups["input"].add_argument(
+        "--mask", help="mask of the picture's size; white is filled (needed, except with --outpaint)"
+    )
+    groups["what to paint"].add_argument("--prompt", help="what to paint there")
 
 
 def add_trust(group: Any) -> None:
@@ -55,11 +57,16 @@ def add_trust(group: Any) -> None:
 def add_settings(groups: Groups, keys: Collection[str] = tuple(SETTINGS)) -> None:
     """The settings of jobs, each under the heading that it names itself."""
     for key in keys:
-        flag, group, text = f"--{key.replace('_', '-')}", SETTINGS[key]["group"], SETTINGS[key]["help"]
-        if kinds(JobSettings)[key] is bool:
-            groups[group].add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        flag, about = f"--{key.replace('_', '-')}", SETTINGS[key]
+        group, text = groups[about["group"]], about["help"].replace("%", "%%")
+        if required(kinds(JobSettings)[key]) is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif about["several"]:
+            group.add_argument(flag, action="append", metavar="PLACE=VALUE", help=text)
+        elif about["bare"] is not None:
+            group.add_argument(flag, nargs="?", const=about["bare"], metavar="N", help=text)
         else:
-            groups[group].add_argument(flag, metavar=key.split("_")[-1].upper(), help=text)
+            group.add_argument(flag, metavar=key.split("_")[-1].upper(), help=text)
 
 
 def add_machine(group: Any) -> None:
@@ -75,10 +82,11 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises UserError for a value of a wrong type or out of range.
     """
-    keys = ("image", "mask", "prompt", *SETTINGS)
+    keys = ("image", "mask", "prompt", "num_samples", *SETTINGS)
     values = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
+    values |= {key: ",".join(value) for key, value in values.items() if isinstance(value, list)}
     values |= parse_values({key: value for key, value in values.items() if isinstance(value, str)})
     check_values(values)
-    if Path(values.get("method", "")).suffix in (".yaml", ".yml"):
+    if Path(values.get("method", "")).suffix in (".yaml", ".yml", *RESULTS):
         values["method"] = str(Path(values["method"]).absolute())
     return values

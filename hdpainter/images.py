@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -30,16 +31,26 @@ MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
 
 
-def load_image(source: Source, name: str = "image", sha256: str | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Hashed(os.PathLike[str]):
+    """A file, by its path, whose SHA-256 is known: the bytes that are decoded are those that were hashed."""
+
+    path: Path
+    sha256: str
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def load_image(source: Source, name: str = "image") -> Image.Image:
     """A picture as 8-bit RGB from a path, a PIL image or a uint8 array [H, W], [H, W, 3] or [H, W, 4].
 
     The EXIF orientation is applied. Transparent parts are laid on white, with a warning. 16-bit grey is scaled to
     8 bits. CMYK and grey are converted by their colour profiles where they have one. An RGB profile is kept in
-    `info`, from where `save_png` writes it. `sha256`: what the file's must be; the bytes that are decoded are
-    those that were hashed. Raises UserError for another file, and for all that is not one picture of at most
-    MAX_PIXELS.
+    `info`, from where `save_png` writes it. Raises UserError for all that is not one picture of at most
+    MAX_PIXELS, and for a `Hashed` file that is another by now.
     """
-    image, name = _read(source, name, profiles=("CMYK", "L"), sha256=sha256)
+    image, name = _read(source, name, profiles=("CMYK", "L"))
     if _alpha(image) is not None:
         warnings.warn(f"{name} has transparent parts: they are white here, the result has none", stacklevel=2)
     return _flattened(image, "white")
@@ -49,20 +60,26 @@ def load_mask(
     source: Source,
     size: tuple[int, int],
     name: str = "mask",
+    *,
     channel: Literal["grey", "alpha"] = "grey",
-    sha256: str | None = None,
+    invert: bool = False,
+    resize: bool = False,
 ) -> Grey:
-    """A mask as grey uint8 [H, W], white = fill; sources and `sha256` as for `load_image`, and bool arrays.
+    """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
 
     Transparent parts count as black (keep), so white strokes on a transparent canvas work as they look. With
-    `channel` "alpha" they are what is filled, as in a picture into which a hole was erased. `size` is the image's
-    (width, height), as PIL's `image.size`. Raises UserError for a mask of another size, and for a picture that
-    does not look like a mask; warns of one that fills nearly everything.
+    `channel` "alpha" they are what is filled, as in a picture into which a hole was erased. `invert` fills what
+    else would be kept. `size` is the image's (width, height), as PIL's `image.size`; `resize` brings a mask of
+    another size, but the same proportions, to it. Raises UserError for a mask of another size, and for a picture
+    that does not look like a mask; warns of one that fills nearly everything.
     """
-    image, name = _read(source, name, profiles=("CMYK",), sha256=sha256)
-    if image.size != tuple(size):
-        (mask_w, mask_h), (w, h) = image.size, size
+    image, name = _read(source, name, profiles=("CMYK",))
+    (mask_w, mask_h), (w, h) = image.size, size
+    alike = abs(mask_w * h - w * mask_h) <= 0.02 * w * mask_h + max(w, h)  # within 2%, and rounding
+    if image.size != tuple(size) and not (resize and alike):
         advice = "save the mask at the image's size"
+        if resize:
+            advice = "these are other proportions, so the mask is not of this image"
         if image.size == (h, w):
             advice = (
                 "one of the two is turned by its EXIF orientation, or the mask is of the photo as it is stored; "
@@ -82,6 +99,10 @@ def load_mask(
             check_transparency(alpha, np.asarray(image.convert("RGB").convert("L")), name)
         check_mask(rgb, name)
         grey = np.array(rgb.convert("L"))
+    if image.size != tuple(size):
+        grey = np.array(Image.fromarray(grey).resize(size, Image.Resampling.NEAREST))
+    if invert:
+        grey = 255 - grey
     share = np.mean(grey > 127)
     if share > LARGE:
         warnings.warn(
@@ -125,26 +146,41 @@ def save_png(
         raise UserError(
             f"{path} does not end in .png: results are PNG files, which keep every pixel as it is"
         )
-    content = encode_png(image, metadata)
+    content = encode(image, ".png", metadata)
     make_folder(path.parent)
     with replacing(path, scratch) as part:
         part.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
-def encode_png(image: Image.Image, metadata: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of a PNG with `metadata` as JSON in the text chunk "hdpainter"."""
-    text = PngImagePlugin.PngInfo()
-    if metadata is not None:
-        text.add_text("hdpainter", json.dumps(metadata))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=text)
+def encode(image: Image.Image, suffix: str = ".png", metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a picture file of that suffix: a PNG with `metadata` as JSON in the text chunk "hdpainter"; a
+    JPEG or WEBP of high quality, which is lossy all the same and has no such chunk."""
+    buffer, profile = io.BytesIO(), image.info.get("icc_profile")
+    if suffix.lower() == ".png":
+        text = PngImagePlugin.PngInfo()
+        if metadata is not None:
+            text.add_text("hdpainter", json.dumps(metadata))
+        image.save(buffer, format="PNG", pnginfo=text)
+    elif suffix.lower() == ".webp":
+        image.save(buffer, format="WEBP", quality=95, method=5, icc_profile=profile)
+    else:
+        image.save(buffer, format="JPEG", quality=95, subsampling=0, icc_profile=profile)
     return buffer.getvalue()
 
 
-def _read(
-    source: Source, name: str, profiles: tuple[str, ...], sha256: str | None
-) -> tuple[Image.Image, str]:
+def read_metadata(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What is in a PNG's text chunk "hdpainter"; None where there is none."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # the chunk may follow the pixels
+            found = json.loads(getattr(image, "text", {}).get("hdpainter", ""))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.Image, str]:
     """The decoded, upright picture as RGB or RGBA, and its name for messages; `profiles`: modes whose count."""
     if isinstance(source, str | os.PathLike):
         name = f"{name} {os.fspath(source)}"
@@ -152,7 +188,7 @@ def _read(
         raise UserError(f"{name} is a {type(source).__name__}: give a path, a PIL image or a NumPy array")
     try:
         with ExitStack() as files:
-            image = _open(source, name, files, sha256)
+            image = _open(source, name, files)
             _check_size(image, name)
             profile = image.info.get("icc_profile") or b""  # None if incomplete
             rgb = _to_rgb(ImageOps.exif_transpose(image), profiles, name)
@@ -172,7 +208,7 @@ def _read(
         raise UserError(f"{name} cannot be decoded ({reason}): save it again as an RGB PNG") from error
 
 
-def _open(source: Source, name: str, files: ExitStack, sha256: str | None = None) -> Image.Image:
+def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
@@ -182,7 +218,7 @@ def _open(source: Source, name: str, files: ExitStack, sha256: str | None = None
     with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Not by the path: Pillow would map uncompressed TIFFs and mix up the rows of those that are turned.
-        return Image.open(_contents(Path(source), name, files, sha256), formats=FORMATS)
+        return Image.open(_contents(source, name, files), formats=FORMATS)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -196,11 +232,11 @@ def _check_file(path: Path, name: str) -> None:
         raise UserError(f"{name} is an empty file: save the picture again")
 
 
-def _contents(path: Path, name: str, files: ExitStack, sha256: str | None) -> BinaryIO:
-    if sha256 is None:
-        return files.enter_context(path.open("rb"))
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
+def _contents(source: str | os.PathLike, name: str, files: ExitStack) -> BinaryIO:
+    if not isinstance(source, Hashed):
+        return files.enter_context(Path(source).open("rb"))
+    content = source.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != source.sha256:
         raise UserError(f"{name} has changed since it was looked at: start again with the new one")
     return io.BytesIO(content)
 

@@ -8,7 +8,7 @@ import dataclasses
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 
 from hdpainter.blend import blend
-from hdpainter.images import Pixels, Source, load_image, load_mask
+from hdpainter.canvas import Canvas, Task
+from hdpainter.images import Pixels, Source
 from hdpainter.inpaint import Inpainting, Observer
-from hdpainter.masks import Mask, binarize, pad_to_multiple, prepare, shrink, stage_size
+from hdpainter.masks import shrink, stage_size
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import DEFAULT_MODEL
@@ -42,8 +43,8 @@ Several = list[Value] | tuple[Value, ...]
 
 @dataclass(frozen=True)
 class Result:
-    """image: the finished picture, of the input's size. low_res: stage 1's picture. metadata: all that is needed
-    to make it again, and how long it took."""
+    """image: the finished picture, of the input's size. low_res: stage 1's picture (of the last hole, where they
+    are filled one after the other). metadata: all that is needed to make it again, and how long it took."""
 
     image: Image.Image
     low_res: Image.Image
@@ -51,21 +52,26 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """One picture on its way: the user's input and what stage 1 sees of it.
+class _Painted:
+    """A task that is done: stage 1's picture, the finished window uint8 [H, W, 3], whether stage 2 made it."""
 
-    original: uint8 [H, W, 3]; mask: bool [H, W]; info: the colour profile, if any. size: (h, w) of stage 1 before
-    padding; image, fill: original and mask at stage 1's padded size.
-    """
+    task: Task
+    low_res: Image.Image
+    pixels: Pixels
+    stage2: bool
+    seconds: dict[str, float]
 
-    original: Pixels
-    mask: Mask
-    info: Mapping[Any, Any]
-    prompt: str
-    seed: int
-    size: tuple[int, int]
-    image: Pixels
-    fill: Mask
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the metadata says of one of several: its window as (left, top, right, bottom)."""
+        rows, columns = self.task.window
+        return {
+            "prompt": self.task.prompt,
+            "seed": self.task.seed,
+            "window": [columns.start, rows.start, columns.stop, rows.stop],
+            "stage1_size": list(self.task.size[::-1]),
+            "superres": self.stage2,
+        }
 
 
 class HDPainter:
@@ -102,13 +108,13 @@ class HDPainter:
         )
 
     @overload
-    def __call__(self, image: Source, mask: Source, prompt: str, **settings: Any) -> Result: ...
+    def __call__(self, image: Source, mask: Source | None, prompt: str, **settings: Any) -> Result: ...
 
     @overload
     def __call__(
         self,
         image: Several[Source],
-        mask: Source | Several[Source],
+        mask: Source | Several[Source] | None,
         prompt: str | Several[str],
         **settings: Any,
     ) -> list[Result]: ...
@@ -116,7 +122,7 @@ class HDPainter:
     def __call__(
         self,
         image: Source | Several[Source],
-        mask: Source | Several[Source],
+        mask: Source | Several[Source] | None,
         prompt: str | Several[str],
         *,
         method: str | Path | Method | None = None,
@@ -129,7 +135,8 @@ class HDPainter:
     ) -> Result | list[Result]:
         """Fill the mask with what the prompt says.
 
-        image, mask: paths, PIL images or arrays; the mask is as large as the image, white = fill.
+        image, mask: paths, PIL images or arrays; the mask is as large as the image, white = fill. It may be None
+            where the picture is outpainted.
         prompt: what to paint; words beyond the text encoder's 77 tokens are cut, which the metadata tells.
         method: the name of a method in ``configs/methods``, a YAML file, or a `Method`; the model's by default.
         seed: of all noise; the same seed gives the same picture, alone or in a batch.
@@ -151,14 +158,23 @@ class HDPainter:
         images = image if isinstance(image, list | tuple) else [image]
         masks, prompts, seeds = (_for_all(value, len(images)) for value in (mask, prompt, seed))
         inputs = zip(images, masks, prompts, seeds, strict=True)
-        tasks = [self._task(*one, method, size) for one in inputs]
-        results = self._paint(tasks, method, superres, progress or _silent, observer)
+        canvases = [self._canvas(*one, method) for one in inputs]
+        long_side, multiple = self._long_side(size), self.models.spec.multiple
+        painted: list[list[_Painted]] = [[] for _ in canvases]
+        for number in range(max((len(canvas.prompts) for canvas in canvases), default=0)):
+            left = [index for index, canvas in enumerate(canvases) if number < len(canvas.prompts)]
+            tasks = [canvases[index].task(number, long_side, multiple) for index in left]
+            done = self._paint(tasks, method, superres, progress or _silent, observer)
+            for index, one in zip(left, done, strict=True):
+                canvases[index].paste(one.task, one.pixels)
+                painted[index].append(one)
+        results = [self._result(canvas, parts) for canvas, parts in zip(canvases, painted, strict=True)]
         return results if isinstance(image, list | tuple) else results[0]
 
     def draft(
         self,
         image: Source,
-        mask: Source,
+        mask: Source | None,
         prompt: str,
         *,
         method: str | Path | Method | None = None,
@@ -169,15 +185,16 @@ class HDPainter:
         """Stage 1 alone: a completion of stage 1's size, `Result.low_res`, for `finish` to go on with.
 
         Arguments as for a call of the painter; what else may be set is set in the method (`Method.adjusted`).
+        Raises UserError for bad input, and where several holes are to be filled one after the other.
         """
         method = self._method(method)
-        task = self._task(image, mask, prompt, seed, method, size)
+        _, task = self._only_task(image, mask, prompt, seed, method, size)
         return self._inpaint([task], method, progress or _silent, None)[0]
 
     def finish(
         self,
         image: Source,
-        mask: Source,
+        mask: Source | None,
         prompt: str,
         low_res: Image.Image,
         *,
@@ -193,13 +210,15 @@ class HDPainter:
         Raises UserError where `low_res` is not of stage 1's size.
         """
         method = self._method(method)
-        task = self._task(image, mask, prompt, seed, method, size)
+        canvas, task = self._only_task(image, mask, prompt, seed, method, size)
         if low_res.size != task.size[::-1]:
             wanted = "{} x {}".format(*task.size[::-1])
             raise UserError(
                 f"the draft is {low_res.width} x {low_res.height} pixels, stage 1 of this picture {wanted}"
             )
-        return self._result(task, low_res, method, superres, {}, progress or _silent)
+        painted = self._finish(task, low_res, method, superres, {}, progress or _silent)
+        canvas.paste(task, painted.pixels)
+        return self._result(canvas, [painted])
 
     def _method(self, method: str | Path | Method | None) -> Method:
         """The method with what it leaves to the model."""
@@ -209,72 +228,75 @@ class HDPainter:
             method = method.override({"superres.crop_margin": self.models.spec.crop_margin})
         return method
 
-    def _task(
-        self, image: Source, mask: Source, prompt: str, seed: int, method: Method, size: int | None
-    ) -> _Task:
+    def _canvas(self, image: Source, mask: Source | None, prompt: str, seed: int, method: Method) -> Canvas:
         if not isinstance(prompt, str):
             raise UserError(f"prompt must be text, not {prompt!r}")
-        seed = convert(Seed, seed, "seed")
-        spec = self.models.spec
-        long_side = spec.size if size is None else convert(Size, size, "size")
-        picture = load_image(image)
-        grey = load_mask(mask, picture.size)
-        original = np.array(picture)
-        height, width = stage_size(picture.height, picture.width, long_side)
-        small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-        return _Task(
-            original,
-            binarize(grey, method.masks.threshold),
-            picture.info,
-            prompt,
-            seed,
-            (height, width),
-            pad_to_multiple(small, spec.multiple, method.masks.pad),
-            prepare(grey, (height, width), spec.multiple, method.masks),
-        )
+        return Canvas(image, mask, prompt, convert(Seed, seed, "seed"), method)
+
+    def _only_task(
+        self,
+        image: Source,
+        mask: Source | None,
+        prompt: str,
+        seed: int,
+        method: Method,
+        size: int | None,
+    ) -> tuple[Canvas, Task]:
+        canvas = self._canvas(image, mask, prompt, seed, method)
+        if len(canvas.prompts) > 1:
+            raise UserError(
+                f"the mask has {len(canvas.prompts)} holes to fill one after the other, and a draft is of one: "
+                "fill them at once, without each_hole"
+            )
+        return canvas, canvas.task(0, self._long_side(size), self.models.spec.multiple)
+
+    def _long_side(self, size: int | None) -> int:
+        return self.models.spec.size if size is None else convert(Size, size, "size")
 
     def _paint(
         self,
-        tasks: Sequence[_Task],
+        tasks: Sequence[Task],
         method: Method,
         superres: bool,
         progress: OnStep,
         observer: Observer | None,
-    ) -> list[Result]:
+    ) -> list[_Painted]:
         """Stage 1 in one batch for each padded size, stage 2 picture by picture."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, task in enumerate(tasks):
             groups[task.fill.shape].append(index)
-        results: dict[int, Result] = {}
+        results: dict[int, _Painted] = {}
         for indices in groups.values():
             batch = [tasks[index] for index in indices]
             with timed() as inpainting:
                 low_res = self._inpaint(batch, method, progress, observer)
             seconds = {"inpainting": inpainting[0] / len(batch)}
             for index, task, picture in zip(indices, batch, low_res, strict=True):
-                results[index] = self._result(task, picture, method, superres, seconds, progress)
+                results[index] = self._finish(task, picture, method, superres, seconds, progress)
         return [results[index] for index in range(len(tasks))]
 
-    def _result(
+    def _finish(
         self,
-        task: _Task,
+        task: Task,
         low_res: Image.Image,
         method: Method,
         superres: bool,
         seconds: dict[str, float],
         progress: OnStep,
-    ) -> Result:
-        """From stage 1's picture to the result; `seconds`: what was spent before."""
+    ) -> _Painted:
+        """From stage 1's picture to the finished window; `seconds`: what was spent before."""
+        height, width = task.original.shape[:2]
+        stage2 = superres and self.models.spec.upscaler is not None and max(height, width) > max(task.size)
         with timed() as finishing:
-            image, stage2 = self._finish(task, low_res, method, superres, progress)
-        facts = self._metadata(task, method, stage2, {**seconds, "superres": finishing[0]})
-        finished = Image.fromarray(image)
-        finished.info = dict(task.info)
-        return Result(finished, low_res, facts)
+            generated = self._upscale(task, low_res, method, progress) if stage2 else low_res
+            resized = np.array(generated.resize((width, height), Image.Resampling.LANCZOS))
+            scale = max(height, width) / max(task.size)
+            pixels = blend(task.original, resized, task.mask, method.known_region, scale)
+        return _Painted(task, low_res, pixels, stage2, {**seconds, "superres": finishing[0]})
 
     @torch.no_grad()
     def _inpaint(
-        self, tasks: Sequence[_Task], method: Method, progress: OnStep, observer: Observer | None
+        self, tasks: Sequence[Task], method: Method, progress: OnStep, observer: Observer | None
     ) -> list[Image.Image]:
         spec = self.models.spec
         stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
@@ -284,7 +306,7 @@ class HDPainter:
             [task.prompt for task in tasks],
             method,
             [task.seed for task in tasks],
-            lambda step, steps: progress("inpainting", step, steps),
+            lambda step, steps: progress(f"inpainting{tasks[0].label}", step, steps),
             observer,
         )
         pictures = []
@@ -293,20 +315,7 @@ class HDPainter:
             pictures.append(to_image(pixels, method.rounding).crop((0, 0, width, height)))
         return pictures
 
-    def _finish(
-        self, task: _Task, low_res: Image.Image, method: Method, superres: bool, progress: OnStep
-    ) -> tuple[Pixels, bool]:
-        """(the picture of the input's size, whether stage 2 made it)."""
-        height, width = task.original.shape[:2]
-        generated = low_res
-        stage2 = superres and self.models.spec.upscaler is not None and max(height, width) > max(task.size)
-        if stage2:
-            generated = self._upscale(task, low_res, method, progress)
-        resized = np.array(generated.resize((width, height), Image.Resampling.LANCZOS))
-        scale = max(height, width) / max(task.size)
-        return blend(task.original, resized, task.mask, method.known_region, scale), stage2
-
-    def _upscale(self, task: _Task, low_res: Image.Image, method: Method, progress: OnStep) -> Image.Image:
+    def _upscale(self, task: Task, low_res: Image.Image, method: Method, progress: OnStep) -> Image.Image:
         spec, settings = self.models.spec, method.superres
         longest = spec.max_size // SCALE
         if max(low_res.size) > longest:
@@ -327,27 +336,37 @@ class HDPainter:
             settings,
             task.seed,
             method.rounding,
-            lambda step, steps: progress("superres", step, steps),
+            lambda step, steps: progress(f"superres{task.label}", step, steps),
         )
         return Image.fromarray(high_res)
 
-    def _metadata(
-        self, task: _Task, method: Method, stage2: bool, seconds: dict[str, float]
-    ) -> dict[str, Any]:
-        height, width = task.original.shape[:2]
+    def _result(self, canvas: Canvas, painted: Sequence[_Painted]) -> Result:
+        """The finished canvas with its record."""
+        image = Image.fromarray(canvas.pixels)
+        image.info = dict(canvas.info)
+        return Result(image, painted[-1].low_res, self._metadata(canvas, painted))
+
+    def _metadata(self, canvas: Canvas, painted: Sequence[_Painted]) -> dict[str, Any]:
+        method, first = canvas.method, painted[0]
+        stage2 = any(part.stage2 for part in painted)
+        height, width = canvas.mask.shape
         stages: dict[str, LatentDiffusion] = {"inpainting": self.models.inpainting}
         if stage2 and self.models.upscaler is not None:
             stages["superres"] = self.models.upscaler
-        return {
-            "prompt": task.prompt,
-            "words_cut": words_cut(task.prompt),
+        seconds: dict[str, float] = defaultdict(float)
+        for part in painted:
+            for stage, spent in part.seconds.items():
+                seconds[stage] += spent
+        facts = {
+            "prompt": canvas.prompt,
+            "words_cut": sum(words_cut(part.task.prompt) for part in painted),
             "negative_words_cut": words_cut(method.prompts.negative),
-            "seed": task.seed,
+            "seed": canvas.seed,
             "method": dataclasses.asdict(method),
             "size": [width, height],
-            "stage1_size": list(task.size[::-1]),
+            "stage1_size": list(first.task.size[::-1]),
             "superres": stage2,
-            "mask_share": float(task.mask.mean()),
+            "mask_share": float(canvas.mask.mean()),
             "models": self.models.info,
             "device": str(self.models.inpainting.device),
             "dtype": {
@@ -357,6 +376,9 @@ class HDPainter:
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "versions": versions(),
         }
+        if method.input.only_masked is not None or len(painted) > 1:
+            facts["holes"] = [part.facts for part in painted]
+        return facts
 
 
 def _silent(stage: str, step: int, steps: int) -> None:

@@ -1,9 +1,15 @@
 """The words of a prompt and where they stand among the text encoder's tokens: ind(τ) of the paper."""
 
+import re
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
 CONTEXT_LENGTH = 77  # tokens of CLIP's text encoders, the start and the end token included
+# What other programs read in prompts: (word:1.3), [word:0.5], ((word)), <lora:name:1>.
+_WEIGHTS = re.compile(
+    r"[(\[][^()\[\]]*:\s*-?\d*\.?\d+\s*[)\]]|\(\([^()]+\)\)|<(lora|lyco|hypernet)\w*:[^<>]*>"
+)
 
 
 @cache
@@ -45,9 +51,27 @@ def word_spans(prompt: str, tokenizer: Any = None) -> list[tuple[str, list[int]]
 
 
 def words_cut(prompt: str, tokenizer: Any = None) -> int:
-    """How many words the text encoder does not (wholly) see because the prompt exceeds its 77 tokens."""
-    words = _words(prompt, tokenizer or default_tokenizer())
-    return sum(indices[-1] >= CONTEXT_LENGTH - 1 for _, indices in words)
+    """How many words the text encoder does not (wholly) see because the prompt exceeds its 77 tokens.
+
+    A word is what stands between blanks.
+    """
+    tokenizer = tokenizer or default_tokenizer()
+    last, cut = 0, 0
+    for word in prompt.split():  # tokens do not reach across blanks
+        last += len(tokenizer.encode(word))
+        cut += last >= CONTEXT_LENGTH - 1
+    return cut
+
+
+def has_weights(prompt: str) -> bool:
+    """Whether a prompt has the weights or the tags of other programs, ``(word:1.3)`` or ``<lora:name:1>``."""
+    return _WEIGHTS.search(prompt) is not None
+
+
+def names_any(prompt: str, things: Collection[str]) -> bool:
+    """Whether one of the things, such as "clock", stands in the prompt as a word of its own or its plural."""
+    words = "|".join(map(re.escape, things))
+    return re.search(rf"\b({words})(e?s)?\b", prompt, re.IGNORECASE) is not None
 
 
 def _words(prompt: str, tokenizer: Any) -> list[tuple[str, list[int]]]:

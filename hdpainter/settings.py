@@ -6,6 +6,7 @@ differ in these values only, and the name of each value says what it does.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,11 +14,24 @@ from typing import Annotated, Any, Literal, get_args
 
 from hdpainter.blend import KnownRegion
 from hdpainter.configs import read_yaml
+from hdpainter.inputs import PADDING, Grow, InputSettings, MaskChannel, Outpaint, Padding
 from hdpainter.masks import MaskSettings
-from hdpainter.values import Checked, Range, check_keys, from_mapping, places
+from hdpainter.records import read_record, settings_of
+from hdpainter.values import (
+    Checked,
+    Range,
+    check_keys,
+    from_mapping,
+    parse,
+    places,
+    quoted,
+    required,
+    unknown,
+)
 from ldm.util import CONFIGS, UserError
 
 METHOD_FILES = CONFIGS / "methods"
+RESULTS = (".png", ".json")  # which say how they were made
 COMPARED = ("stable-inpainting", "painta", "rasg", "hd-painter")  # the ablation, Table 2 of the paper
 
 Steps = Annotated[int, Range(1, 1000)]
@@ -28,7 +42,8 @@ Eta = Annotated[float, Range(0, 100, "a number from 0 to 1; the paper has 0.25")
 LARGEST_ETA = {"cumulative": 1, "per_step": 4}
 Pixels = Annotated[int, Range(0, 2**15, "a number of pixels from 0 to 32768")]
 Tile = Annotated[int, Range(256, 2**15, "a multiple of 64 from 256 to 32768", step=64)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that torch's generator keeps
+# All that torch's generator keeps.
+Seed = Annotated[int, Range(0, 2**32 - 1, f"a number from 0 to {2**32 - 1}; there is no random seed")]
 Size = Annotated[int, Range(1, 2**15)]  # longer side of a picture, in pixels
 Grid = Literal["uniform", "descend"]
 Objective = Literal["bce", "l1", "softmax", "max"]
@@ -126,9 +141,18 @@ class SuperResSettings(Checked):
     tile: Tile | None = None
 
 
-def setting(group: str, text: str, place: str | None = None, default: Any = None) -> Any:
-    """A field for what a user may set: the heading it stands under, its help, and its place in a `Method`."""
-    return field(default=default, metadata={"group": group, "help": text, "place": place})
+def setting(
+    group: str,
+    text: str,
+    place: str | None = None,
+    default: Any = None,
+    bare: str | None = None,
+    several: bool = False,
+) -> Any:
+    """A field for what a user may set: the heading it stands under, its help, its place in a `Method`, its value
+    where its flag is given without one, and whether the flag may be given several times."""
+    told = {"group": group, "help": text, "place": place, "bare": bare, "several": several}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +190,34 @@ class Adjustments(Checked):
         "encode and decode in tiles of this many pixels: less memory, not exact (default: whole)",
         "superres.tile",
     )
+    only_masked: Padding | None = setting(
+        "input",
+        "stage 1 sees only the mask's surroundings, this many pixels around it, enlarged to its size: detail "
+        f"for small holes in large pictures (default: the whole picture; without a number {PADDING})",
+        "input.only_masked",
+        bare=str(PADDING),
+    )
+    each_hole: bool | None = setting(
+        "input",
+        "fill parts of the mask that are far apart one after the other, from left to right; prompts separated by "
+        "| are theirs",
+        "input.each_hole",
+    )
+    outpaint: Outpaint | None = setting(
+        "input",
+        "let the picture grow, and fill what is new: left=200,right=200,top=64; then no mask is needed",
+        "input.outpaint",
+    )
+    mask_channel: MaskChannel | None = setting(
+        "input",
+        "grey: white is filled; alpha: transparent is filled, as where a hole was erased (default: grey)",
+        "input.mask_channel",
+    )
+    invert_mask: bool | None = setting("input", "fill what the mask keeps", "input.invert_mask")
+    resize_mask: bool | None = setting(
+        "input", "bring a mask of another size to the picture's", "input.resize_mask"
+    )
+    grow: Grow | None = setting("input", "pixels by which the mask grows on all sides", "input.grow")
     known_region: KnownRegion | None = setting(
         "output",
         "exact: pixels outside the mask stay bit-identical; blended: Poisson blending also moves those near it "
@@ -184,6 +236,7 @@ class Method(Checked):
     """Everything that defines a method.
 
     painta, rasg: None: that part is off.
+    input: how the user's picture and mask are read.
     known_region: `exact` leaves every pixel outside M as it is; `blended` is the release's Poisson blending,
         which also moves pixels near the seam.
     rounding: of decoded pixels to 8 bits; the release truncates.
@@ -196,6 +249,7 @@ class Method(Checked):
     prompts: PromptSettings = field(default_factory=PromptSettings)
     masks: MaskSettings = field(default_factory=MaskSettings)
     superres: SuperResSettings = field(default_factory=SuperResSettings)
+    input: InputSettings = field(default_factory=InputSettings)
     known_region: KnownRegion = "exact"
     rounding: Literal["round", "truncate"] = "round"
 
@@ -206,19 +260,27 @@ class Method(Checked):
             raise UserError(
                 f"eta is {self.sampler.eta}: give a number from 0 to {largest}; the paper has 0.25"
             )
+        padding = self.input.only_masked
+        if self.known_region == "blended" and padding is not None and padding < PADDING:
+            raise UserError(
+                f"only_masked is {padding}: where the known region is blended, which moves pixels around "
+                f"the mask, give at least {PADDING}"
+            )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Method":
-        """A method by its name in ``configs/methods`` or by the path of a YAML file.
+        """A method by its name in ``configs/methods``, by the path of a YAML file, or as a result has it, by the
+        path of its PNG or of the JSON beside it.
 
         Raises UserError for an unknown name, and for keys or values that the settings do not have.
         """
         path = Path(name_or_path)
+        if path.suffix in RESULTS:
+            return cls.from_values(settings_of(read_record(path))["method"], str(path))
         if path.suffix not in (".yaml", ".yml"):
             path = METHOD_FILES / f"{name_or_path}.yaml"
             if not path.is_file():
-                known = ", ".join(method_names())
-                raise UserError(f"unknown method {str(name_or_path)!r}; known: {known}, or give a .yaml file")
+                raise unknown("method", str(name_or_path), method_names(), ", or give a .yaml file")
         return cls.from_values({"name": path.stem, **read_yaml(path)}, str(path))
 
     @classmethod
@@ -245,6 +307,21 @@ class Method(Checked):
                 raise UserError(f"{where} has no {part!r}, so {place} cannot be set")
             group[key] = value
         return self.from_values(merged, where)
+
+
+def parse_places(text: str) -> dict[str, Any]:
+    """Values of a method by their places from text, ``rasg.sigma=per_step,painta.smoothing=null``.
+
+    What does not parse stays text, for `Method.override` to complain of.
+    """
+    values: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*[\w.]+=)", text):
+        place, equals, value = (side.strip() for side in part.partition("="))
+        if not equals:
+            raise UserError(f"set {quoted(part)}: give a place and its value, such as rasg.sigma=per_step")
+        kind = places(Method).get(place, str)
+        values[place] = None if value == "null" and required(kind) is not kind else parse(kind, value)
+    return values
 
 
 def method_names() -> list[str]:

@@ -10,6 +10,7 @@ import difflib
 import functools
 import math
 import operator
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -43,6 +44,20 @@ class Range:
     def __str__(self) -> str:
         finite = math.isfinite(self.low) and math.isfinite(self.high)
         return self.wanted or (f"a number from {self.low} to {self.high}" if finite else "a finite number")
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The texts that match a pattern as a whole; `wanted` says what they are, for an error message."""
+
+    pattern: str
+    wanted: str
+
+    def __contains__(self, text: str) -> bool:
+        return re.fullmatch(self.pattern, text) is not None
+
+    def __str__(self) -> str:
+        return self.wanted
 
 
 class Checked:
@@ -112,9 +127,22 @@ def check_keys(keys: Collection[Any], known: Collection[str], where: str = "") -
     """Raise UserError for the first key that is not among the known ones, with the nearest of them."""
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(quoted(key).strip("'"), known, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            advice = nearest(quoted(key).strip("'"), known) or f"known keys: {', '.join(known)}"
             raise UserError(f"{f'{where}: ' if where else ''}unknown key {quoted(key)}; {advice}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """ "did you mean 'this'?", where one of the known names is near; else nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(what: str, name: Any, known: Collection[str], besides: str = "") -> UserError:
+    """The error of a name that there is not: the nearest one, all that there are, `besides`: what else fits."""
+    guess = nearest(str(name), known)
+    return UserError(
+        f"unknown {what} {quoted(name)}; {f'{guess} ' if guess else ''}known: {', '.join(known)}{besides}"
+    )
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:
@@ -125,13 +153,13 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     if value is None and type(None) in typing.get_args(kind):
         return None
     kind = required(kind)
-    ranges: list[Range] = []
+    limits: list[Range | Matching] = []
     if typing.get_origin(kind) is Annotated:
-        kind, *ranges = typing.get_args(kind)
+        kind, *limits = typing.get_args(kind)
     plain = _plain(kind, value, name)
-    for limits in ranges:
-        if plain not in limits:
-            raise UserError(f"{name} is {quoted(plain)}: give {limits}")
+    for fit in limits:
+        if plain not in fit:
+            raise UserError(f"{name} is {quoted(plain)}: give {fit}")
     return plain
 
 

@@ -36,6 +36,8 @@ class Pipeline(Adjustments, Kind):
         for place in (*self.by_place(), *self.override):
             if place.partition(".")[0] == "superres":
                 raise UserError(f"{place} cannot be set: results are those of stage 1")
+            if place.partition(".")[0] == "input":
+                raise UserError(f"{place} cannot be set: picture and mask are the benchmark's")
 
     def resolved(self) -> Method:
         """The method with its values replaced. Raises UserError for what it does not have."""

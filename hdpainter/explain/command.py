@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter import flags
+from hdpainter.console import say
 from hdpainter.files import make_folder
-from hdpainter.images import load_mask
+from hdpainter.inputs import described
 from hdpainter.jobs import plan
 from hdpainter.jobs.job import make_job
 from hdpainter.jobs.progress import Progress
-from hdpainter.masks import binarize
-from hdpainter.models.registry import DEFAULT_MODEL
+from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
 from hdpainter.settings import COMPARED, OBJECTIVES
 from ldm.util import UserError
 
@@ -91,13 +91,16 @@ def run(args: argparse.Namespace) -> int:
     methods = [replace(job.settings, method=name).resolve() for name in args.methods]
     methods = with_objectives(methods, args.objectives)
     by_name(methods)
-    threshold = methods[0].masks.threshold
-    size = plan.check_pixels(job, threshold)
+    _, mask = plan.check_pixels(job, methods[0])
     if args.pixel is not None:
-        check_pixel(args.pixel, binarize(load_mask(job.mask, size), threshold))
+        check_pixel(args.pixel, mask)
     model = args.model or DEFAULT_MODEL
+    spec = PipelineSpec.load(model)
     args.identify(model, False)  # an unknown model or a missing checkpoint is told before a folder is made
     make_folder(args.out)
+    say(f"the mask {described(mask)}")
+    plan.warn_of_prompts([job], spec)
+    say(f"loading {model}")
     painter = args.load(model, args.device, args.dtype, False)
     with Progress() as progress:
         progress.start("explain")

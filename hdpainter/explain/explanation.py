@@ -12,12 +12,14 @@ from PIL import Image
 
 from hdpainter.explain.observation import Observation, observe
 from hdpainter.files import make_folder, replacing, write_text
-from hdpainter.images import Source, load_image, load_mask, save_png
-from hdpainter.masks import Mask, binarize, prepare, stage_size
+from hdpainter.images import Source, save_png
+from hdpainter.inputs import InputSettings, read
+from hdpainter.masks import Grey, Mask, binarize, prepare, stage_size
 from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.prompts import word_spans
 from hdpainter.settings import COMPARED, Adjustments, Method, Size
 from hdpainter.values import convert
+from hdpainter.windows import holes, window
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Explanation(Observation):
 def explain(
     painter: HDPainter,
     image: Source,
-    mask: Source,
+    mask: Source | None,
     prompt: str,
     methods: Sequence[str | Path | Method] = COMPARED,
     seed: int = 0,
@@ -101,11 +103,12 @@ def explain(
     chosen = by_name([method.adjusted(settings) for method in loaded])
     if frames < 1:
         raise UserError(f"frames is {frames}: give a number of steps to show, 1 or more")
-    picture = load_image(image)
-    grey = load_mask(mask, picture.size)
     masks = next(iter(chosen.values())).masks
+    picture, grey, (left, top) = _looked_at(image, mask, next(iter(chosen.values())))
+    chosen = {name: replace(method, input=InputSettings()) for name, method in chosen.items()}
     height, width = stage_size(picture.height, picture.width, size)
     if pixel is not None:
+        pixel = pixel[0] - left, pixel[1] - top
         check_pixel(pixel, binarize(grey, masks.threshold))
         pixel = pixel[0] * width // picture.width, pixel[1] * height // picture.height
     explained = {
@@ -122,6 +125,20 @@ def explain(
         pixel,
         explained,
     )
+
+
+def _looked_at(
+    image: Source, mask: Source | None, method: Method
+) -> tuple[Image.Image, Grey, tuple[int, int]]:
+    """The picture and the mask as stage 1 is to see them, in a window of their own where the method has one, and
+    where that is: (left, top)."""
+    picture, grey = read(image, mask, method.input, method.masks.threshold)
+    filled = binarize(grey, method.masks.threshold)
+    if method.input.each_hole and (count := holes(filled)[1]) > 1:
+        raise UserError(f"the mask has {count} holes to fill one after the other: explain them one by one")
+    where = window(filled, method.input.only_masked)
+    rows, columns = where
+    return Image.fromarray(np.asarray(picture)[where]), grey[where], (columns.start, rows.start)
 
 
 def by_name(methods: Sequence[Method]) -> dict[str, Method]:

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from PIL import Image
 
 from hdpainter.explain.observation import Explained, Observation
-from hdpainter.explain.panels import Bar, Cell, Panels, ends, new_figure, rasterize, stack_pictures
+from hdpainter.explain.panels import Bar, Cell, Panels, ends, new_figure, rasterize, readable, stack_pictures
 from hdpainter.inpaint import FACTOR
 from hdpainter.rasg import standardize
 from hdpainter.settings import OBJECTIVES
@@ -80,7 +80,8 @@ class _Artist:
         size = self.observation.image.size
         pictures = [self.observation.image]
         pictures += [explained.result.image.resize(size) for explained in self.methods.values()]
-        title = f"Input and results: “{shorten(self.observation.prompt, 80)}”"
+        prompt = readable(shorten(self.observation.prompt, 80), "")
+        title = f"Input and results{f': “{prompt}”' if prompt else ''}"
         image = self.panels.draw(
             title, [[Cell(picture) for picture in pictures]], columns=["input", *self.methods], size=2.6
         )
@@ -341,7 +342,7 @@ class _Artist:
                     scale = _range([row[word]]) if own_scales else shared[word]
                     label = _ends(scale) if own_scales else ""
                     cells[-1].append(Cell(row[word], FACTOR * level, scale, label=label))
-            headings = ["x₀", *(self.observation.columns[word] for word in words)]
+            headings = ["x₀", *(readable(self.observation.columns[word], f"word {word}") for word in words)]
             if own_scales:
                 bars = [Bar(Normalize(0, 1), ends=("lowest", "highest"))]
             else:

@@ -7,6 +7,7 @@ long.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
@@ -33,6 +35,17 @@ GAP = 0.08
 LETTER = 0.095  # width of a bold one
 TITLE, HEADING, LABEL = 0.35, 0.25, 0.2  # heights of lines: of the figure, of a column, of a panel
 BAR_BELOW, BAR_BESIDE = 0.45, 0.75
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters, by their numbers, that the figures' font has."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def readable(text: str, instead: str) -> str:
+    """The text, or what stands for it where the font lacks its letters, as it does of many scripts."""
+    return text if all(ord(letter) in _glyphs() for letter in text) else instead
 
 
 @dataclass(frozen=True)

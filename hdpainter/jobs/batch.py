@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from hdpainter.console import one_line
 from hdpainter.files import digest, parse_json, write_json
-from hdpainter.images import load_image, load_mask
+from hdpainter.images import Hashed
 from hdpainter.jobs.job_files import JobFile, Problem
 from hdpainter.jobs.plan import Task, plan
 from hdpainter.jobs.progress import Progress
@@ -130,7 +130,10 @@ def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
         "name": job.name,
         "source": source and relative_to(folder, source),
         "hash": digest(task.inputs),
-        "files": {"image": relative_to(folder, job.image), "mask": relative_to(folder, job.mask)},
+        "files": {
+            "image": relative_to(folder, job.image),
+            "mask": job.mask and relative_to(folder, job.mask),
+        },
         "inputs": task.inputs,
         "metadata": result.metadata,
     }
@@ -147,7 +150,7 @@ def _check_models(planned: Mapping[str, Any], used: Mapping[str, Any]) -> None:
 def remark(metadata: Mapping[str, Any]) -> str:
     """What the user should know of a result beyond that it is there, from its metadata."""
     return "".join(
-        f"; the {name} was too long, its last {cut} words were cut"
+        f"; the {name} was too long, its last {f'{cut} words were' if cut > 1 else 'word was'} cut"
         for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
         if (cut := metadata.get(key))
     )
@@ -157,13 +160,9 @@ def paint(
     painter: Painter, tasks: Sequence[Task], progress: Callable[[str, int, int], None]
 ) -> Sequence[Any]:
     """The Results of tasks of one `batch_key`. Raises UserError for a picture that is not the planned one."""
-    images = [load_image(task.job.image, sha256=task.inputs["image"]) for task in tasks]
     return painter(
-        images,
-        [
-            load_mask(task.job.mask, image.size, sha256=task.inputs["mask"])
-            for task, image in zip(tasks, images, strict=True)
-        ],
+        [Hashed(task.job.image, task.inputs["image"]) for task in tasks],
+        [task.job.mask and Hashed(task.job.mask, task.inputs["mask"]) for task in tasks],
         [task.job.prompt for task in tasks],
         method=tasks[0].method,
         seed=[task.job.settings.seed for task in tasks],

@@ -1,19 +1,13 @@
 """The commands that make pictures: ``hdpainter inpaint | batch``."""
 
 import argparse
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hdpainter import flags
-from hdpainter.files import make_folder
-from hdpainter.jobs import batch, plan
-from hdpainter.jobs.job import MAX_NAME, make_job, with_method
+from hdpainter.jobs import batch, inpaint, plan
 from hdpainter.jobs.job_files import Problem, read_jobs
-from hdpainter.jobs.progress import Progress
-from hdpainter.jobs.results import save_result
 from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
 from ldm.util import UserError
 
@@ -29,14 +23,25 @@ def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "inpaint",
         help="fill the masked part of one picture",
-        usage="hdpainter inpaint --image FILE --mask FILE --prompt TEXT --out FILE [settings]",
+        usage="hdpainter inpaint --image FILE --mask FILE --prompt TEXT --out FILE [settings]\n"
+        "       hdpainter inpaint --from RESULT --out FILE [settings]",
     )
-    parser.set_defaults(run=inpaint)
+    parser.set_defaults(run=inpaint.inpaint)
     groups = flags.headings(parser)
     flags.methods_told(parser)
     flags.add_picture(groups)
     groups["output"].add_argument(
-        "--out", required=True, type=Path, help="PNG to write, with a .json of its settings beside it"
+        "--out",
+        required=True,
+        type=Path,
+        help="PNG to write, with a .json of its settings beside it; or a folder; or a .jpg or .webp, lossy",
+    )
+    groups["input"].add_argument(
+        "--from",
+        dest="made",
+        type=Path,
+        metavar="RESULT",
+        help="make a result again, by its picture or .json, with what else is given in place of its own",
     )
     _add_common(groups, f"model (default: {DEFAULT_MODEL})")
 
@@ -67,40 +72,13 @@ def _add_common(groups: flags.Groups, model: str) -> None:
     groups["output"].add_argument(
         "--overwrite", action="store_true", help="replace pictures that are there already"
     )
+    groups["output"].add_argument(
+        "--num-samples", metavar="N", help="pictures with this many seeds, from the seed on (default: 1)"
+    )
     groups["model and method"].add_argument("--model", help=model)
     flags.add_trust(groups["model and method"])
     flags.add_settings(groups)
     flags.add_machine(groups["machine"])
-
-
-def inpaint(args: argparse.Namespace) -> int:
-    """Make one picture."""
-    if args.out.suffix.lower() != ".png":
-        raise UserError(f"--out {args.out} must end in .png: results are lossless")
-    if len(args.out.name.encode(errors="replace")) > MAX_NAME:
-        raise UserError(f"--out {args.out.name[:20]}... is longer than {MAX_NAME} bytes; give a shorter name")
-    record_path = args.out.with_suffix(".json")
-    for path in (args.out, record_path):
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; give another --out")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} exists; give another --out, or allow --overwrite")
-    model = args.model or DEFAULT_MODEL
-    job = replace(make_job(flags.given(args), Path(), "", {}), name=args.out.stem)
-    job = with_method(job, PipelineSpec.load(model).method)
-    method = job.settings.resolve()
-    size = plan.check_pixels(job, method.masks.threshold)
-    task = plan.make_task(job, args.out, method, size, args.identify(model, job.settings.superres))
-    make_folder(args.out.parent)
-    painter = args.load(model, args.device, args.dtype, job.settings.superres)
-    started = time.monotonic()
-    with Progress() as progress:
-        progress.start(args.out.stem)
-        (result,) = batch.paint(painter, [task], progress.step)
-    save_result(args.out, result.image, batch.make_record(task, result, None), new=not args.overwrite)
-    seconds = time.monotonic() - started
-    print(f"{args.out} and {record_path.name} written after {seconds:.1f} s{batch.remark(result.metadata)}")
-    return 0
 
 
 def run_batch(args: argparse.Namespace) -> int:
@@ -112,7 +90,9 @@ def run_batch(args: argparse.Namespace) -> int:
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
     out = args.out or file.out or beside
     model = args.model or file.model or DEFAULT_MODEL
-    method = PipelineSpec.load(model).method
+    spec = PipelineSpec.load(model)
+    method = spec.method
+    plan.warn_of_prompts(file.jobs, spec)
     superres = any(job.settings.superres for job in file.jobs)
     identity = args.identify(model, superres)
     if args.dry_run:

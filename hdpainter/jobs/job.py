@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hdpainter.settings import Adjustments, Method, Seed, Size, setting
-from hdpainter.values import from_mapping, kinds, parse
+from hdpainter.settings import RESULTS, Adjustments, Method, Seed, Size, parse_places, setting
+from hdpainter.values import Range, from_mapping, kinds, parse
 from ldm.util import UserError
 
 MAX_NAME = 200  # bytes of a result's name; file systems take 255 for all, with suffixes and what marks parts
@@ -24,7 +24,13 @@ class JobSettings(Adjustments):
     """What may be set besides image, mask and prompt. None: as the method has it, or the model."""
 
     method: str | None = setting(
-        "model and method", "name of a method, or path of its YAML file (default: the model's)"
+        "model and method",
+        "name of a method, or path of its YAML file, or of a result, for its own (default: the model's)",
+    )
+    set: str | None = setting(
+        "model and method",
+        "any value of the method by its place, such as rasg.sigma=per_step; may be given several times",
+        several=True,
     )
     seed: Seed = setting("sampler", "seed of the noise (default: 0)", default=0)
     size: Size | None = setting("sampler", "longer side of stage 1 in pixels (default: the model's)")
@@ -35,7 +41,8 @@ class JobSettings(Adjustments):
 
         Raises UserError if there is none of its name, or a value does not fit it.
         """
-        return self.unadjusted.adjusted(self)
+        method = self.unadjusted
+        return (method.override(parse_places(self.set)) if self.set else method).adjusted(self)
 
     @property
     def unadjusted(self) -> Method:
@@ -52,6 +59,7 @@ class _Row(JobSettings):
     image: str | None = None
     mask: str | None = None
     prompt: str | None = None
+    num_samples: Annotated[int, Range(1, 1000)] = 1
 
 
 JOB_KEYS = tuple(kinds(_Row))
@@ -59,14 +67,33 @@ JOB_KEYS = tuple(kinds(_Row))
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make. `name` is its file name without suffix, `where` its place in the job file."""
+    """One picture to make. `name` is its file name without suffix, `where` its place in the job file. There is no
+    mask where only what is outpainted is to be filled."""
 
     name: str
     image: Path
-    mask: Path
+    mask: Path | None
     prompt: str
     settings: JobSettings
     where: str = field(compare=False)
+
+
+def make_jobs(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[str, str]) -> list[Job]:
+    """The job with these keys, or for each of `num_samples` seeds one: that of the job, and those that follow.
+
+    Their names, where the job has one, end in -1, -2, ...; else as for `make_job`.
+    """
+    row = from_mapping(_Row, values, where)
+    if row.num_samples == 1:
+        return [make_job(values, base, where, taken)]
+    jobs, names = [], dict(taken)
+    for number in range(row.num_samples):
+        own = {**values, "seed": row.seed + number}
+        if row.name is not None:
+            own["name"] = f"{row.name}-{number + 1}"
+        jobs.append(make_job(own, base, where, names))
+        names[name_key(jobs[-1].name)] = where
+    return jobs
 
 
 def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[str, str]) -> Job:
@@ -79,13 +106,12 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
     """
     row = from_mapping(_Row, values, where)
     for key in ("image", "mask", "prompt"):
-        if getattr(row, key) is None:
+        if getattr(row, key) is None and not (key == "mask" and row.outpaint):
             raise UserError(f"{key} is missing")
-    for key in ("image", "mask"):
-        if not getattr(row, key):
+        if key != "prompt" and getattr(row, key) == "":
             raise UserError(f"{key} is empty")
     settings = JobSettings(**{key: getattr(row, key) for key in kinds(JobSettings)})
-    if settings.method and Path(settings.method).suffix in (".yaml", ".yml"):
+    if settings.method and Path(settings.method).suffix in (".yaml", ".yml", *RESULTS):
         settings = replace(settings, method=str(base / settings.method))
     if row.name is None:
         name = _free_name(Path(row.image).stem, row.prompt, taken)
@@ -94,7 +120,8 @@ def make_job(values: Mapping[str, Any], base: Path, where: str, taken: Mapping[s
         if other := taken.get(name_key(name)):
             raise UserError(f"the name {name!r} is taken by {other}; give another one")
     _check_name(name)
-    return Job(name, base / row.image, base / row.mask, row.prompt, settings, where)
+    mask = None if row.mask is None else base / row.mask
+    return Job(name, base / row.image, mask, row.prompt, settings, where)
 
 
 def with_method(job: Job, method: str) -> Job:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hdpainter.configs import parse_yaml
 from hdpainter.files import parse_json
-from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_job, name_key, parse_values
+from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_jobs, name_key, parse_values
 from hdpainter.values import check_keys
 from ldm.util import UserError, cut, refuse_device, shown
 
@@ -66,7 +66,7 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
     source = base = Path(source)
     header: Mapping[str, Any] = {}
     if source.is_dir():
-        entries = list(_folder(source))
+        entries = list(_folder(source, masked="outpaint" not in (flags or {})))
     else:
         base = source.parent
         reader = _READERS.get(source.suffix.lower())
@@ -86,12 +86,12 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
         try:
             if entry.problem:
                 raise UserError(entry.problem)
-            job = make_job({**defaults, **entry.values}, base, entry.where, names)
-            names[name_key(job.name)] = entry.where
-            if original := seen.get(replace(job, name="")):
-                raise UserError(f"the same as {original}; remove it, or give it another seed")
-            seen[replace(job, name="")] = entry.where
-            jobs.append(job)
+            for job in make_jobs({**defaults, **entry.values}, base, entry.where, names):
+                names[name_key(job.name)] = entry.where
+                if original := seen.get(replace(job, name="")):
+                    raise UserError(f"the same as {original}; remove it, or give it another seed")
+                seen[replace(job, name="")] = entry.where
+                jobs.append(job)
         except UserError as error:
             problems.append(Problem(entry.where, str(error).removeprefix(f"{entry.where}: ")))
     out = header.get("out")
@@ -214,12 +214,12 @@ _READERS = {".yaml": _read_yaml, ".yml": _read_yaml, ".csv": _read_csv, ".jsonl"
 # Folders
 
 
-def _folder(folder: Path) -> Iterator[_Entry]:
+def _folder(folder: Path, masked: bool = True) -> Iterator[_Entry]:
     """Images `boat.jpg` with masks `boat_mask.png` beside them, or `images/boat.jpg` and `masks/boat.png`.
 
     The prompt comes from `boat.txt` beside the image, from `prompts.csv` (columns image, prompt and any setting;
     several rows for one image are several jobs), from `prompts.txt` (one line for each image, in the order of
-    their names), or from the defaults, whichever is found first.
+    their names), or from the defaults, whichever is found first. masked: whether every image needs a mask.
     """
     parts = (folder / "images", folder / "masks")
     images, masks = _images_and_masks(*(parts if parts[0].is_dir() else (folder, folder)))
@@ -235,7 +235,8 @@ def _folder(folder: Path) -> Iterator[_Entry]:
             jobs = [_Entry(where, {"name": name, "prompt": _read_text(text).strip()})]
         for job in jobs:
             values = {**files, **job.values, "image": where}
-            problem = "" if "mask" in values else f"no mask; it should be called {name}_mask.png"
+            lacking = masked and "mask" not in values
+            problem = f"no mask; it should be called {name}_mask.png" if lacking else ""
             yield replace(job, values=values, problem=job.problem or problem)
     for mask in masks.values():
         yield _Entry(mask.relative_to(folder).as_posix(), {}, "this mask has no image of its name")

@@ -11,15 +11,17 @@ class Progress:
     """Context manager around a run of `total` pictures.
 
     On a terminal a bar over the pictures, with the time left, stands above one over the steps of the current
-    picture (or batch). Elsewhere (a log file, a pipe) there is one line for each picture.
+    picture (or batch). Elsewhere (a log file, a pipe) there is a line for each picture and, for one that takes
+    longer than `quiet` seconds, a line about its steps that often.
     """
 
-    def __init__(self, total: int = 1, stream: TextIO | None = None):
-        self.total, self.done = total, 0
+    def __init__(self, total: int = 1, stream: TextIO | None = None, quiet: float = 10.0):
+        self.total, self.done, self.quiet = total, 0, quiet
         self.stream = stream or sys.stderr
         self.on_terminal = self.stream.isatty()
         self._stage = self._label = ""
         self._started: float | None = None
+        self._said = time.monotonic()
         self._steps: tqdm | None = None
         self._pictures: tqdm | None = None
 
@@ -34,7 +36,7 @@ class Progress:
     def start(self, label: str) -> None:
         """The next picture or batch, `label`, begins. The clock starts with the first."""
         self._close_steps()
-        self._label = label
+        self._label, self._said = label, time.monotonic()
         if self._started is None:
             self._started = time.monotonic()
             if self.on_terminal and self.total > 1:
@@ -45,6 +47,8 @@ class Progress:
     def step(self, stage: str, step: int, total: int) -> None:
         """`step` of `total` steps of a stage are done: the `progress` callback of HDPainter."""
         if not self.on_terminal:
+            if time.monotonic() - self._said >= self.quiet:
+                self.say(f"{self._label}: {stage} {step}/{total}")
             return
         if self._steps is None or stage != self._stage or step < self._steps.n:
             self._close_steps()
@@ -79,6 +83,7 @@ class Progress:
             tqdm.write(message, file=self.stream)
         else:
             print(message, file=self.stream, flush=True)
+            self._said = time.monotonic()
 
     def _close_steps(self) -> None:
         if self._steps is not None:

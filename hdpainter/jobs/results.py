@@ -35,7 +35,7 @@ from hdpainter.files import (
     write_json,
     write_text,
 )
-from hdpainter.images import encode_png
+from hdpainter.images import encode
 from ldm.util import UserError
 
 FORMAT = 1
@@ -58,13 +58,13 @@ def save_result(
     scratch: Path | None = None,
     new: bool = False,
 ) -> None:
-    """Write `image` to `path` (.png) and `record` to the .json beside it.
+    """Write `image` to `path` (.png; .jpg and .webp are lossy) and `record` to the .json beside it.
 
     The picture is prepared in `scratch` (default: the folder of `path`), which must be on the
-    same file system. The record also goes into the PNG. Raises CannotWrite where they cannot be written and, if
+    same file system. The record also goes into a PNG. Raises CannotWrite where they cannot be written and, if
     they are to be `new`, UserError where another process has written either meanwhile: that one's stays.
     """
-    content, beside = encode_png(image, record), path.with_suffix(".json")
+    content, beside = encode(image, path.suffix, record), path.with_suffix(".json")
     output = {
         "file": path.name,
         "width": image.width,

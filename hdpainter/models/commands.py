@@ -17,6 +17,7 @@ from hdpainter.models.registry import (
     pipeline_names,
     registry,
 )
+from hdpainter.values import unknown
 from ldm.util import UserError
 
 
@@ -110,12 +111,17 @@ def _entries(name: str) -> list[Checkpoint]:
     if name in entries:
         return [entries[name]]
     if name not in pipeline_names():
-        known = ", ".join([*pipeline_names(), *entries])
-        raise UserError(f"unknown model or checkpoint {name!r}; known: {known}")
-    files = {Path(stage.checkpoint).name for stage in PipelineSpec.load(name).stages.values()}
+        raise unknown("model or checkpoint", name, [*pipeline_names(), *entries])
+    stages = PipelineSpec.load(name).stages.values()
+    files = {Path(stage.checkpoint).name for stage in stages}
     found = [entry for entry in entries.values() if entry.file in files]
+    if not found and not all(_find(stage.checkpoint) for stage in stages):
+        raise UserError(
+            f"the checkpoints of {name} are no public files, and missing here: "
+            f"{', '.join(sorted(files))}; put them into {checkpoint_folders()[0]}"
+        )
     if not found:
-        raise UserError(f"the checkpoints of {name} are not public files: {', '.join(sorted(files))}")
+        print(f"{name} is here already; it is not downloaded")
     return found
 
 

@@ -21,11 +21,12 @@ def identify(model: str | PipelineSpec, superres: bool = True, trusted: bool = F
     identity = dataclasses.asdict(spec)
     del identity["method"]  # no property of the networks
     del identity["crop_margin"]  # the upscaler's: see below
+    del identity["knows"]
     for name, stage in spec.stages.items():
         if name == "upscaler" and not superres:
             identity[name] = None
             continue
-        path = find_checkpoint(stage.checkpoint)
+        path = find_checkpoint(stage.checkpoint, spec.name)
         identity[name] = {
             "config": digest(stage_model(stage, trusted).config),
             "checkpoint": joint_sha256(map(checkpoint_sha256, weights_files(path))),

@@ -60,7 +60,7 @@ class PipelineModels:
     def checkpoint(self, stage: str) -> Path:
         """The file of a stage, `inpainting` or `upscaler`. Raises UserError if it is nowhere to be found."""
         if stage not in self._found:
-            self._found[stage] = find_checkpoint(self.spec.stages[stage].checkpoint)
+            self._found[stage] = find_checkpoint(self.spec.stages[stage].checkpoint, self.spec.name)
         return self._found[stage]
 
     @property

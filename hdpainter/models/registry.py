@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from hdpainter.configs import read_yaml
 from hdpainter.settings import Pixels, Size, method_names
-from hdpainter.values import Range, from_mapping
+from hdpainter.values import Range, from_mapping, unknown
 from ldm.util import CONFIGS, UserError, shown
 
 MODELS = CONFIGS / "models"
@@ -47,6 +47,7 @@ class PipelineSpec:
     painta_levels, rasg_levels: downsampling factors of the latent at which PAIntA and RASG act.
     method: the one of ``configs/methods`` by which pictures are made where none is asked for.
     crop_margin: stage 2's, where neither the method nor the user says otherwise; see `SuperResSettings`.
+    knows: the only things that the model was trained to paint; empty where nobody has counted them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PipelineSpec:
     rasg_levels: tuple[Level, ...] = (4,)
     method: str = "hd-painter"
     crop_margin: Pixels | None = None
+    knows: tuple[str, ...] = ()
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -78,8 +80,7 @@ class PipelineSpec:
         if path.suffix not in (".yaml", ".yml"):
             path = MODELS / f"{name_or_yaml}.yaml"
             if not path.is_file():
-                known = ", ".join(pipeline_names())
-                raise UserError(f"unknown model {str(name_or_yaml)!r}; known: {known}, or give a .yaml file")
+                raise unknown("model", str(name_or_yaml), pipeline_names(), ", or give a .yaml file")
         content = read_yaml(path)
         if set(content) != {"pipeline"} or not isinstance(content["pipeline"], Mapping):
             raise UserError(f"{path} must hold one key, 'pipeline', with the two stages of a model")
@@ -197,11 +198,12 @@ def checkpoint_folders() -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
-def find_checkpoint(name: str | Path) -> Path:
+def find_checkpoint(name: str | Path, model: str | None = None) -> Path:
     """The path of a checkpoint: `name` itself if it is there, else the first of `checkpoint_folders` with it.
 
     A checkpoint is a file or a diffusers folder. Where there is no such .ckpt, a .safetensors that it was
-    converted to will do. Raises UserError that says where the file was sought and how to get it.
+    converted to will do. model: whose it is. Raises UserError that says where the file was sought and how to get
+    it, and all that the model lacks.
     """
     name = Path(name)
     for candidate in dict.fromkeys((name, name.with_suffix(".safetensors"))):
@@ -213,6 +215,8 @@ def find_checkpoint(name: str | Path) -> Path:
     folders = " or ".join(map(str, checkpoint_folders()))
     known = next((entry.name for entry in registry().values() if entry.file == name.name), None)
     download = f"get it with: hdpainter models download {known}; or " if known else ""
+    if known and model in pipeline_names():
+        download = f"get all that {model} lacks with: hdpainter models download {model}; or "
     raise UserError(
         f"checkpoint {name} is not in {folders}; {download}put it there, or set "
         "$HDPAINTER_CHECKPOINTS to its folder"

@@ -12,15 +12,18 @@ import numpy as np
 from PIL import Image
 
 from hdpainter.blend import blend
-from hdpainter.images import load_mask, save_png
+from hdpainter.images import save_png
+from hdpainter.inputs import read
 from hdpainter.jobs import plan
 from hdpainter.jobs.batch import make_record, remark
 from hdpainter.jobs.job import Job
 from hdpainter.masks import shrink
 from hdpainter.prompts import words_cut
+from hdpainter.settings import Method
 from hdpainter.web.engine import Order, Work
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
+from hdpainter.windows import window
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -46,12 +49,12 @@ class Subject:
     photo: Photo
     mask: Path
 
-    def load(self) -> tuple[Image.Image, np.ndarray]:
-        """The picture, and the mask as grey values [H, W]."""
+    def load(self) -> tuple[Image.Image, Path]:
+        """The picture, and the file of the mask, which is there."""
         picture = self.photo.load()
         if not self.mask.is_file():
             raise UserError("the mask was removed from the server after a while: paint it again")
-        return picture, load_mask(self.mask, picture.size)
+        return picture, self.mask
 
 
 def mask_name(photo: Photo) -> str:
@@ -91,14 +94,14 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
     methods = [recipe.method for recipe in recipes]  # now, so that a mistake is told before the order waits
 
     def work(painter: "HDPainter", order: Order) -> None:
-        picture, grey = subject.load()
+        picture, mask = subject.load()
         for number, (recipe, method) in enumerate(zip(recipes, methods, strict=True), 1):
             name = LABELS.get(method.name, method.name)
             order.begin(f"draft {number} of {len(recipes)}: {name}" if len(recipes) > 1 else f"draft: {name}")
             started = time.monotonic()
             low_res = painter.draft(
                 picture,
-                grey,
+                mask,
                 recipe.prompt,
                 method=method,
                 seed=recipe.settings.seed,
@@ -108,7 +111,7 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
             path = folder / f"{secrets.token_hex(8)}.png"
             low_res.save(path)
             preview = path.with_suffix(".jpg")
-            _join(subject.photo.proxy, low_res, grey >= method.masks.threshold).save(preview, quality=92)
+            _joined(subject.photo, picture, mask, low_res, method).save(preview, quality=92)
             negative = method.prompts.negative
             order.remark = remark(
                 {"words_cut": words_cut(recipe.prompt), "negative_words_cut": words_cut(negative)}
@@ -118,12 +121,28 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
     return work
 
 
-def _join(proxy: Image.Image, low_res: Image.Image, mask: np.ndarray) -> Image.Image:
+def _joined(
+    photo: Photo, picture: Image.Image, mask: Path, low_res: Image.Image, method: Method
+) -> Image.Image:
     """A draft in the photo's small copy, without a seam."""
-    generated = np.array(low_res.resize(proxy.size, Image.Resampling.LANCZOS))
-    shown = shrink(mask, proxy.size[::-1], "nearest")
-    scale = max(proxy.size) / max(low_res.size)
-    return Image.fromarray(blend(np.array(proxy), generated, shown, scale=scale))
+    canvas, grey = read(picture, mask, method.input, method.masks.threshold)
+    filled = grey >= method.masks.threshold
+    small = photo.proxy
+    if method.input.outpaint:  # of which the copy knows nothing
+        small = canvas.copy()
+        small.thumbnail(photo.proxy_size, Image.Resampling.LANCZOS)
+    pixels = np.array(small)
+    height, width = pixels.shape[:2]
+    rows, columns = window(filled, method.input.only_masked)
+    part = (
+        slice(rows.start * height // canvas.height, -(-rows.stop * height // canvas.height)),
+        slice(columns.start * width // canvas.width, -(-columns.stop * width // canvas.width)),
+    )
+    original = pixels[part]
+    generated = np.array(low_res.resize(original.shape[1::-1], Image.Resampling.LANCZOS))
+    shown = shrink(filled, (height, width), "nearest")[part]
+    pixels[part] = blend(original, generated, shown, scale=max(original.shape) / max(low_res.size))
+    return Image.fromarray(pixels)
 
 
 def finish(
@@ -135,13 +154,13 @@ def finish(
 
     def work(painter: "HDPainter", order: Order) -> None:
         order.begin("super-resolution" if superres else "joining with the photo")
-        picture, grey = draft.subject.load()
+        picture, mask = draft.subject.load()
         if not draft.low_res.is_file():
             raise UserError("the draft was removed from the server after a while: make it again")
         with Image.open(draft.low_res) as low_res:
             result = painter.finish(
                 picture,
-                grey,
+                mask,
                 recipe.prompt,
                 low_res.convert("RGB"),
                 method=method,
@@ -183,13 +202,13 @@ def explain_draft(draft: Draft, folder: Path) -> Work:
     def work(painter: "HDPainter", order: Order) -> None:
         from hdpainter.explain import explain  # slow to import, and not in every installation
 
-        picture, grey = draft.subject.load()
+        picture, mask = draft.subject.load()
         order.begin("observing the method")
         recipe = draft.recipe
         explanation = explain(
             painter,
             picture,
-            grey,
+            mask,
             recipe.prompt,
             methods=[recipe.method],
             seed=recipe.settings.seed,

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hdpainter.inputs import read
+
 MODEL = {
     "name": "fake",
     "size": 16,
@@ -37,16 +39,18 @@ class FakePainter:
 
     def __call__(self, image, mask, prompt, *, seed, progress, **settings):
         self.calls.append(list(prompt))
+        method = settings["method"]
+        inputs = [read(*pair, method.input, method.masks.threshold) for pair in zip(image, mask, strict=True)]
         for step in range(1, 5):
             time.sleep(self.delay)
             progress("fake", step, 4)
         if error := self.fail(list(prompt)):
             raise error
         results = []
-        for picture, fill, text, number in zip(image, mask, prompt, seed, strict=True):
+        for (picture, grey), text, number in zip(inputs, prompt, seed, strict=True):
             colour = hashlib.sha256(repr((text, number, sorted(settings.items()))).encode()).digest()[:3]
             pixels = np.array(picture)
-            pixels[fill > 127] = list(colour)
+            pixels[grey >= method.masks.threshold] = list(colour)
             results.append(FakeResult(Image.fromarray(pixels), {"seed": number, "seconds": self.delay * 4}))
         if self.diary:
             with self.diary.open("a") as file:

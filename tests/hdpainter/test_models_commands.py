@@ -312,5 +312,5 @@ def test_download_fetches_what_is_missing(folder, tmp_path, monkeypatch, capsys)
     assert "is here already" in capsys.readouterr().out
     assert run(f"download x4-upscaler --to {tmp_path}/other") == 0
     assert fetched[-1][1] == tmp_path / "other" / "x4-upscaler-ema.safetensors"
-    assert "not public files" in message(run, "download mini")
-    assert "'sd3'; known: " in message(run, "download sd3")
+    assert run("download mini") == 0 and "mini is here already" in capsys.readouterr().out
+    assert "'sd3'; did you mean 'sd2'? known: " in message(run, "download sd3")

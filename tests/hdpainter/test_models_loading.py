@@ -202,10 +202,11 @@ def test_info_is_of_what_was_loaded(mini, folder):
 def test_a_missing_checkpoint_is_reported_before_anything_is_built(folder, monkeypatch):
     monkeypatch.setattr("hdpainter.models.loading.build", lambda config: pytest.fail("built"))
     text = message(load, "sd2")
-    for words in ("512-inpainting-ema.safetensors", str(folder), "hdpainter models download sd2-inpainting"):
+    for words in ("512-inpainting-ema.safetensors", str(folder), "hdpainter models download sd2;"):
         assert words in text
     (folder / "512-inpainting-ema.safetensors").touch()
-    assert "hdpainter models download x4-upscaler" in message(load, "sd2")
+    assert "x4-upscaler-ema.safetensors is not in" in (text := message(load, "sd2"))
+    assert "hdpainter models download sd2;" in text
 
 
 def test_a_wrong_file_names_file_and_config(mini, folder):

@@ -35,3 +35,14 @@ def test_every_picture_has_its_line_and_only_a_terminal_bars(stream):
         assert shown.count("\n") == len(lines) == 3 and "\r" not in shown
         assert re.fullmatch(r"\[1/3\] boat: done \(\d\d:\d\d left\)", lines[0])
         assert "left" not in lines[2]
+
+
+def test_a_long_picture_says_how_far_it_is_where_there_is_no_terminal(monkeypatch):
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with Progress(1, stream, quiet=10) as progress:
+        progress.start("boat")
+        for step in range(1, 31):
+            now[0] += 0.9
+            progress.step("inpainting", step, 30)
+    assert stream.getvalue() == "boat: inpainting 12/30\nboat: inpainting 24/30\n"

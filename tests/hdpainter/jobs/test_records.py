@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hdpainter.images import load_image
+from hdpainter.images import Hashed, load_image
 from hdpainter.jobs.batch import run
 from hdpainter.jobs.job_files import read_jobs
 from ldm.util import UserError
@@ -87,4 +87,4 @@ def test_weights_and_configs_that_are_not_the_planned_ones_fail_the_job(folder, 
 def test_what_is_decoded_is_what_was_hashed(tmp_path):
     path = make_picture(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"image .*a\.png has changed since"):
-        load_image(path, sha256="0" * 64)
+        load_image(Hashed(path, "0" * 64))

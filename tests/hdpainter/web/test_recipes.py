@@ -19,7 +19,7 @@ NAMES = TEXT.filter(lambda name: "/" not in name).map("{}.png".format)
 SETTINGS = st.builds(
     JobSettings,
     method=st.sampled_from(method_names()),
-    seed=st.integers(0, 2**32),
+    seed=st.integers(0, 2**32 - 2),
     steps=st.none() | st.integers(1, 200),
     guidance_scale=st.none() | st.floats(1, 20).map(lambda value: round(value, 2)),
     eta=st.none() | st.floats(0, 1).map(lambda value: round(value, 2)),

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.columns import COLUMN, EXTRA_COLUMNS, PAPER_COLUMNS, Column, number
 from eval.published import Published
-from eval.stats import MASK_BINS, Difference, Mean
+from eval.stats import FEWEST, MASK_BINS, Difference, Mean
 from eval.summary import Row, Summary
 
 NOTHING = "–"
@@ -130,6 +130,9 @@ def _measured(
     return Grid(key, title, head, _sections(summary, cells), notes)
 
 
+TOO_FEW = f"Fewer than {FEWEST} images: no interval and no p."
+
+
 def _compared(summary: Summary) -> Grid | None:
     """Paired differences from the baseline, and whether ours is preferred to each at all."""
     ours, base = summary.references
@@ -151,7 +154,9 @@ def _compared(summary: Summary) -> Grid | None:
             ),
         )
 
-    tests = sorted({found.test for found in (*summary.differences.values(), *summary.preferred.values())})
+    against = base.label if base else "the baseline"
+    compared = (*summary.differences.values(), *summary.preferred.values())
+    tests = sorted({found.test for found in compared if found.p is not None})
     heads = (
         f"{title_of(summary, column)}{' − 50' if column.metric == 'pickscore' else ''}" for column in columns
     )
@@ -161,8 +166,10 @@ def _compared(summary: Summary) -> Grid | None:
         if not section.words
     )
     notes = [
-        f"Difference from {base.label if base else 'the baseline'} over the triplets that both have, with 95% "
-        f"interval and two-sided p ({'; '.join(tests)}), not adjusted for the number of comparisons.",
+        f"Difference from {against} over the triplets that both have, with 95% "
+        f"interval and two-sided p ({'; '.join(tests)}), not adjusted for the number of comparisons."
+        if tests
+        else f"Difference from {against} over the triplets that both have. {TOO_FEW}",
         "McNemar's test takes triplets as independent; the intervals are clustered by image.",
     ]
     if ours and summary.preferred:
@@ -183,7 +190,7 @@ def _binned(summary: Summary, column: Column) -> Grid:
     head = ("method", *(f"{bin_name(index)} (n = {size})" for index, size in sizes.items()))
     sections = tuple(section for section in _sections(summary, cells) if not section.words)
     title = f"{title_of(summary, column)} by the mask's share of the picture"
-    note = "95% intervals, clustered by image; over few images they are too narrow."
+    note = f"95% intervals, clustered by image; none over fewer than {FEWEST} images."
     count = how_many(summary, column)
     return Grid(f"bins-{column.key}", title, head, sections, (note, count) if count else (note,))
 
@@ -222,7 +229,9 @@ def _measured_notes(summary: Summary) -> tuple[str, ...]:
     count = str(listed) if len(counted) == listed else f"{len(counted)} of the list's {listed}"
     notes = [
         f"{count} triplets from {images} images; n: those with a result.",
-        "Means with 95% percentile intervals of a bootstrap over images, with all triplets of an image together.",
+        "Means with 95% percentile intervals of a bootstrap over images, with all triplets of an image together."
+        if images >= FEWEST
+        else f"Means. {TOO_FEW}",
         *_made_with(summary, PAPER_COLUMNS),
     ]
     if summary.common is not None:

@@ -2,19 +2,22 @@
 
 The benchmark's 10,000 triplets come from 4,284 images, and what is scored twice in one image is not
 independent. All intervals therefore come from a bootstrap that draws images, with all of their triplets,
-instead of triplets.
+instead of triplets. From fewer than `FEWEST` images neither an interval nor a p is given: the bootstrap's would
+be far too sure of itself.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
+from scipy.stats import binom, binomtest
 from tqdm import tqdm
 
 REPEATS = 10_000
 LEVEL = 0.95
 MASK_BINS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)  # shares of the picture that the mask covers
+FEWEST = 20  # images
+FLIPPED_BELOW = 200  # images
 EXACT_BELOW = 25  # discordant pairs
 
 _CHUNK = 1 << 22  # numbers drawn at once
@@ -24,7 +27,7 @@ SHOW_AFTER = 2.0  # seconds of work, on a terminal
 @dataclass(frozen=True)
 class Mean:
     """A mean over `n` samples of `clusters` images with its percentile interval [low, high], None where there
-    are fewer than two images: no spread can be estimated from one."""
+    are fewer than `FEWEST` images."""
 
     value: float
     low: float | None
@@ -85,19 +88,23 @@ class ClusterBootstrap:
     def differences(self, columns: np.ndarray, level: float = LEVEL) -> list[Difference | None]:
         """The mean of each of `columns` [N, K] of paired differences with its interval and p.
 
-        p is the bootstrap's: twice the smaller share of draws on either side of zero, where a draw of zero
+        p of fewer than `FLIPPED_BELOW` images is that of flipping the signs of whole images (`flip_signs`); of
+        more it is the bootstrap's: twice the smaller share of draws on either side of zero, where a draw of zero
         counts on both and one is added to each count, so that p is never 0 and is 1 where all differences are
         0.
         """
         columns = np.asarray(columns, dtype=np.float64)
-        return [
-            None
-            if mean is None
-            else Difference(
-                mean, *_interval(draws, clusters, level), n, clusters, _p_value(draws, clusters), "bootstrap"
-            )
-            for mean, draws, n, clusters in self._columns(columns)
-        ]
+        flipped = flip_signs(self._per_cluster(columns)[0], self.repeats, self.seed)
+        found: list[Difference | None] = []
+        for (mean, draws, n, clusters), p in zip(self._columns(columns), flipped, strict=True):
+            if mean is None:
+                found.append(None)
+                continue
+            few = clusters < FLIPPED_BELOW
+            p_value = None if clusters < FEWEST else float(p) if few else _p_value(draws)
+            test = "sign flips" if few else "bootstrap"
+            found.append(Difference(mean, *_interval(draws, clusters, level), n, clusters, p_value, test))
+        return found
 
     def _columns(self, columns: np.ndarray) -> Iterator[tuple[float | None, np.ndarray, int, int]]:
         draws = self.replicates(columns)
@@ -117,18 +124,32 @@ class ClusterBootstrap:
 
 
 def _interval(draws: np.ndarray, clusters: int, level: float) -> tuple[float | None, float | None]:
-    if clusters < 2:
+    if clusters < FEWEST:
         return None, None
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _p_value(draws: np.ndarray, clusters: int) -> float | None:
-    if clusters < 2:
-        return None
+def _p_value(draws: np.ndarray) -> float:
     draws = draws[~np.isnan(draws)]
     side = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     return min(1.0, 2 * (side + 1) / (len(draws) + 1))
+
+
+def flip_signs(sums: np.ndarray, repeats: int, seed: int) -> np.ndarray:
+    """[K] two-sided p of the sums of `sums` [C, K] over C clusters, under signs that might as well be the others.
+
+    Without a difference between the methods each image's sum could have had the other sign. p is the share of
+    `repeats` random choices of signs with a total at least as far from 0, the observed one counted among them:
+    exact in its level for any number of images, whatever their distribution.
+    """
+    rng = np.random.default_rng(seed)
+    total, extreme = np.abs(sums.sum(axis=0)), np.ones(sums.shape[1])
+    at_least = total - 1e-9 * np.abs(sums).sum(axis=0)  # sums in another order differ by rounding
+    for start in range(0, repeats, rows := max(1, _CHUNK // max(len(sums), 1))):
+        signs = rng.choice((-1.0, 1.0), size=(min(rows, repeats - start), len(sums)))
+        extreme += np.count_nonzero(np.abs(signs @ sums) >= at_least, axis=0)
+    return extreme / (repeats + 1)
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
@@ -136,22 +157,17 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
 
     Only discordant pairs count. With fewer than `EXACT_BELOW` of them p is the exact binomial's, above it is
     the mid-p (which counts what is exactly as extreme as the observation by half), which keeps the level
-    without being as timid (Fagerland et al. 2013). Both are computed in whole numbers. The test takes samples
-    as independent; the clustered interval of the difference beside it does not.
+    without being as timid (Fagerland et al. 2013). The test takes samples as independent; the clustered interval
+    of the difference beside it does not.
     """
     only_ours = int(np.count_nonzero((ours == 1) & (theirs == 0)))
     only_theirs = int(np.count_nonzero((ours == 0) & (theirs == 1)))
     fewer, discordant = min(only_ours, only_theirs), only_ours + only_theirs
-    tail, term = 0, 1  # sum of binomial(discordant, k) for k <= fewer, and its last term
-    for k in range(fewer + 1):
-        tail += term
-        if k < fewer:
-            term = term * (discordant - k) // (k + 1)
-    total = 2**discordant
-    as_extreme, as_observed = (total, term) if 2 * fewer == discordant else (2 * tail, 2 * term)
+    p = float(binomtest(fewer, discordant).pvalue) if discordant else 1.0
     if discordant < EXACT_BELOW:
-        return float(Fraction(as_extreme, total)), "McNemar, exact"
-    return float(Fraction(2 * as_extreme - as_observed, 2 * total)), "McNemar, mid-p"
+        return p, "McNemar, exact"
+    ends = 1 if 2 * fewer == discordant else 2  # outcomes that are exactly as extreme
+    return p - ends / 2 * float(binom.pmf(fewer, discordant, 0.5)), "McNemar, mid-p"
 
 
 def preference(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

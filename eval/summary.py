@@ -202,6 +202,8 @@ def _back(column: Column, mean: Mean) -> Mean:
 def _mcnemar(rows: Mapping[str, Row], baseline: str, key: tuple[str, str], value: Difference) -> Difference:
     """`value` with McNemar's p where the column asks for it and is 0 or 1 (not an average over seeds)."""
     name, column = key
+    if value.p is None:  # of too few images
+        return value
     pair = [rows[row].values[column] / 100 for row in (name, baseline)]  # from per cent
     if COLUMN[column].test != "mcnemar" or any(not np.isin(v[~np.isnan(v)], (0, 1)).all() for v in pair):
         return value

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
-from eval.stats import ClusterBootstrap, mask_bins, mcnemar, preference
+from eval.stats import ClusterBootstrap, flip_signs, mask_bins, mcnemar, preference
 
 
 def clustered(rng, clusters=60, largest=6):
@@ -95,16 +96,50 @@ def test_p_of_no_difference_is_uniform_and_of_a_difference_small():
     assert max(d.p for d in shifted) < 0.01 and all(d.low > 0 for d in shifted)
 
 
-def test_no_difference_at_all_has_p_one():
-    difference = ClusterBootstrap([1, 2, 3, 3], 100).differences(np.zeros((4, 1)))[0]
+@pytest.mark.parametrize("images", [20, 400])
+def test_no_difference_at_all_has_p_one(images):
+    difference = ClusterBootstrap(range(images), 100).differences(np.zeros((images, 1)))[0]
     assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
-def test_one_image_has_no_interval_and_no_sample_no_mean():
-    values = np.array([[1.0, np.nan], [3.0, np.nan]])
-    mean, none = ClusterBootstrap(["a", "a"], 100).differences(values)
-    assert mean.value == 2 and mean.low is mean.high is mean.p is None
-    assert none is None
+def test_few_images_have_neither_interval_nor_p_and_no_sample_no_mean():
+    """Two pictures, all better, once had p < 0.001."""
+    for images, has in ((1, False), (2, False), (19, False), (20, True), (199, True), (200, True)):
+        values = np.column_stack([np.linspace(1, 2, 2 * images), np.full(2 * images, np.nan)])
+        bootstrap = ClusterBootstrap(np.repeat(np.arange(images), 2), 200)
+        difference, none = bootstrap.differences(values)
+        mean, nothing = bootstrap.means(values)
+        assert difference.value == mean.value == pytest.approx(1.5) and none is nothing is None
+        for end in (difference.low, difference.high, difference.p, mean.low, mean.high):
+            assert (end is not None) == has
+        assert difference.test == ("bootstrap" if images >= 200 else "sign flips")
+
+
+def test_images_count_by_column():
+    values = np.arange(60.0).reshape(30, 2)
+    values[19:, 1] = np.nan
+    enough, few = ClusterBootstrap(np.arange(30), 100).differences(values)
+    assert enough.p is not None and few.p is few.low is None and few.clusters == 19
+
+
+def test_sign_flips_are_those_of_scipy_and_of_all_choices():
+    rng = np.random.default_rng(5)
+    sums = rng.normal(0.3, 1, (12, 3))
+    signs = np.array(np.meshgrid(*[(-1, 1)] * 12)).reshape(12, -1)
+    exact = (np.abs(signs.T @ sums) >= np.abs(sums.sum(0)) - 1e-9).mean(0)
+    found = flip_signs(sums, 20_000, seed=0)
+    assert found == pytest.approx(exact, abs=0.015)  # 4 deviations of 20,000 draws
+    for column, p in zip(sums.T, exact, strict=True):
+        test = permutation_test((column,), np.sum, permutation_type="samples", n_resamples=np.inf)
+        assert p == pytest.approx(test.pvalue)
+    assert flip_signs(np.full((20, 1), 0.1), 999, seed=0)[0] == pytest.approx(1 / 1000)  # itself counts
+    np.testing.assert_array_equal(found[1:2], flip_signs(sums[:, 1:2], 20_000, seed=0))
+
+
+def test_p_of_the_bootstrap_counts_the_observed_among_the_draws():
+    ids = np.arange(400)
+    difference = ClusterBootstrap(ids, 499).differences(np.ones((400, 1)))[0]
+    assert difference.p == pytest.approx(2 / 500)
 
 
 def pairs(ours_only, theirs_only, both=3, neither=2):

@@ -23,7 +23,7 @@ def test_means_and_differences_are_those_of_the_stored_scores(scored_run, summar
     acc = scored_run.scores("hd-painter", "accuracy")["acc"]
     assert summary.means["hd-painter", "acc"].value == pytest.approx(100 * acc.mean())
     assert summary.differences["hd-painter", "acc"].test.startswith("McNemar")
-    assert summary.differences["hd-painter", "clip"].test == "bootstrap"
+    assert summary.differences["hd-painter", "clip"].test == "sign flips"  # 20 images
     assert summary.means["hd-painter", "clip"].clusters == 20  # two samples from each image
 
 
@@ -41,15 +41,26 @@ def test_preference_is_that_of_ours_over_the_row(scored_run, summary):
 
 
 def test_psnr_is_averaged_as_squared_error_so_that_equal_pictures_count(tmp_path):
-    run = fake_run(tmp_path / "run", 4, metrics=())
-    values = ["inf", 40.0, "inf", 40.0]
+    run = fake_run(tmp_path / "run", 40, metrics=())
+    values = ["inf", 40.0] * 20
     write_scores(run, "painta", "fidelity", [{"index": i, "psnr": v} for i, v in enumerate(values)])
-    write_scores(run, "hd-painter", "fidelity", [{"index": i, "psnr": "inf"} for i in range(4)])
+    write_scores(run, "hd-painter", "fidelity", [{"index": i, "psnr": "inf"} for i in range(40)])
     summary = summarise(run, repeats=REPEATS)
     assert summary.means["painta", "psnr"].value == pytest.approx(40 + 10 * np.log10(2))
     assert summary.means["painta", "psnr"].low <= summary.means["painta", "psnr"].high
     made = {grid.key: grid for grid in grids(summary)}
     assert cell(made["beyond"], "HD-Painter", "PSNR outside dB ↑") == "∞"
+
+
+def test_few_images_have_no_intervals_and_no_tests_and_tables_say_so(tmp_path):
+    summary = summarise(fake_run(tmp_path / "run", 38), repeats=REPEATS)  # of 19 images
+    found = [*summary.means.values(), *summary.differences.values(), *summary.preferred.values()]
+    assert found and all(mean.low is mean.high is None for mean in found)
+    assert all(difference.p is None for difference in summary.differences.values())
+    made = {grid.key: grid for grid in grids(summary)}
+    for key in ("measured", "differences"):
+        assert any("Fewer than 20 images: no interval and no p." in note for note in made[key].notes)
+    assert "p = " not in str(made) and "McNemar," not in str(made)
 
 
 def test_bins_and_categories_divide_all_samples(scored_run, summary):

@@ -10,9 +10,9 @@
 
 Each list in a method's entry is a grid: `painta` becomes the runs ``painta,painta.until=0`` and
 ``painta,painta.until=500``. The kinds of methods and their keys are in `eval.kinds`. Any kind also takes
-`label` (what tables print), `seed` (in place of seeds.base; a list repeats the method) and `why_not` (it is not
-run, and tables say why). The keys metrics, published, ours and baseline are for scores and tables, which read
-them there.
+`label` (what tables print), `seed` (in place of seeds.base; a list repeats the method), `why_not` (it is not
+run, and tables say why) and `if_missing` (why it is not run where its checkpoints are not here). The keys
+metrics, published, ours and baseline are for scores and tables, which read them there.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from eval.kinds import KINDS
 from eval.kinds.base import Kind
 from hdpainter.configs import read_yaml
 from hdpainter.files import digest
+from hdpainter.models.registry import is_here
 from hdpainter.settings import Seed
 from hdpainter.values import Range, convert, from_mapping
 from ldm.util import CONFIGS, UserError, shown
@@ -249,11 +250,11 @@ def _entry(
     kind = values.pop("kind", "pipeline")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{where}: kind {shown(kind)} is not one of {', '.join(KINDS)}")
-    common = {key: values.pop(key, None) for key in ("label", "seed", "why_not")}
+    common = {key: values.pop(key, None) for key in ("label", "seed", "why_not", "if_missing")}
     seed = common["seed"]
     if seed is not None:
         convert(Seed, seed, f"{where}: seed")
-    for key in ("label", "why_not"):
+    for key in ("label", "why_not", "if_missing"):
         if not isinstance(common[key], str | None):
             raise UserError(f"{where}: {key} must be text, not {shown(common[key])}: put it in quotes")
     if kind == "pipeline":
@@ -262,7 +263,10 @@ def _entry(
     how = from_mapping(KINDS[kind], {"model": model, **values}, where)
     label = common["label"] or how.label(base)
     label = ", ".join([label, *(f"{key} {_word(value)}" for key, value in varied.items())])
-    return Entry(own, base, varied, label, common["seed"], common["why_not"], kind, how)
+    why_not = common["why_not"]
+    if common["if_missing"] and not why_not and not all(map(is_here, how.checkpoints())):
+        why_not = common["if_missing"]
+    return Entry(own, base, varied, label, common["seed"], why_not, kind, how)
 
 
 def _is_grid(key: str, value: Any) -> bool:

@@ -27,7 +27,7 @@ from hdpainter.inpaint import FACTOR
 from hdpainter.mini.world.objects import CATEGORIES
 from hdpainter.models.devices import usable_device
 from hdpainter.models.recognise import stage_model
-from hdpainter.models.registry import PipelineSpec
+from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import build
 from ldm.util import UserError
 
@@ -54,11 +54,26 @@ def run(args: argparse.Namespace) -> int:
     seconds = seconds_per_evaluation(config, args.devices[0], len(args.devices))
     for line in estimate(config, plan, seconds, len(args.devices)):
         print(line, flush=True)
+    for line in not_run(config):
+        print(line)
     lacking = missing(config, args.methods, f"--config {shlex.quote(args.config)}", args.limit)
     print("all that it needs is there" if not lacking else f"{len(lacking)} missing:")
     for each in lacking:
         print(f"- {each}")
     return 2 if lacking else 0
+
+
+def not_run(config: Config) -> list[str]:
+    """The entries that are not run, with why, and with how to get the checkpoints that they lack."""
+    lines = []
+    for entry in (entry for entry in config.entries() if entry.why_not):
+        lines.append(f"{entry.name} is not run: {entry.why_not}")
+        for checkpoint in entry.how.checkpoints():
+            try:
+                find_checkpoint(checkpoint, entry.how.model)
+            except UserError as error:
+                lines.append(f"- {error}")
+    return lines
 
 
 def missing(
@@ -83,6 +98,8 @@ def missing(
     triplets = ask(_samples, config)
     prompts = ask(_prompts, config, triplets[:limit]) if triplets is not None else None
     for entry in config.runs(methods):
+        for checkpoint in ask(entry.how.checkpoints) or ():
+            ask(find_checkpoint, checkpoint, entry.how.model)
         ask(entry.how.identity)
         ask(entry.how.check, config.benchmark.size)
     metrics = ask(read_metrics, config.for_tables.get("metrics", "metrics")) or {}

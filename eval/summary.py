@@ -17,7 +17,7 @@ from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, m
 from hdpainter.files import digest, parse_json
 from ldm.util import UserError
 
-BOUNDS = ("original", "reconstruction", "mean", "telea")  # kinds that are no competitors
+BOUNDS = ("original", "squeezed", "reconstruction", "mean", "telea")  # kinds that are no competitors
 PREFERENCES = ("pickscore", "minipick")  # where logits may be; the first that is there
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hdpainter.baselines.square import stretch
 from hdpainter.blend import blend
 from hdpainter.canvas import Canvas, Task
 from hdpainter.images import Pixels, Source
@@ -26,7 +27,7 @@ from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
-from hdpainter.models.registry import DEFAULT_MODEL
+from hdpainter.models.registry import DEFAULT_MODEL, check_method
 from hdpainter.prompts import words_cut
 from hdpainter.settings import Adjustments, Method, Seed, Size
 from hdpainter.superres import SCALE, SuperResolution
@@ -224,6 +225,7 @@ class HDPainter:
         """The method with what it leaves to the model."""
         if not isinstance(method, Method):
             method = Method.load(method or self.models.spec.method)
+        check_method(method, self.models.spec.kind, self.models.spec.name)
         if method.superres.crop_margin is None:
             method = method.override({"superres.crop_margin": self.models.spec.crop_margin})
         return method
@@ -299,6 +301,8 @@ class HDPainter:
         self, tasks: Sequence[Task], method: Method, progress: OnStep, observer: Observer | None
     ) -> list[Image.Image]:
         spec = self.models.spec
+        if spec.kind != "ldm":
+            return self._paint_squares(tasks, method, progress, observer)
         stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
         decoded = stage(
             [task.image for task in tasks],
@@ -314,6 +318,24 @@ class HDPainter:
             height, width = task.size
             pictures.append(to_image(pixels, method.rounding).crop((0, 0, width, height)))
         return pictures
+
+    def _paint_squares(
+        self, tasks: Sequence[Task], method: Method, progress: OnStep, observer: Observer | None
+    ) -> list[Image.Image]:
+        """Stage 1 by a baseline, which squeezes the originals itself: its squares stretched to stage 1's size."""
+        if observer:
+            raise UserError(f"model {self.models.spec.name} is no latent diffusion model to look into")
+        squares = self.models.baseline.squares(
+            [task.original for task in tasks],
+            [task.mask for task in tasks],
+            [task.prompt for task in tasks],
+            [task.seed for task in tasks],
+            method,
+            lambda step, steps: progress("inpainting", step, steps),
+        )
+        return [
+            stretch(square, task.size, method.rounding) for square, task in zip(squares, tasks, strict=True)
+        ]
 
     def _upscale(self, task: Task, low_res: Image.Image, method: Method, progress: OnStep) -> Image.Image:
         spec, settings = self.models.spec, method.superres
@@ -350,17 +372,23 @@ class HDPainter:
         method, first = canvas.method, painted[0]
         stage2 = any(part.stage2 for part in painted)
         height, width = canvas.mask.shape
-        stages: dict[str, LatentDiffusion] = {"inpainting": self.models.inpainting}
+        if self.models.spec.kind == "ldm":
+            count_cut: Callable[[str], int] = words_cut
+            device, dtype = self.models.inpainting.device, _dtype_of(self.models.inpainting)
+        else:
+            baseline = self.models.baseline
+            count_cut, device, dtype = baseline.words_cut, baseline.device, baseline.dtype
+        dtypes = {"inpainting": dtype}
         if stage2 and self.models.upscaler is not None:
-            stages["superres"] = self.models.upscaler
+            dtypes["superres"] = _dtype_of(self.models.upscaler)
         seconds: dict[str, float] = defaultdict(float)
         for part in painted:
             for stage, spent in part.seconds.items():
                 seconds[stage] += spent
         facts = {
             "prompt": canvas.prompt,
-            "words_cut": sum(words_cut(part.task.prompt) for part in painted),
-            "negative_words_cut": words_cut(method.prompts.negative),
+            "words_cut": sum(count_cut(part.task.prompt) for part in painted),
+            "negative_words_cut": count_cut(method.prompts.negative),
             "seed": canvas.seed,
             "method": dataclasses.asdict(method),
             "size": [width, height],
@@ -368,11 +396,8 @@ class HDPainter:
             "superres": stage2,
             "mask_share": float(canvas.mask.mean()),
             "models": self.models.info,
-            "device": str(self.models.inpainting.device),
-            "dtype": {
-                stage: str(next(model.model.parameters()).dtype).removeprefix("torch.")
-                for stage, model in stages.items()
-            },
+            "device": str(device),
+            "dtype": {stage: str(dtype).removeprefix("torch.") for stage, dtype in dtypes.items()},
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "versions": versions(),
         }
@@ -383,6 +408,10 @@ class HDPainter:
 
 def _silent(stage: str, step: int, steps: int) -> None:
     """The progress of a call that wants none."""
+
+
+def _dtype_of(model: LatentDiffusion) -> torch.dtype:
+    return next(model.model.parameters()).dtype
 
 
 def versions() -> dict[str, str]:

@@ -7,11 +7,12 @@ differ in these values only, and the name of each value says what it does.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from hdpainter.baselines.glide.timesteps import spaced_timesteps
 from hdpainter.blend import KnownRegion
 from hdpainter.configs import read_yaml
 from hdpainter.inputs import PADDING, Grow, InputSettings, MaskChannel, Outpaint, Padding
@@ -48,6 +49,8 @@ Size = Annotated[int, Range(1, 2**15)]  # longer side of a picture, in pixels
 Grid = Literal["uniform", "descend"]
 Objective = Literal["bce", "l1", "softmax", "max"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+# Of a pipeline's stage 1: a latent diffusion model, or a baseline's.
+Kind = Literal["ldm", "glide", "nuwa-lip"]
 
 
 @dataclass(frozen=True)
@@ -231,16 +234,23 @@ class Adjustments(Checked):
         return {place: value for place, value in values.items() if place and value is not None}
 
 
+_LATENT_MASKS = tuple(f"masks.{key}" for key in ("dilate", "levels", "rasg", "concat", "pad"))
+
+
 @dataclass(frozen=True)
 class Method(Checked):
     """Everything that defines a method.
 
+    kind: of the pipelines that it goes with. without: places in it that say nothing to these, and may not be set.
     painta, rasg: None: that part is off.
     input: how the user's picture and mask are read.
     known_region: `exact` leaves every pixel outside M as it is; `blended` is the release's Poisson blending,
         which also moves pixels near the seam.
     rounding: of decoded pixels to 8 bits; the release truncates.
     """
+
+    kind: ClassVar[Kind] = "ldm"
+    without: ClassVar[tuple[str, ...]] = ()
 
     name: str
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
@@ -281,12 +291,19 @@ class Method(Checked):
             path = METHOD_FILES / f"{name_or_path}.yaml"
             if not path.is_file():
                 raise unknown("method", str(name_or_path), method_names(), ", or give a .yaml file")
-        return cls.from_values({"name": path.stem, **read_yaml(path)}, str(path))
+        values = read_yaml(path)
+        method = cls.from_values({"name": path.stem, **values}, str(path))
+        method._refuse_foreign(values, str(path))
+        for part, inner in values.items():
+            if isinstance(inner, Mapping):
+                method._refuse_foreign([f"{part}.{key}" for key in inner], str(path))
+        return method
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str = "method") -> "Method":
         """A method from plain values, such as a result's metadata holds; `where` is for error messages."""
-        return from_mapping(cls, values, where)
+        own = next((own for own in (GlideMethod, NuwaLipMethod) if own.part in values), Method)
+        return from_mapping(own, values, where)
 
     def adjusted(self, adjustments: Adjustments) -> "Method":
         """A copy with the values that a user has set. Raises UserError where they do not fit the method."""
@@ -299,6 +316,7 @@ class Method(Checked):
         """
         where = f"method {self.name}"
         check_keys(values, places(type(self)), where)  # type: ignore[arg-type]  # as in `Checked`
+        self._refuse_foreign(values, where)
         merged = dataclasses.asdict(self)
         for place, value in values.items():
             part, _, key = place.rpartition(".")
@@ -307,6 +325,76 @@ class Method(Checked):
                 raise UserError(f"{where} has no {part!r}, so {place} cannot be set")
             group[key] = value
         return self.from_values(merged, where)
+
+    def _refuse_foreign(self, given: Iterable[str], where: str) -> None:
+        """Raise UserError for a place that says nothing to this method."""
+        if foreign := [place for place in given if self.has_no(place)]:
+            raise UserError(f"{where}: {foreign[0]} says nothing to {self.kind}: leave it out")
+
+    def has_no(self, place: str) -> bool:
+        """Whether a place says nothing to this method."""
+        return place in self.without or place.partition(".")[0] in self.without
+
+
+@dataclass(frozen=True)
+class UpsamplerSettings(Checked):
+    """GLIDE's second network, 64 to 256 px; it has no guidance.
+
+    steps: the timesteps that it takes, see `spaced_timesteps`.
+    temperature: factor of the noise that it starts from; 1 is sharper, and grainier.
+    """
+
+    steps: str = "fast27"
+    temperature: Annotated[float, Range(0.01, 10, "a factor from 0.01 to 10")] = 0.997
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        spaced_timesteps(self.steps)
+
+
+@dataclass(frozen=True)
+class GlideMethod(Method):
+    """GLIDE's sampling (Nichol et al., 2021), by default its public notebook's.
+
+    sampler: of the first network, of 64 px: `steps` and `guidance_scale`. glide: of the second.
+    """
+
+    kind: ClassVar[Kind] = "glide"
+    without: ClassVar[tuple[str, ...]] = ("sampler.grid", "sampler.eta", "painta", "rasg", *_LATENT_MASKS)
+    part: ClassVar[str] = "glide"  # by which its settings are known
+
+    name: str = "glide"
+    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(steps=100, guidance_scale=5.0))
+    glide: UpsamplerSettings = field(default_factory=UpsamplerSettings)
+
+
+@dataclass(frozen=True)
+class NuwaLipSettings(Checked):
+    """How NUWA-LIP draws codes; its public program's way, but for `samples`, of which that takes 2.
+
+    top_k: among so many of the likeliest; 1: always the likeliest.
+    temperature: below 1 the likelier codes are favoured more.
+    samples: pictures that are made, of which CLIP takes the one most like the prompt.
+    """
+
+    top_k: Annotated[int, Range(1, wanted="1 or more")] = 128
+    temperature: Annotated[float, Range(0.01, 100, "a number from 0.01 to 100")] = 1.0
+    samples: Annotated[int, Range(1, 100)] = 1
+
+
+@dataclass(frozen=True)
+class NuwaLipMethod(Method):
+    """NUWA-LIP's sampling (Ni et al., 2023), which has neither steps nor guidance."""
+
+    kind: ClassVar[Kind] = "nuwa-lip"
+    without: ClassVar[tuple[str, ...]] = ("sampler", "prompts.negative", "painta", "rasg", *_LATENT_MASKS)
+    part: ClassVar[str] = "nuwa_lip"
+
+    name: str = "nuwa-lip"
+    nuwa_lip: NuwaLipSettings = field(default_factory=NuwaLipSettings)
+
+
+_PLACES: Mapping[str, Any] = {**places(Method), **places(GlideMethod), **places(NuwaLipMethod)}
 
 
 def parse_places(text: str) -> dict[str, Any]:
@@ -319,14 +407,15 @@ def parse_places(text: str) -> dict[str, Any]:
         place, equals, value = (side.strip() for side in part.partition("="))
         if not equals:
             raise UserError(f"set {quoted(part)}: give a place and its value, such as rasg.sigma=per_step")
-        kind = places(Method).get(place, str)
+        kind = _PLACES.get(place, str)
         values[place] = None if value == "null" and required(kind) is not kind else parse(kind, value)
     return values
 
 
-def method_names() -> list[str]:
-    """Names of the methods in ``configs/methods``."""
-    return sorted(path.stem for path in METHOD_FILES.glob("*.yaml"))
+def method_names(kind: Kind | None = None) -> list[str]:
+    """Names of the methods in ``configs/methods``; of those that go with one kind of pipelines."""
+    names = sorted(path.stem for path in METHOD_FILES.glob("*.yaml"))
+    return [name for name in names if kind is None or Method.load(name).kind == kind]
 
 
 def describe(name: str) -> str:

@@ -59,10 +59,10 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
     return {key: list(tensor.shape) for key, tensor in module.state_dict().items()}
 
 
-def message(function: Callable, *args: Any) -> str:
+def message(function: Callable, *args: Any, **kwargs: Any) -> str:
     """The text of the UserError that a call must raise: one line."""
     with pytest.raises(UserError) as caught:
-        function(*args)
+        function(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

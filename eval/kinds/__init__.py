@@ -7,17 +7,23 @@ write it and name it in KINDS.
 from eval.kinds.base import Kind
 from eval.kinds.bld import BLD
 from eval.kinds.folder import Folder
+from eval.kinds.glide import Glide
 from eval.kinds.mean import Mean
+from eval.kinds.nuwa_lip import NuwaLip
 from eval.kinds.original import Original
 from eval.kinds.pipeline import Pipeline
 from eval.kinds.reconstruction import Reconstruction
+from eval.kinds.squeezed import Squeezed
 from eval.kinds.telea import Telea
 
 KINDS: dict[str, type[Kind]] = {
     "pipeline": Pipeline,
     "bld": BLD,
+    "glide": Glide,
+    "nuwa-lip": NuwaLip,
     "folder": Folder,
     "original": Original,
+    "squeezed": Squeezed,
     "reconstruction": Reconstruction,
     "mean": Mean,
     "telea": Telea,

@@ -50,11 +50,15 @@ class Kind:
         """Plain values of all that determines the results, apart from inputs, prompts and seeds."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
 
+    def checkpoints(self) -> list[str]:
+        """Those that it needs, where it names them."""
+        return []
+
     def check(self, size: int) -> None:
         """Raise UserError if it cannot work at this evaluation size, the longer side in pixels."""
 
     def cost(self) -> float:
-        """About how long a picture takes, in evaluations of the UNet."""
+        """About how long a picture takes, in evaluations of the UNet, which is taken for Stable Diffusion's."""
         return self.steps_of_network
 
     def group(self, size: tuple[int, int]) -> Hashable:

@@ -11,7 +11,7 @@ import numpy as np
 from eval.kinds.base import Input, Kind, Made, Paint
 from eval.models import ModelCache, model_identity
 from hdpainter.masks import padded_size
-from hdpainter.models.registry import PipelineSpec
+from hdpainter.models.registry import PipelineSpec, check_method
 from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.settings import Adjustments, Method
 from ldm.util import UserError
@@ -54,10 +54,13 @@ class Pipeline(Adjustments, Kind):
         return dataclasses.replace(spec, **given)
 
     def identity(self) -> dict[str, Any]:
-        spec, method = self.spec(), dataclasses.asdict(self.resolved())
+        spec, method = self.spec(), self.resolved()
+        if spec.kind != "ldm":
+            raise UserError(f"model {spec.name} is a kind of its own here: give the entry kind: {spec.kind}")
+        check_method(method, spec.kind, spec.name)
         unused = ("name", "superres")
         return {
-            "method": {key: value for key, value in method.items() if key not in unused},
+            "method": {key: value for key, value in dataclasses.asdict(method).items() if key not in unused},
             "model": {
                 **model_identity(self.model),
                 "painta_levels": spec.painta_levels,

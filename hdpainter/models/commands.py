@@ -14,6 +14,7 @@ from hdpainter.models.registry import (
     PipelineSpec,
     checkpoint_folders,
     find_checkpoint,
+    is_here,
     pipeline_names,
     registry,
 )
@@ -70,21 +71,14 @@ def run_list(args: argparse.Namespace) -> int:
         print(f"{name:<24}{', '.join(_state(stage.checkpoint) for stage in stages)}")
     print(f"\n{'CHECKPOINT':<24}{'SIZE':<10}{'LICENCE':<27}FILE")
     for entry in registry().values():
-        size = f"~{entry.approximate_bytes / 1e9:.2f} GB"
+        size = f"~{entry.approximate_bytes / 1e9:.2f} GB" if entry.approximate_bytes else "?"
         print(f"{entry.name:<24}{size:<10}{entry.licence:<27}{_state(entry.file)}")
     print(f"\nCheckpoints are looked for in {', '.join(map(str, checkpoint_folders()))}")
     return 0
 
 
 def _state(file: str) -> str:
-    return f"{Path(file).name} ({'here' if _find(file) else 'not here'})"
-
-
-def _find(file: str) -> Path | None:
-    try:
-        return find_checkpoint(file)
-    except UserError:
-        return None
+    return f"{Path(file).name} ({'here' if is_here(file) else 'not here'})"
 
 
 def run_download(args: argparse.Namespace) -> int:
@@ -92,10 +86,16 @@ def run_download(args: argparse.Namespace) -> int:
     wanted = {entry.file: entry for name in args.names for entry in _entries(name)}
     for entry in wanted.values():
         folder = args.to or checkpoint_folders()[0]
-        there = folder / entry.file if args.to else _find(entry.file)
-        if there and there.is_file():
+        there = folder / entry.file
+        if not args.to and is_here(entry.file):
+            there = find_checkpoint(entry.file)
+        if there.is_file():
             print(f"{there} is here already; to check it: hdpainter models verify {entry.name}")
             continue
+        if entry.note and not entry.sources:
+            raise UserError(
+                f"{entry.file} cannot be downloaded: {entry.note}; if you have it, put it into {folder}"
+            )
         make_folder(folder)
         print(f"{entry.title}, licence: {entry.licence}")
         path = download(
@@ -115,7 +115,7 @@ def _entries(name: str) -> list[Checkpoint]:
     stages = PipelineSpec.load(name).stages.values()
     files = {Path(stage.checkpoint).name for stage in stages}
     found = [entry for entry in entries.values() if entry.file in files]
-    if not found and not all(_find(stage.checkpoint) for stage in stages):
+    if not found and not all(is_here(stage.checkpoint) for stage in stages):
         raise UserError(
             f"the checkpoints of {name} are no public files, and missing here: "
             f"{', '.join(sorted(files))}; put them into {checkpoint_folders()[0]}"

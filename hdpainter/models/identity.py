@@ -22,6 +22,8 @@ def identify(model: str | PipelineSpec, superres: bool = True, trusted: bool = F
     del identity["method"]  # no property of the networks
     del identity["crop_margin"]  # the upscaler's: see below
     del identity["knows"]
+    if spec.kind == "ldm":  # as it was before there were others
+        del identity["kind"], identity["upsampler"]
     for name, stage in spec.stages.items():
         if name == "upscaler" and not superres:
             identity[name] = None

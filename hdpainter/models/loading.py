@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
+from hdpainter.baselines.square import SquareInpainter
 from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
@@ -20,7 +22,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, L
 from ldm.util import UserError, get_obj_from_str
 
 _KINDS = {"inpainting": LatentInpaintDiffusion, "upscaler": LatentUpscaleDiffusion}
-Model = TypeVar("Model", bound=LatentDiffusion)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PipelineModels:
     _loaded: dict[str, _Loaded] = field(default_factory=dict, repr=False)
 
     def checkpoint(self, stage: str) -> Path:
-        """The file of a stage, `inpainting` or `upscaler`. Raises UserError if it is nowhere to be found."""
+        """The file of a stage, one of `PipelineSpec.stages`. Raises UserError if it is nowhere to be found."""
         if stage not in self._found:
             self._found[stage] = find_checkpoint(self.spec.stages[stage].checkpoint, self.spec.name)
         return self._found[stage]
@@ -73,8 +75,25 @@ class PipelineModels:
 
     @cached_property
     def stage1(self) -> LatentDiffusion:
-        """Stage 1, where a text-to-image model will do as well."""
+        """Stage 1, where a text-to-image model will do as well. Raises UserError where it is a baseline's."""
+        if self.spec.kind != "ldm":
+            raise UserError(f"model {self.spec.name} is no latent diffusion model: give one, such as sd2")
         return self._load("inpainting", LatentDiffusion)
+
+    @cached_property
+    def baseline(self) -> SquareInpainter:
+        """Stage 1 of a pipeline of another kind."""
+        if self.spec.kind == "glide":
+            from hdpainter.baselines.glide import inpaint as glide  # not needed for any other model
+
+            glide.check_files(self.checkpoint("inpainting"), self.checkpoint("upsampler"))
+            return glide.Glide(
+                self._load("inpainting", glide.GlideUNet), self._load("upsampler", glide.GlideUNet)
+            )
+        from hdpainter.baselines.nuwa_lip import inpaint as nuwa_lip
+
+        nuwa_lip.check_file(self.checkpoint("inpainting"))
+        return nuwa_lip.NuwaLip(self._load("inpainting", nuwa_lip.MPS2S))
 
     @cached_property
     def upscaler(self) -> LatentUpscaleDiffusion | None:
@@ -83,12 +102,16 @@ class PipelineModels:
 
     def check(self, stage: str) -> None:
         """Raise UserError where the config of a stage, which is not loaded for it, is that of another model."""
-        config, kind = self.spec.stages[stage].config, _KINDS[stage]
-        if config is None:  # the checkpoint's layout will tell
+        config = self.spec.stages[stage].config
+        if config is None or self._of_baseline(stage):  # what is loaded will tell
             return
+        kind = _KINDS[stage]
         found = get_obj_from_str(str(read_model_config(config, self.trusted)["target"]))
         if not (isinstance(found, type) and issubclass(found, kind)):
             raise UserError(f"{config} is not the config of an {stage} model, a {kind.__name__}")
+
+    def _of_baseline(self, stage: str) -> bool:
+        return self.spec.kind != "ldm" and stage in self.spec.stage1
 
     def _load(self, stage: str, kind: type[Model]) -> Model:
         path, stage_files = self.checkpoint(stage), self.spec.stages[stage]
@@ -100,10 +123,14 @@ class PipelineModels:
             raise UserError(f"{of} is the config of a {type(model).__name__}, not of a {kind.__name__}")
         if isinstance(model, LatentInpaintDiffusion):
             model.model.diffusion_model.transformer_blocks({*self.spec.painta_levels, *self.spec.rasg_levels})
-        weights, notes = read_weights(path, stage_files.ema)
+        weights, notes = (None, []) if self._of_baseline(stage) else read_weights(path, stage_files.ema)
         for note in (*recognised.notes, *notes):
             warnings.warn(f"{path.name} {note}", stacklevel=2)
         dtype = _of_stage(self.dtype, stage)
+        if self._of_baseline(stage):  # some of its layers stay in float32
+            most = dtype.get("") if isinstance(dtype, Mapping) else dtype
+            policy: Any = model.dtype_policy
+            dtype = policy(most or torch.float32)
         load_into(model, path, recognised.name, dtype=dtype, device=self.device, weights=weights)
         for file in files:
             if stamp(file) != before[file]:
@@ -175,10 +202,10 @@ def load(
     """
     spec = PipelineSpec.load(name_or_yaml)
     models = PipelineModels(spec, torch.device(device), dtype, trusted)
-    for stage in spec.stages if superres else ("inpainting",):
+    for stage in spec.stages if superres else spec.stage1:
         models.checkpoint(stage)
         models.check(stage)
-    _ = models.inpainting
+    _ = models.inpainting if spec.kind == "ldm" else models.baseline
     return models
 
 

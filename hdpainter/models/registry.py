@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hdpainter.configs import read_yaml
-from hdpainter.settings import Pixels, Size, method_names
+from hdpainter.settings import Kind, Method, Pixels, Size, method_names
 from hdpainter.values import Range, from_mapping, unknown
 from ldm.util import CONFIGS, UserError, shown
 
@@ -42,6 +42,9 @@ class PipelineSpec:
     """The two models of HD-Painter and what the method must know about them; the `pipeline` of a YAML file.
 
     inpainting, upscaler: stage 1 and stage 2; without an upscaler there is no super-resolution.
+    kind: of stage 1: `ldm`, a latent diffusion model; or a baseline, `glide` or `nuwa-lip`, which paints a square
+        of its own size and takes its own methods only.
+    upsampler: the second network of GLIDE's stage 1.
     size: longer side of stage 1, in pixels. multiple: stage 1 is padded to multiples of this.
     max_size: longer side of stage 2, in pixels.
     painta_levels, rasg_levels: downsampling factors of the latent at which PAIntA and RASG act.
@@ -53,6 +56,8 @@ class PipelineSpec:
     name: str
     inpainting: Stage
     upscaler: Stage | None = None
+    kind: Kind = "ldm"
+    upsampler: Stage | None = None
     size: Size = 512
     multiple: Annotated[int, Range(8, 1024, "a multiple of 8 up to 1024", step=8)] = 64
     max_size: Size = 2048
@@ -65,7 +70,13 @@ class PipelineSpec:
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages that there are, by name."""
-        return {"inpainting": self.inpainting} | ({"upscaler": self.upscaler} if self.upscaler else {})
+        stages = {"inpainting": self.inpainting, "upsampler": self.upsampler, "upscaler": self.upscaler}
+        return {name: stage for name, stage in stages.items() if stage}
+
+    @property
+    def stage1(self) -> dict[str, Stage]:
+        """Those that stage 1 consists of."""
+        return {name: stage for name, stage in self.stages.items() if name != "upscaler"}
 
     @classmethod
     def load(cls, name_or_yaml: "str | Path | PipelineSpec") -> "PipelineSpec":
@@ -86,7 +97,7 @@ class PipelineSpec:
             raise UserError(f"{path} must hold one key, 'pipeline', with the two stages of a model")
         values = {"name": path.stem, **content["pipeline"]}
         _require(values, {"inpainting"}, f"{path}: pipeline")
-        for stage in ("inpainting", "upscaler"):
+        for stage in ("inpainting", "upsampler", "upscaler"):
             if isinstance(values.get(stage), Mapping):
                 _require(values[stage], {"checkpoint"}, f"{path}: {stage}")
                 values[stage] = {"config": None, **values[stage]}
@@ -112,9 +123,25 @@ def _check_values(spec: PipelineSpec, path: Path) -> None:
     for key in ("painta_levels", "rasg_levels"):
         if not getattr(spec, key):
             raise UserError(f"{path}: pipeline: {key} is empty: list downsampling factors, such as 4")
-    if spec.method not in method_names():
-        known = ", ".join(method_names())
-        raise UserError(f"{path}: pipeline: method must be one of {known}, not {shown(spec.method)}")
+    if spec.method not in (known := method_names(spec.kind)):
+        raise UserError(
+            f"{path}: pipeline: method must be one of {', '.join(known)}, not {shown(spec.method)}"
+        )
+    if (spec.upsampler is not None) != (spec.kind == "glide"):
+        raise UserError(
+            f"{path}: pipeline: upsampler is the second network of kind: glide; give it there, and only there"
+        )
+    for name, stage in spec.stage1.items():
+        if spec.kind != "ldm" and stage.config is None:
+            raise UserError(f"{path}: pipeline: {name}: 'config' is missing")
+
+
+def check_method(method: Method, kind: Kind, model: str) -> None:
+    """Raise UserError unless the method goes with pipelines of this kind, of which `model` is one."""
+    if method.kind != kind:
+        raise UserError(
+            f"method {method.name} does not go with model {model}: give one of {', '.join(method_names(kind))}"
+        )
 
 
 def _beside(path: Path, name: str, *elsewhere: Path) -> str:
@@ -131,7 +158,10 @@ def pipeline_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A public checkpoint of the registry, see ``configs/models/registry.yaml``."""
+    """A public checkpoint of the registry, see ``configs/models/registry.yaml``.
+
+    note: why it has no URL, where it has none.
+    """
 
     name: str
     title: str
@@ -139,9 +169,10 @@ class Checkpoint:
     config: str
     licence: str
     parameters: Annotated[int, Range(1, 10**12)]
-    dtype: DType
+    dtype: DType | None
     urls: list[str]
     sha256: str | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         within(Path(), self.file)
@@ -149,9 +180,9 @@ class Checkpoint:
             raise UserError(f"sha256 is {shown(self.sha256)}: give 64 hexadecimal digits, in lower case")
 
     @property
-    def approximate_bytes(self) -> int:
-        """Size of the weights alone; the file is larger by its header."""
-        return self.parameters * _BYTES[self.dtype]
+    def approximate_bytes(self) -> int | None:
+        """Size of the weights alone; the file is larger by its header. None where their dtype is not known."""
+        return self.parameters * _BYTES[self.dtype] if self.dtype else None
 
     @property
     def sources(self) -> list[str]:
@@ -198,6 +229,14 @@ def checkpoint_folders() -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
+def is_here(checkpoint: str | Path) -> bool:
+    """Whether `find_checkpoint` finds it."""
+    try:
+        return find_checkpoint(checkpoint).exists()
+    except UserError:
+        return False
+
+
 def find_checkpoint(name: str | Path, model: str | None = None) -> Path:
     """The path of a checkpoint: `name` itself if it is there, else the first of `checkpoint_folders` with it.
 
@@ -213,11 +252,15 @@ def find_checkpoint(name: str | Path, model: str | None = None) -> Path:
     if name.is_absolute():
         raise UserError(f"checkpoint {name} does not exist")
     folders = " or ".join(map(str, checkpoint_folders()))
-    known = next((entry.name for entry in registry().values() if entry.file == name.name), None)
-    download = f"get it with: hdpainter models download {known}; or " if known else ""
-    if known and model in pipeline_names():
-        download = f"get all that {model} lacks with: hdpainter models download {model}; or "
+    known = next((entry for entry in registry().values() if entry.file == name.name), None)
+    source = ""
+    if known and not known.sources:
+        source = f"{known.note}; if you have it, "
+    elif known and model in pipeline_names():
+        source = f"get all that {model} lacks with: hdpainter models download {model}; or "
+    elif known:
+        source = f"get it with: hdpainter models download {known.name}; or "
     raise UserError(
-        f"checkpoint {name} is not in {folders}; {download}put it there, or set "
+        f"checkpoint {name} is not in {folders}; {source}put it there, or set "
         "$HDPAINTER_CHECKPOINTS to its folder"
     )

@@ -1,11 +1,12 @@
 """What may be chosen, and the check of what was: nothing that a client names is taken as a file of the server."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from hdpainter.jobs.job import JobSettings
-from hdpainter.models.registry import PipelineSpec, find_checkpoint, pipeline_names
+from hdpainter.models.registry import PipelineSpec, check_method, find_checkpoint, is_here, pipeline_names
 from hdpainter.settings import Method, method_names
 from hdpainter.values import convert, from_mapping
 from hdpainter.web.limits import Limits
@@ -29,7 +30,12 @@ class Menu:
 
     models: dict[str, bool]
     limits: Limits
-    methods: list[str] = field(default_factory=method_names)
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Those that go with any of the models."""
+        kinds = {PipelineSpec.load(model).kind for model in self.models}
+        return sorted(name for kind in kinds for name in method_names(kind))
 
     def spec(self, model: str) -> PipelineSpec:
         """Raises UserError for a model that is not on the menu."""
@@ -66,8 +72,14 @@ class Menu:
             raise UserError(f"size is {wanted.size}: give up to {MAX_SIZE}, or 0 for the model's own")
         known(model, self.models, "model")
         self.check_superres(model, wanted.superres)
-        method = known(wanted.method or self.spec(model).method, self.methods, "method")
-        recipe = Recipe(model, prompt, replace(wanted, method=method))
+        name = known(wanted.method or self.spec(model).method, self.methods, "method")
+        method = Method.load(name)
+        check_method(method, self.spec(model).kind, model)
+        # The form sends all its fields, whatever the method.
+        foreign: dict[str, Any] = {
+            f.name: None for f in fields(JobSettings) if method.has_no(f.metadata["place"] or "")
+        }
+        recipe = Recipe(model, prompt, replace(wanted, method=name, **foreign))
         _ = recipe.method  # raises for values that do not fit it
         return recipe
 
@@ -85,17 +97,15 @@ def installed(first: str) -> dict[str, bool]:
     first: a pipeline's name or YAML file. Raises UserError where its checkpoint is missing.
     """
     spec = PipelineSpec.load(first)
-    find_checkpoint(spec.inpainting.checkpoint)
-    models = {first: _here(spec, "upscaler")}
+    for stage in spec.stage1.values():
+        find_checkpoint(stage.checkpoint)
+    models = {first: _upscaler_here(spec)}
     for name in pipeline_names():
         spec = PipelineSpec.load(name)
-        if name not in models and _here(spec, "inpainting"):
-            models[name] = _here(spec, "upscaler")
+        if name not in models and all(is_here(stage.checkpoint) for stage in spec.stage1.values()):
+            models[name] = _upscaler_here(spec)
     return models
 
 
-def _here(spec: PipelineSpec, stage: str) -> bool:
-    try:
-        return stage in spec.stages and find_checkpoint(spec.stages[stage].checkpoint).is_file()
-    except UserError:
-        return False
+def _upscaler_here(spec: PipelineSpec) -> bool:
+    return spec.upscaler is not None and is_here(spec.upscaler.checkpoint)

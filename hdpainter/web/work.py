@@ -38,6 +38,8 @@ LABELS = {
     "hd-painter-release": "HD-Painter, as released",
     "hd-painter-diffusers": "HD-Painter, diffusers port",
     "post-hoc": "Post-hoc guidance",
+    "glide": "GLIDE",
+    "nuwa-lip": "NUWA-LIP",
 }
 FINISHED_SIDE = 2048  # longer side of the finished picture in the slider, in pixels
 

@@ -11,7 +11,7 @@ from eval.summary import Summary, summarise
 from hdpainter.mini.world import toycoco
 from hdpainter.pipeline import HDPainter
 from tests.eval.fake_run import fake_run
-from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)
+from tests.hdpainter.conftest import tiny_baselines, tiny_pipeline  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,12 @@ def test_seeds(base, other, index, another):
 @pytest.mark.parametrize(
     ("methods", "values", "message"),
     [
-        ({"a": {"kind": "magic"}}, {}, "methods: a: kind 'magic' is not one of pipeline, bld, folder"),
-        ({"a": {}}, {}, "unknown method 'a'; known: hd-painter"),
+        (
+            {"a": {"kind": "magic"}},
+            {},
+            "methods: a: kind 'magic' is not one of pipeline, bld, glide, nuwa-lip",
+        ),
+        ({"a": {}}, {}, "unknown method 'a'; known: glide, hd-painter"),
         ({"painta": {"step": 3}}, {}, "methods: painta: unknown key 'step'; did you mean 'steps'?"),
         ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
         ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),

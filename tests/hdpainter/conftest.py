@@ -10,6 +10,7 @@ from PIL import Image
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.pipeline import HDPainter
 from ldm.util import CONFIGS
+from tests.hdpainter.tiny_baselines import write_pipelines
 
 TINY_PIPELINE = """
 pipeline:
@@ -62,3 +63,13 @@ def photo():
         return picture, Image.fromarray(mask)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_baselines(tiny_pipeline, tmp_path_factory) -> dict[str, Path]:
+    """The YAML files of the tiny pipelines of kind glide and nuwa-lip, with the tiny pipeline's stage 2."""
+    upscaler = {
+        "config": str(tiny_pipeline.parent / "tiny-upscaler.yaml"),
+        "checkpoint": str(tiny_pipeline.parent / "tiny-upscaler.safetensors"),
+    }
+    return write_pipelines(tmp_path_factory.mktemp("baselines"), upscaler)

@@ -7,13 +7,11 @@ with a mask of 64 px; here, what is to be filled is every cell in which any pixe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from hdpainter.baselines.glide.network import GlideUNet, TextFeatures
@@ -24,15 +22,14 @@ from hdpainter.baselines.glide.sampler import (
     denoise,
     guide,
     linear_betas,
-    spaced_timesteps,
     to_8_bits,
 )
-from hdpainter.baselines.glide.tokens import tokenize
-from hdpainter.baselines.loading import load_network
-from hdpainter.baselines.square import check_inputs, squeeze, squeeze_mask, stretch
+from hdpainter.baselines.glide.tokens import tokenize, words_cut
+from hdpainter.baselines.square import SquareInpainter, check_inputs, squeeze, squeeze_mask
 from hdpainter.images import Pixels
 from hdpainter.masks import Mask
-from hdpainter.models.registry import find_checkpoint
+from hdpainter.prompts import full_prompt
+from hdpainter.settings import GlideMethod
 from ldm.checkpoint import read_state_dict
 from ldm.models.diffusion.ddim import draw_noise
 from ldm.util import UserError
@@ -46,89 +43,46 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
-class GlideSettings:
-    """How to sample; the defaults are the public notebook's.
-
-    steps, upsampler_steps: which timesteps are taken, see `spaced_timesteps`.
-    guidance_scale: classifier-free guidance of the base; the upsampler has none.
-    temperature: factor of the noise that the upsampler starts from; 1 is sharper, and grainier.
-    """
-
-    steps: str = "100"
-    upsampler_steps: str = "fast27"
-    guidance_scale: float = 5.0
-    temperature: float = 0.997
-
-    def __post_init__(self) -> None:
-        for respacing in (self.steps, self.upsampler_steps):
-            spaced_timesteps(respacing)
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}: give a number above 0")
-
-
-class Glide:
+class Glide(SquareInpainter):
     """GLIDE's two networks, in eval mode and on one device."""
 
     def __init__(self, base: GlideUNet, upsampler: GlideUNet):
         self.base, self.upsampler = base, upsampler
 
-    @classmethod
-    def load(
-        cls,
-        base: str | Path = "base_inpaint.pt",
-        upsampler: str | Path = "upsample_inpaint.pt",
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> "Glide":
-        """The networks with the weights of two checkpoints, which are sought as all are.
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.base.positional_embedding.device
 
-        dtype: of the torso (see `GlideUNet.dtype_policy`); None: float16 on a GPU, else float32.
-        Raises UserError where a file is missing, damaged or another model's.
-        """
-        files = [find_checkpoint(file) for file in (base, upsampler)]
-        check_file(files[0], 7)
-        check_file(files[1], 10)
-        return cls(
-            load_network(files[0], "glide-base-inpaint.yaml", device, dtype),
-            load_network(files[1], "glide-upsample-inpaint.yaml", device, dtype),
-        )
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return next(self.base.input_blocks.parameters()).dtype
 
     @torch.no_grad()
-    def __call__(
+    def squares(
         self,
         images: Sequence[Pixels],
         masks: Sequence[Mask],
         prompts: Sequence[str],
         seeds: Sequence[int],
-        settings: GlideSettings | None = None,
+        method: GlideMethod | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[Image.Image]:
-        """Fill the masks with what the prompts say.
-
-        images: uint8 [H, W, 3] each, of any size. masks: bool [H, W] each, True = fill.
-        prompts: of which the first 128 tokens are read. seeds: one per image; its result does not depend on the
-        others.
-        progress: called with (step, steps) after each step of either network.
-        Returns pictures of the images' sizes, enlarged from 256 px; so is the known region, for the caller to
-        paste. Raises UserError for an empty mask, or one of another size than its image.
-        """
+    ) -> Tensor:
         check_inputs(images, masks, prompts, seeds)
-        settings = settings or GlideSettings()
-        painting = Respaced.of(cosine_betas(), settings.steps)
-        upsampling = Respaced.of(linear_betas(), settings.upsampler_steps)
+        method = method or GlideMethod()
+        painting = Respaced.of(cosine_betas(), str(method.sampler.steps))
+        upsampling = Respaced.of(linear_betas(), method.glide.steps)
         known = 1 - torch.cat([squeeze_mask(mask, self.base.image_size) for mask in masks])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        texts = [full_prompt(prompt, method.prompts.positive) for prompt in prompts]
         done = count(1)
 
         def sample(net: GlideUNet, diffusion: Respaced, predict: Predict, temperature: float = 1.0) -> Tensor:
             """The pictures [B, 3, S, S] of one stage in -1..1."""
-            device = net.positional_embedding.device
-            image = torch.cat([squeeze(picture, net.image_size) for picture in images]).to(device)
-            mask = F.interpolate(known, image.shape[-2:], mode="nearest").to(device)
+            image = torch.cat([squeeze(picture, net.image_size) for picture in images]).to(self.device)
+            mask = F.interpolate(known, image.shape[-2:], mode="nearest").to(self.device)
 
             def noise() -> Tensor:
-                return draw_noise(image.shape, generators, device)
+                return draw_noise(image.shape, generators, self.device)
 
             x = temperature * noise()
             for x_t, _ in denoise(x, predict, diffusion, image, mask, noise):
@@ -137,16 +91,20 @@ class Glide:
                     progress(next(done), len(painting) + len(upsampling))
             return x
 
-        small = sample(self.base, painting, guided(self.base, prompts, settings.guidance_scale))
-        predict = plain(self.upsampler, prompts, to_8_bits(small))
-        pixels = sample(self.upsampler, upsampling, predict, settings.temperature)
-        return [stretch(square, image.shape[:2]) for square, image in zip(pixels, images, strict=True)]
+        guidance = guided(self.base, texts, method.sampler.guidance_scale, method.prompts.negative)
+        small = sample(self.base, painting, guidance)
+        predict = plain(self.upsampler, texts, to_8_bits(small))
+        return sample(self.upsampler, upsampling, predict, method.glide.temperature)
+
+    def words_cut(self, prompt: str) -> int:
+        return words_cut(prompt, len(self.base.positional_embedding))
 
 
-def guided(net: GlideUNet, prompts: Sequence[str], scale: float) -> Predict:
-    """The base's predictions for B prompts, with classifier-free guidance in one batch of 2B."""
-    rows = [*range(len(prompts)), *[len(prompts)] * len(prompts)]  # the last is the empty prompt's
-    text = TextFeatures(*(part[rows] for part in features(net, [*prompts, ""])))
+def guided(net: GlideUNet, prompts: Sequence[str], scale: float, negative: str = "") -> Predict:
+    """The base's predictions for B prompts, with classifier-free guidance away from `negative`, in one batch of
+    2B."""
+    rows = [*range(len(prompts)), *[len(prompts)] * len(prompts)]  # the last is the negative prompt's
+    text = TextFeatures(*(part[rows] for part in features(net, [*prompts, negative])))
 
     def predict(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         x, t, image, mask = (torch.cat([part, part]) for part in inputs)
@@ -171,10 +129,11 @@ def features(net: GlideUNet, prompts: Sequence[str]) -> TextFeatures:
     return net.encode_text(*(part.to(device) for part in tokenize(prompts, length)))
 
 
-def check_file(path: Path, in_channels: int) -> None:
-    """Raise UserError if the file is GLIDE's, but another one than that of `in_channels`."""
-    weights = read_state_dict(path)
-    if "transformer_proj.weight" in weights and "input_blocks.0.0.weight" in weights:
-        found = weights["input_blocks.0.0.weight"].shape[1]
-        if found != in_channels and found in FILES:
-            raise UserError(f"{path} is GLIDE's {FILES[found]}: give {FILES[in_channels]}")
+def check_files(base: Path, upsampler: Path) -> None:
+    """Raise UserError if one of the files is GLIDE's, but another one."""
+    for path, in_channels in ((base, 7), (upsampler, 10)):
+        weights = read_state_dict(path)
+        if "transformer_proj.weight" in weights and "input_blocks.0.0.weight" in weights:
+            found = weights["input_blocks.0.0.weight"].shape[1]
+            if found != in_channels and found in FILES:
+                raise UserError(f"{path} is GLIDE's {FILES[found]}: give {FILES[in_channels]}")

@@ -1,98 +1,57 @@
 """NUWA-LIP as an inpainting method: a square of 256 px, new in the cells of 8x8 px that the mask touches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import open_clip
 import torch
-from PIL import Image
 from torch import Tensor
 
-from hdpainter.baselines.loading import load_network
 from hdpainter.baselines.nuwa_lip.dfvqgan import any_pool
 from hdpainter.baselines.nuwa_lip.mps2s import MPS2S
 from hdpainter.baselines.nuwa_lip.transformer import Decoding
-from hdpainter.baselines.square import check_inputs, squeeze, squeeze_mask, stretch
+from hdpainter.baselines.square import SquareInpainter, check_inputs, squeeze, squeeze_mask
 from hdpainter.images import Pixels
 from hdpainter.masks import Mask
-from hdpainter.models.registry import find_checkpoint
+from hdpainter.prompts import full_prompt, words_cut
+from hdpainter.settings import NuwaLipMethod
 from ldm.checkpoint import read_state_dict
 from ldm.util import UserError
 
 
-@dataclass(frozen=True)
-class NuwaLipSettings:
-    """How to sample; the published program's, but for `samples`, of which it takes 2.
-
-    top_k: a code is drawn among so many of the likeliest; 1: always the likeliest.
-    temperature: of the draw; below 1 the likelier codes are favoured more.
-    samples: pictures that are made, of which CLIP takes the one most like the prompt.
-    """
-
-    top_k: int = 128
-    temperature: float = 1.0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("top_k", "samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}: give a number above 0")
-
-
-class NuwaLip:
-    """NUWA-LIP's network, in eval mode."""
+class NuwaLip(SquareInpainter):
+    """NUWA-LIP's network, in eval mode. Its squares are the autoencoder's, known region and all."""
 
     def __init__(self, network: MPS2S):
         self.network = network
 
-    @classmethod
-    def load(
-        cls,
-        file: str | Path = "epoch140-chunk-0.pth",
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> "NuwaLip":
-        """The network with the weights of a checkpoint, which is sought as all are.
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.network.image_bos_emb.device
 
-        file: by default the one fine-tuned on MSCOCO. Its public links ended in March 2026.
-        dtype: of the transformers (see `MPS2S.dtype_policy`); None: float16 on a GPU, else float32.
-        Raises UserError where the file is missing, damaged or another model's.
-        """
-        path = find_checkpoint(file)
-        weights = read_state_dict(path)
-        if "encoder.conv_in.conv.weight" in weights and "image_bos_emb" not in weights:
-            raise UserError(f"{path} is the DF-VQGAN alone: give a file of the whole model, such as {file}")
-        return cls(load_network(path, "nuwa-lip.yaml", device, dtype))
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return next(p.dtype for p in self.network.transformer_dec.parameters() if p.dim() == 2)
 
     @torch.no_grad()
-    def __call__(
+    def squares(
         self,
         images: Sequence[Pixels],
         masks: Sequence[Mask],
         prompts: Sequence[str],
         seeds: Sequence[int],
-        settings: NuwaLipSettings | None = None,
+        method: NuwaLipMethod | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[Image.Image]:
-        """Fill the masks with what the prompts say.
-
-        images: uint8 [H, W, 3] each, of any size. masks: bool [H, W] each, True = fill.
-        prompts: of which CLIP's 77 tokens are read. seeds: one per image; its result does not depend on the
-        others.
-        progress: called with (step, steps) after each code that is drawn.
-        Returns pictures of the images' sizes, enlarged from 256 px; the known region is the autoencoder's, for
-        the caller to paste. Raises UserError for an empty mask, or one of another size than its image.
-        """
+    ) -> Tensor:
         check_inputs(images, masks, prompts, seeds)
-        settings = settings or NuwaLipSettings()
-        net, device = self.network, self.network.image_bos_emb.device
+        method = method or NuwaLipMethod()
+        settings = method.nuwa_lip
+        net, device = self.network, self.device
         picture = torch.cat([squeeze(image, net.img_size) for image in images]).to(device)
         mask = torch.cat([squeeze_mask(mask, net.img_size) for mask in masks]).bool().to(device)
-        tokens = open_clip.tokenize(list(prompts), net.encoder.context_length).to(device)
+        texts = [full_prompt(prompt, method.prompts.positive) for prompt in prompts]
+        tokens = open_clip.tokenize(texts, net.encoder.context_length).to(device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         masked = picture.masked_fill(mask, 0)  # mid-grey
@@ -109,8 +68,10 @@ class NuwaLip:
             report = progress and partial(_report, progress, sample, settings.samples)
             filled = net.generate(codes, cells, decoding, choose, report)
             samples.append(net.vqgan.decode(filled, skips))
-        best = self._best(samples, tokens)
-        return [stretch(square, image.shape[:2]) for square, image in zip(best, images, strict=True)]
+        return self._best(samples, tokens)
+
+    def words_cut(self, prompt: str) -> int:
+        return words_cut(prompt)
 
     def _best(self, samples: list[Tensor], tokens: Tensor) -> Tensor:
         """Of each picture [B, 3, S, S] the sample that is most like its caption."""
@@ -118,6 +79,15 @@ class NuwaLip:
             return samples[0]
         likeness = torch.stack([self.network.similarity(sample, tokens) for sample in samples])
         return torch.stack([samples[best][row] for row, best in enumerate(likeness.argmax(dim=0).tolist())])
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError if the file is the autoencoder's, which has one of its own."""
+    weights = read_state_dict(path)
+    if "encoder.conv_in.conv.weight" in weights and "image_bos_emb" not in weights:
+        raise UserError(
+            f"{path} is the DF-VQGAN alone: give a file of the whole model, such as epoch140-chunk-0.pth"
+        )
 
 
 def _report(progress: Callable[[int, int], None], before: int, samples: int, step: int, steps: int) -> None:

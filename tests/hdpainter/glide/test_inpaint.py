@@ -8,14 +8,22 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdpainter.baselines.glide.inpaint import Glide, GlideSettings
-from hdpainter.baselines.loading import load_network
+from hdpainter.baselines.glide.inpaint import Glide
 from hdpainter.baselines.square import squeeze, squeeze_mask
+from hdpainter.models.loading import PipelineModels
+from hdpainter.models.registry import PipelineSpec, Stage
+from hdpainter.settings import GlideMethod, SamplerSettings, UpsamplerSettings
 from ldm.util import UserError
 from tests.hdpainter.glide import tiny
 from tests.support import golden, message
 
-QUICK = GlideSettings(steps="3", upsampler_steps="2")
+
+def quick(guidance_scale=5.0, **upsampler) -> GlideMethod:
+    sampler = SamplerSettings(steps=3, guidance_scale=guidance_scale)
+    return GlideMethod(sampler=sampler, glide=UpsamplerSettings("2", **upsampler))
+
+
+QUICK = quick()
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +92,18 @@ def test_seed_prompt_and_what_is_known_matter_but_not_what_the_hole_hides(glide)
     mask[:] = False
     mask[4:28, 4:28] = True
 
-    def painted(image=image, prompt="a kite", seed=1, settings=QUICK):
-        return np.array(glide([image], [mask], [prompt], [seed], settings)[0])
+    def painted(image=image, prompt="a kite", seed=1, method=QUICK):
+        return np.array(glide([image], [mask], [prompt], [seed], method)[0])
 
     picture = painted()
     assert np.array_equal(picture[~mask], image[~mask])  # at the network's own size nothing is resized
     for other in (
         painted(prompt="a boat"),
         painted(seed=2),
-        painted(settings=GlideSettings("3", "2", guidance_scale=1)),
-        painted(settings=GlideSettings("3", "2", temperature=0.5)),
+        painted(method=quick(guidance_scale=1)),
+        painted(method=quick(temperature=0.5)),
+        painted(method=QUICK.override({"prompts.negative": "a boat"})),
+        painted(method=QUICK.override({"prompts.positive": "a boat"})),
         painted(np.where(mask[..., None], image, 255 - image)),
     ):
         assert difference(picture[mask], other[mask]) > 2
@@ -126,66 +136,62 @@ def test_inputs_that_do_not_fit_are_told(glide):
     ]:
         with pytest.raises(UserError, match=words):
             glide(*arguments)
-    for values, words in [
-        ({"steps": "2000"}, "respacing '2000'"),
-        ({"upsampler_steps": "quick"}, "respacing 'quick'"),
-        ({"temperature": 0}, "temperature is 0"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            GlideSettings(**values)
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def tiny_config(tmp_path):
-    path = tmp_path / "tiny-glide.yaml"
-    target = "hdpainter.baselines.glide.network.GlideUNet"
-    path.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.config("base")}}))
-    return path
+def models(tmp_path):
+    """models(dtype) -> those of a pipeline of base_inpaint.pt and upsample_inpaint.pt in tmp_path, not loaded."""
+    stages = []
+    for name in ("base", "upsample"):
+        config, path = tmp_path / f"tiny-{name}.yaml", tmp_path / f"{name}_inpaint.pt"
+        target = "hdpainter.baselines.glide.network.GlideUNet"
+        config.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.config(name)}}))
+        torch.save(tiny.network(name).state_dict(), path)
+        stages.append(Stage(str(config), str(path)))
+    spec = PipelineSpec("tiny", stages[0], kind="glide", upsampler=stages[1])
+    return lambda dtype=None: PipelineModels(spec, torch.device("cpu"), dtype)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_flat_file_is_loaded(tmp_path, tiny_config, zipped):
-    path, weights = tmp_path / "base_inpaint.pt", tiny.network("base").state_dict()
-    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    network = load_network(path, tiny_config, "cpu", None)
-    assert not network.training and not any(p.requires_grad for p in network.parameters())
-    for name, tensor in network.state_dict().items():
+def test_flat_files_are_loaded(tmp_path, models, zipped):
+    weights = tiny.network("base").state_dict()
+    torch.save(weights, tmp_path / "base_inpaint.pt", _use_new_zipfile_serialization=zipped)
+    glide = models().baseline
+    for network in (glide.base, glide.upsampler):
+        assert not network.training and not any(p.requires_grad for p in network.parameters())
+    for name, tensor in glide.base.state_dict().items():
         assert torch.equal(tensor, weights[name])
-    half = load_network(path, tiny_config, "cpu", torch.float16)
-    assert half.out[2].weight.dtype == torch.float32 and half.input_blocks[0][0].weight.dtype == torch.float16
+    half = models(torch.float16).baseline
+    assert (glide.dtype, half.dtype) == (torch.float32, torch.float16)
+    for network in (half.base, half.upsampler):
+        assert network.out[2].weight.dtype == torch.float32
+        assert network.input_blocks[0][0].weight.dtype == torch.float16
 
 
-def test_damaged_and_foreign_files_are_told(tmp_path, tiny_config):
+def test_damaged_and_foreign_files_are_told(tmp_path, models):
     path, weights = tmp_path / "base_inpaint.pt", dict(tiny.network("base").state_dict())
-    torch.save(weights, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in message(load_network, path, tiny_config, "cpu", None)
+    assert f"{path} is damaged or cut short" in message(getattr, models(), "baseline")
     torch.save({f"model.{name}": tensor for name, tensor in weights.items()}, path)
-    assert f"{path} does not fit" in message(load_network, path, tiny_config, "cpu", None)
-    torch.save(tiny.network("upsample").state_dict(), path)
-    assert "of another shape" in message(load_network, path, tiny_config, "cpu", None)
+    assert f"{path} does not fit tiny-base.yaml" in message(getattr, models(), "baseline")
+    torch.save({**weights, "out.2.bias": torch.zeros(3)}, path)
+    assert "1 of another shape (out.2.bias" in message(getattr, models(), "baseline")
 
 
 @pytest.mark.parametrize(
     ("channels", "name"), [(3, "base.pt, which does not inpaint"), (10, "upsample_inpaint.pt")]
 )
-def test_another_of_glides_files_is_named_before_anything_is_built(tmp_path, channels, name):
-    base, upsampler = tmp_path / "a.pt", tmp_path / "b.pt"
-    for path, width in ((base, channels), (upsampler, 10)):
-        weights = {
-            "transformer_proj.weight": torch.zeros(1),
-            "input_blocks.0.0.weight": torch.zeros(1, width, 3, 3),
-        }
-        torch.save(weights, path)
-    assert message(Glide.load, base, upsampler) == f"{base} is GLIDE's {name}: give base_inpaint.pt"
+def test_another_of_glides_files_is_named_before_anything_is_built(tmp_path, models, channels, name):
+    base = tmp_path / "base_inpaint.pt"
+    weights = {
+        "transformer_proj.weight": torch.zeros(1),
+        "input_blocks.0.0.weight": torch.zeros(1, channels, 3, 3),
+    }
+    torch.save(weights, base)
+    assert message(getattr, models(), "baseline") == f"{base} is GLIDE's {name}: give base_inpaint.pt"
     torch.save({"input_blocks.0.0.weight": torch.zeros(1, 3, 3, 3)}, base)  # another program's
-    assert "does not fit glide-base-inpaint.yaml" in message(Glide.load, base, upsampler)
-
-
-def test_missing_files_are_told_with_the_place_to_put_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
-    assert "base_inpaint.pt is not in" in message(Glide.load)
+    assert "does not fit tiny-base.yaml" in message(getattr, models(), "baseline")

@@ -121,6 +121,7 @@ def test_a_masked_norm_has_the_statistics_of_the_known_cells(seed):
 
 
 @given(seed=st.integers(0, 999), factor=st.sampled_from([1, 2, 4, 8]))
+@settings(deadline=None)
 def test_a_cell_is_masked_where_any_pixel_is(seed, factor):
     mask = some_mask(seed, (8, 16))
     cells = mask.unflatten(2, (-1, factor)).unflatten(4, (-1, factor))

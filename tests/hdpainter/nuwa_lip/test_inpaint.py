@@ -5,8 +5,10 @@ import pytest
 import torch
 import yaml
 
-from hdpainter.baselines.loading import load_network
-from hdpainter.baselines.nuwa_lip.inpaint import NuwaLip, NuwaLipSettings
+from hdpainter.baselines.nuwa_lip.inpaint import NuwaLip
+from hdpainter.models.loading import PipelineModels
+from hdpainter.models.registry import PipelineSpec, Stage
+from hdpainter.settings import NuwaLipMethod, NuwaLipSettings
 from ldm.util import UserError
 from tests.hdpainter.nuwa_lip import tiny
 from tests.support import message
@@ -38,15 +40,19 @@ def levels(one, two):
 PROMPTS, SEEDS = ["a kite", "", "two boats at sea"], [1, 7, 7]
 
 
-@pytest.mark.parametrize("settings", [None, NuwaLipSettings(top_k=1), NuwaLipSettings(samples=2)])
-def test_a_picture_is_the_same_alone_and_in_a_batch(nuwa_lip, settings):
+def by(**settings) -> NuwaLipMethod:
+    return NuwaLipMethod(nuwa_lip=NuwaLipSettings(**settings))
+
+
+@pytest.mark.parametrize("method", [None, by(top_k=1), by(samples=2)])
+def test_a_picture_is_the_same_alone_and_in_a_batch(nuwa_lip, method):
     images, masks = inputs(1, 3)
     alone = [
-        nuwa_lip([i], [m], [p], [s], settings)[0]
+        nuwa_lip([i], [m], [p], [s], method)[0]
         for i, m, p, s in zip(images, masks, PROMPTS, SEEDS, strict=True)
     ]
     order = [2, 0, 1]
-    batch = nuwa_lip(*([given[i] for i in order] for given in (images, masks, PROMPTS, SEEDS)), settings)
+    batch = nuwa_lip(*([given[i] for i in order] for given in (images, masks, PROMPTS, SEEDS)), method)
     for index, picture in zip(order, batch, strict=True):
         assert picture.size == images[index].shape[1::-1]
         assert levels(picture, alone[index]).max() <= 1
@@ -58,7 +64,7 @@ def test_seed_and_prompt_matter_but_not_what_the_hole_hides(nuwa_lip):
     mask[16:40, 20:40] = True
 
     def painted(image=image, prompt="a kite", seed=1, **settings):
-        return np.array(nuwa_lip([image], [mask], [prompt], [seed], NuwaLipSettings(**settings))[0])
+        return np.array(nuwa_lip([image], [mask], [prompt], [seed], by(**settings))[0])
 
     picture = painted()
     assert np.array_equal(picture, painted())
@@ -89,7 +95,7 @@ def test_progress_counts_the_codes_of_all_samples(nuwa_lip):
         [mask],
         ["a kite"],
         [0],
-        NuwaLipSettings(samples=2),
+        by(samples=2),
         lambda *step: steps.append(step),
     )
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -99,8 +105,7 @@ def test_long_prompts_are_cut(nuwa_lip):
     images, masks = inputs(4, 1)
     words = "kite " * 76
     one, two = (
-        nuwa_lip(images, masks, [prompt], [0], NuwaLipSettings(top_k=1))[0]
-        for prompt in (words, words + "boat " * 224)
+        nuwa_lip(images, masks, [prompt], [0], by(top_k=1))[0] for prompt in (words, words + "boat " * 224)
     )
     assert np.array_equal(one, two)
 
@@ -115,34 +120,29 @@ def test_inputs_that_do_not_fit_are_told(nuwa_lip):
     ]:
         with pytest.raises(UserError, match=words):
             nuwa_lip(*arguments)
-    for values, words in [
-        ({"top_k": 0}, "top_k is 0"),
-        ({"samples": 0}, "samples is 0"),
-        ({"temperature": -1.0}, "temperature is -1"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            NuwaLipSettings(**values)
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def tiny_config(tmp_path):
-    path = tmp_path / "tiny-nuwa-lip.yaml"
+def models(tmp_path):
+    """models(dtype) -> those of a pipeline of epoch140-chunk-0.pth in tmp_path, not loaded."""
+    config = tmp_path / "tiny-nuwa-lip.yaml"
     target = "hdpainter.baselines.nuwa_lip.mps2s.MPS2S"
-    path.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.reading_config()}}))
-    return path
+    config.write_text(yaml.safe_dump({"model": {"target": target, "params": tiny.reading_config()}}))
+    spec = PipelineSpec("tiny", Stage(str(config), str(tmp_path / "epoch140-chunk-0.pth")), kind="nuwa-lip")
+    return lambda dtype=None: PipelineModels(spec, torch.device("cpu"), dtype)
 
 
-def test_a_file_of_the_published_form_is_loaded(tmp_path, tiny_config):
+def test_a_file_of_the_published_form_is_loaded(tmp_path, models):
     path, weights = tmp_path / "epoch140-chunk-0.pth", tiny.reading_network().state_dict()
     optimizer = {
         "state": {0: {"step": 3, "exp_avg": torch.ones(2)}},
         "param_groups": [{"lr": 1e-3, "params": [0]}],
     }
     torch.save({"model": weights, "optimizer": optimizer, "epoch": 140}, path)
-    network = load_network(path, tiny_config, "cpu", None)
+    network = models().baseline.network
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     assert network.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
@@ -151,30 +151,24 @@ def test_a_file_of_the_published_form_is_loaded(tmp_path, tiny_config):
         NuwaLip(net)(images, masks, ["a kite"], [0])[0] for net in (network, tiny.reading_network())
     )
     assert np.array_equal(loaded, built)
-    half = load_network(path, tiny_config, "cpu", torch.float16)
+    half = models(torch.float16).baseline.network
     assert half.transformer_dec.layers[0].ff.dense_4h_to_h.weight.dtype == torch.float16
     assert half.vqgan.quant_conv.weight.dtype == torch.float32
 
 
-def test_damaged_and_foreign_files_are_told(tmp_path, tiny_config):
+def test_damaged_and_foreign_files_are_told(tmp_path, models):
     path, weights = tmp_path / "epoch140-chunk-0.pth", dict(tiny.reading_network().state_dict())
     torch.save({"model": weights}, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in message(load_network, path, tiny_config, "cpu", None)
+    assert "damaged or cut short" in message(getattr, models(), "baseline")
     del weights["image_msk_emb"]
     torch.save({"model": weights}, path)
-    assert "1 missing (image_msk_emb)" in message(load_network, path, tiny_config, "cpu", None)
+    assert "1 missing (image_msk_emb)" in message(getattr, models(), "baseline")
     torch.save({"model": [1, 2], "epoch": 3}, path)
-    assert "holds no tensors by name" in message(load_network, path, tiny_config, "cpu", None)
+    assert "holds no tensors by name" in message(getattr, models(), "baseline")
 
 
-def test_the_autoencoder_alone_is_told_before_anything_is_built(tmp_path):
-    path = tmp_path / "epoch14-chunk-0.pth"
-    torch.save({"model": tiny.vqgan().state_dict(), "epoch": 14}, path)
-    assert "is the DF-VQGAN alone" in message(NuwaLip.load, path)
-
-
-def test_a_missing_file_is_told_with_the_place_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
-    assert "epoch140-chunk-0.pth is not in" in message(NuwaLip.load)
+def test_the_autoencoder_alone_is_told_before_anything_is_built(tmp_path, models):
+    torch.save({"model": tiny.vqgan().state_dict(), "epoch": 14}, tmp_path / "epoch140-chunk-0.pth")
+    assert "is the DF-VQGAN alone" in message(getattr, models(), "baseline")

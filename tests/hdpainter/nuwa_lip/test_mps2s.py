@@ -23,7 +23,7 @@ def greedy(logits, rows):
 
 
 def test_full_size_network_has_the_published_layout():
-    network = build(read_model_config(MODELS / "nuwa-lip.yaml"))
+    network = build(read_model_config(MODELS / "nuwa-lip-256.yaml"))
     assert shapes(network) == layout("nuwa-lip-full")
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_694_318_340
     assert not [name for name, buffer in network.named_buffers() if buffer.is_meta]

@@ -11,7 +11,7 @@ from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.hashes import checkpoint_sha256
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import PipelineModels, load
-from hdpainter.models.recognise import stage_model
+from hdpainter.models.recognise import is_text_to_image, stage_model
 from hdpainter.models.registry import MODELS, PipelineSpec, Stage, find_checkpoint, registry
 from ldm.checkpoint import DTypes
 
@@ -91,7 +91,7 @@ def weights_in(settings: Mapping[str, Any]) -> str | None:
 def is_inpainting_model(name: str) -> bool:
     """Whether a pipeline's stage 1, or a checkpoint of the registry, is made for inpainting."""
     spec = _single(name) or PipelineSpec.load(name)
-    return stage_model(spec.inpainting).config["target"].endswith("LatentInpaintDiffusion")
+    return not is_text_to_image(spec.inpainting)
 
 
 def _single(name: str) -> PipelineSpec | None:

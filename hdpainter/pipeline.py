@@ -226,6 +226,7 @@ class HDPainter:
         if not isinstance(method, Method):
             method = Method.load(method or self.models.spec.method)
         check_method(method, self.models.spec.kind, self.models.spec.name)
+        method.check_model(self.models.spec.name, self.models.text_to_image)
         if method.superres.crop_margin is None:
             method = method.override({"superres.crop_margin": self.models.spec.crop_margin})
         return method
@@ -303,7 +304,7 @@ class HDPainter:
         spec = self.models.spec
         if spec.kind != "ldm":
             return self._paint_squares(tasks, method, progress, observer)
-        stage = Inpainting(self.models.inpainting, spec.painta_levels, spec.rasg_levels)
+        stage = Inpainting(self.models.stage1, spec.painta_levels, spec.rasg_levels)
         decoded = stage(
             [task.image for task in tasks],
             [task.fill for task in tasks],
@@ -374,7 +375,7 @@ class HDPainter:
         height, width = canvas.mask.shape
         if self.models.spec.kind == "ldm":
             count_cut: Callable[[str], int] = words_cut
-            device, dtype = self.models.inpainting.device, _dtype_of(self.models.inpainting)
+            device, dtype = self.models.stage1.device, _dtype_of(self.models.stage1)
         else:
             baseline = self.models.baseline
             count_cut, device, dtype = baseline.words_cut, baseline.device, baseline.dtype

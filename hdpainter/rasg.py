@@ -114,18 +114,28 @@ class RASGSampler(DDIMSampler):
         *,
         mask: Tensor | Mapping[int, Tensor],
         token_indices: Sequence[Iterable[int]],
+        known: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """DDIMSampler.sample's arguments and two more; its own `mask`/`x0` pair is not available.
+        """DDIMSampler.sample's arguments and two more; its own `mask`, which goes with `x0`, is called `known`.
 
         mask: [B, 1, h, w] at latent size, 1 = fill, or a mapping from level to mask at that level's size.
         token_indices: ind(τ) for each image.
+        known: [B, 1, h, w], 1 where x0 is put back, noised, before each step. S and its gradient are those of the
+            x_t which this has made; the gradient is with respect to all of it, and standardised as a whole.
         """
         target = mask_pyramid(mask, self.levels)
         if len(token_indices) != batch_size or any(len(level) != batch_size for level in target.values()):
             raise UserError(f"a batch of {batch_size} needs as many masks and lists of token indices")
         return super().sample(
-            S, batch_size, shape, conditioning, target=target, token_indices=token_indices, **options
+            S,
+            batch_size,
+            shape,
+            conditioning,
+            mask=known,
+            target=target,
+            token_indices=token_indices,
+            **options,
         )
 
     def make_schedule(

@@ -61,12 +61,15 @@ class SamplerSettings(Checked):
     grid: `uniform` is SD2's 1, 21, ..., 981 (for 50 steps); `descend` the release's 19, 39, ..., 999.
     guidance_scale: classifier-free guidance; 1 switches it off.
     eta: share of the stochastic term in Eq. 3, in [0, 1]; 0 is the deterministic Eq. 4.
+    background: how the known part gets into x_t. `conditioned`: an inpainting model sees it. `blended`: it is put
+        back before each step, as in Blended Latent Diffusion, see `hdpainter.inpaint`; for text-to-image models.
     """
 
     steps: Steps = 50
     grid: Grid = "uniform"
     guidance_scale: GuidanceScale = 7.5
     eta: Eta = 0.0
+    background: Literal["conditioned", "blended"] = "conditioned"
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,14 @@ class Method(Checked):
         """A method from plain values, such as a result's metadata holds; `where` is for error messages."""
         own = next((own for own in (GlideMethod, NuwaLipMethod) if own.part in values), Method)
         return from_mapping(own, values, where)
+
+    def check_model(self, model: str, text_to_image: bool) -> None:
+        """Raise UserError where stage 1 of the model sees no picture, and the method does not put it in."""
+        if text_to_image and self.sampler.background != "blended":
+            raise UserError(
+                f"method {self.name} needs an inpainting model, and {model} is text-to-image: take "
+                "bld-hd-painter or another method whose sampler.background is blended"
+            )
 
     def adjusted(self, adjustments: Adjustments) -> "Method":
         """A copy with the values that a user has set. Raises UserError where they do not fit the method."""

@@ -64,8 +64,6 @@ class BLD(Kind):
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:
         model = models.get(self.model).stage1
-        if model.model.conditioning_key not in ("crossattn", "hybrid"):
-            raise UserError(f"model {self.model} is neither a text-to-image nor an inpainting model")
         settings = self.settings()
 
         def paint(inputs: Sequence[Input]) -> list[Made]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eval.kinds.base import Input, Kind, Made, Paint
-from eval.models import ModelCache, model_identity
+from eval.models import ModelCache, is_inpainting_model, model_identity
 from hdpainter.masks import padded_size
 from hdpainter.models.registry import PipelineSpec, check_method
 from hdpainter.pipeline import HDPainter, OnStep
@@ -58,6 +58,7 @@ class Pipeline(Adjustments, Kind):
         if spec.kind != "ldm":
             raise UserError(f"model {spec.name} is a kind of its own here: give the entry kind: {spec.kind}")
         check_method(method, spec.kind, spec.name)
+        method.check_model(spec.name, not is_inpainting_model(self.model))
         unused = ("name", "superres")
         return {
             "method": {key: value for key, value in dataclasses.asdict(method).items() if key not in unused},
@@ -80,7 +81,7 @@ class Pipeline(Adjustments, Kind):
         own = copy.copy(models.get(self.model))  # with the same weights
         own.spec = self.spec()
         painter, method = HDPainter(own), self.resolved()
-        unet = own.inpainting.model.diffusion_model
+        unet = own.stage1.model.diffusion_model
         for acts, levels in ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels)):
             if acts and levels:
                 unet.transformer_blocks(levels)  # raises for levels that it does not have

@@ -27,7 +27,7 @@ class Reconstruction(Kind):
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:
         own = models.get(self.model)
-        model, multiple = own.inpainting, own.spec.multiple
+        model, multiple = own.stage1, own.spec.multiple
 
         def paint(inputs: Sequence[Input]) -> list[Made]:
             return [Made(self._through(model, multiple, one)) for one in inputs]

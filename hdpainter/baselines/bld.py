@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from hdpainter.images import Pixels
-from hdpainter.inpaint import FACTOR
+from hdpainter.inpaint import FACTOR, text_conditioning
 from hdpainter.masks import Mask, touched
 from hdpainter.tensors import to_image, to_tensor
 from ldm.models.diffusion.base import Conditioning
 from ldm.models.diffusion.ddim import DDIMSampler, draw_noise
-from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters
 from ldm.util import UserError
 
@@ -66,7 +66,7 @@ class BlendedLatentDiffusion:
     """BLD with any LatentDiffusion that is conditioned on text.
 
     model: a text-to-image model such as SD2-base; or an inpainting model, which then runs as text-to-image: with
-        a mask of everything and no picture, see `text_conditioning`. eps, v and x0 models.
+        a mask of everything and no picture, see `hdpainter.inpaint.text_conditioning`. eps, v and x0 models.
     size: side of the square that pictures are squeezed to, in pixels.
     """
 
@@ -183,22 +183,3 @@ def squeezed_mask(mask: Mask, side: int) -> tuple[Tensor, bool]:
     if missed:
         small = touched(mask, (side, side))
     return torch.from_numpy(small).float()[None, None], missed
-
-
-def text_conditioning(
-    model: LatentDiffusion, prompts: Sequence[str], size: tuple[int, int]
-) -> dict[str, list[Tensor]]:
-    """The conditioning on text alone, for latents of `size` (h, w).
-
-    An inpainting model is told that everything is to be filled: it gets a full mask and the latents of a grey
-    picture. It has seen this in training and then works as a text-to-image model, though not as one trained for
-    nothing else; tables have to say which it was.
-    """
-    text = model.get_learned_conditioning(list(prompts))
-    cond = {"c_crossattn": [text]}
-    if isinstance(model, LatentInpaintDiffusion):
-        grey = torch.zeros((1, 3, size[0] * FACTOR, size[1] * FACTOR), device=model.device)
-        latent = model.get_first_stage_encoding(model.encode_first_stage(grey).mode())
-        full = torch.ones_like(latent[:, :1])
-        cond["c_concat"] = [torch.cat([full, latent], dim=1).expand(len(text), -1, -1, -1)]
-    return cond

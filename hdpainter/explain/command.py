@@ -96,7 +96,10 @@ def run(args: argparse.Namespace) -> int:
         check_pixel(args.pixel, mask)
     model = args.model or DEFAULT_MODEL
     spec = PipelineSpec.load(model)
-    args.identify(model, False)  # an unknown model or a missing checkpoint is told before a folder is made
+    # An unknown model, a missing checkpoint or one for other methods is told before a folder is made.
+    identity = args.identify(model, False)
+    for method in methods:
+        method.check_model(model, identity.get("text_to_image", False))
     make_folder(args.out)
     say(f"the mask {described(mask)}")
     plan.warn_of_prompts([job], spec)

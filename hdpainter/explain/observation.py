@@ -67,7 +67,7 @@ def observe(
     grey: the mask's grey values, of the picture's size. size: longer side of stage 1 in pixels. pixel: as in
     `Observation`.
     """
-    spec, model = painter.models.spec, painter.models.inpainting
+    spec, model = painter.models.spec, painter.models.stage1
     tokens = token_indices(prompt, method.prompts.positive)
     words = [indices for _, indices in word_spans(prompt)]
     rest = sorted(set(range(1, CONTEXT_LENGTH)) - set(tokens))

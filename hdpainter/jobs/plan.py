@@ -83,6 +83,7 @@ def make_task(
     for source in filter(None, (job.image, job.mask)):
         if path.exists() and path.samefile(source):
             raise UserError(f"{path} is what the job reads, and would be lost: give the result another name")
+    method.check_model(model["name"], model.get("text_to_image", False))
     settings: dict[str, Any] = {
         "size": job.settings.size or model["size"],
         "superres": job.settings.superres,

@@ -6,7 +6,7 @@ from typing import Any
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256
-from hdpainter.models.recognise import stage_model
+from hdpainter.models.recognise import is_text_to_image, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 
 
@@ -37,4 +37,6 @@ def identify(model: str | PipelineSpec, superres: bool = True, trusted: bool = F
             identity[name]["ema"] = True
         if name == "upscaler" and spec.crop_margin is not None:
             identity[name]["crop_margin"] = spec.crop_margin
+    if is_text_to_image(spec.inpainting, trusted):
+        identity["text_to_image"] = True
     return identity

@@ -15,7 +15,7 @@ from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sha256, stamp
-from hdpainter.models.recognise import read_weights, stage_model
+from hdpainter.models.recognise import is_text_to_image, read_weights, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
@@ -74,10 +74,19 @@ class PipelineModels:
         return self.stage1
 
     @cached_property
+    def text_to_image(self) -> bool:
+        """Whether stage 1 sees neither mask nor picture, by its config; nothing is loaded for it."""
+        return is_text_to_image(self.spec.inpainting, self.trusted)
+
+    @cached_property
     def stage1(self) -> LatentDiffusion:
-        """Stage 1, where a text-to-image model will do as well. Raises UserError where it is a baseline's."""
+        """Stage 1: an inpainting model, or for methods that blend a text-to-image model.
+
+        Raises UserError where it is another, and where it is a baseline's.
+        """
         if self.spec.kind != "ldm":
             raise UserError(f"model {self.spec.name} is no latent diffusion model: give one, such as sd2")
+        self.check("inpainting")
         return self._load("inpainting", LatentDiffusion)
 
     @cached_property
@@ -107,7 +116,8 @@ class PipelineModels:
             return
         kind = _KINDS[stage]
         found = get_obj_from_str(str(read_model_config(config, self.trusted)["target"]))
-        if not (isinstance(found, type) and issubclass(found, kind)):
+        text_to_image = stage == "inpainting" and found is LatentDiffusion  # for methods that blend
+        if not text_to_image and not (isinstance(found, type) and issubclass(found, kind)):
             raise UserError(f"{config} is not the config of an {stage} model, a {kind.__name__}")
 
     def _of_baseline(self, stage: str) -> bool:
@@ -121,7 +131,7 @@ class PipelineModels:
         if not isinstance(model, kind):
             of = stage_files.config or f"{path}, by its layout,"
             raise UserError(f"{of} is the config of a {type(model).__name__}, not of a {kind.__name__}")
-        if isinstance(model, LatentInpaintDiffusion):
+        if stage == "inpainting":
             model.model.diffusion_model.transformer_blocks({*self.spec.painta_levels, *self.spec.rasg_levels})
         weights, notes = (None, []) if self._of_baseline(stage) else read_weights(path, stage_files.ema)
         for note in (*recognised.notes, *notes):
@@ -205,7 +215,7 @@ def load(
     for stage in spec.stages if superres else spec.stage1:
         models.checkpoint(stage)
         models.check(stage)
-    _ = models.inpainting if spec.kind == "ldm" else models.baseline
+    _ = models.stage1 if spec.kind == "ldm" else models.baseline
     return models
 
 

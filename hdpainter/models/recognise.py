@@ -97,6 +97,11 @@ def stage_model(stage: Stage, trusted: bool = False) -> Recognised:
     return Recognised(config, Path(stage.config).name)
 
 
+def is_text_to_image(stage: Stage, trusted: bool = False) -> bool:
+    """Whether a stage 1 sees neither mask nor picture; `trusted` as for `stage_model`, which tells."""
+    return str(stage_model(stage, trusted).config["target"]).endswith(".LatentDiffusion")
+
+
 @functools.cache
 def _configs() -> dict[str, dict[str, Any]]:
     """The diffusion models' configs in ``configs/models`` by file name."""

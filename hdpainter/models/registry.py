@@ -93,7 +93,8 @@ class PipelineSpec:
             if not path.is_file():
                 raise unknown("model", str(name_or_yaml), pipeline_names(), ", or give a .yaml file")
         content = read_yaml(path)
-        if set(content) != {"pipeline"} or not isinstance(content["pipeline"], Mapping):
+        # A model's own config may hold the pipeline that is made of it.
+        if set(content) - {"model"} != {"pipeline"} or not isinstance(content["pipeline"], Mapping):
             raise UserError(f"{path} must hold one key, 'pipeline', with the two stages of a model")
         values = {"name": path.stem, **content["pipeline"]}
         _require(values, {"inpainting"}, f"{path}: pipeline")

@@ -45,6 +45,23 @@ def tiny_pipeline(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_text_to_image(tiny_pipeline) -> Path:
+    """The YAML file of a pipeline whose stage 1 is a text-to-image model, beside the tiny one's."""
+    folder = tiny_pipeline.parent
+    config = OmegaConf.load(folder / "tiny-inpainting.yaml")
+    config.model.target = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    config.model.params.conditioning_key = "crossattn"
+    del config.model.params.finetune_keys
+    config.model.params.unet_config.params.in_channels = 4
+    OmegaConf.save(config, folder / "tiny-text.yaml")
+    write_random_checkpoint(folder / "tiny-text.yaml", folder / "tiny-text.safetensors")
+    path = folder / "tiny-base.yaml"
+    content = TINY_PIPELINE.replace("tiny-inpainting", "tiny-text") + "  method: bld-hd-painter\n"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def painter(tiny_pipeline) -> HDPainter:
     return HDPainter.from_config(tiny_pipeline, device="cpu", dtype="float32")
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, squeezed_mask, text_conditioning
+from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, squeezed_mask
+from hdpainter.inpaint import text_conditioning
 from hdpainter.tensors import to_image
 from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule
 from ldm.modules.diffusionmodules.util import make_beta_schedule

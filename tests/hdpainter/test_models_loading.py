@@ -129,7 +129,7 @@ def test_a_pipeline_may_have_no_upscaler(with_mini, tmp_path):
     assert load(pipeline(tmp_path / "one.yaml", upscaler=None)).upscaler is None
 
 
-def test_a_model_that_does_not_inpaint_is_refused_and_serves_as_text_to_image(with_mini, tmp_path):
+def test_a_text_to_image_model_is_stage_1_but_no_inpainting_model(with_mini, tmp_path):
     config = yaml.safe_load((MODELS / "mini-inpainting.yaml").read_text())
     config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentDiffusion"
     del config["model"]["params"]["finetune_keys"]
@@ -139,9 +139,9 @@ def test_a_model_that_does_not_inpaint_is_refused_and_serves_as_text_to_image(wi
     write_random_checkpoint(tmp_path / "text.yaml", tmp_path / "text.safetensors")
     stage = {"config": "text.yaml", "checkpoint": "text.safetensors"}
     path = pipeline(tmp_path / "one.yaml", inpainting=stage, upscaler=None)
-    assert "text.yaml is not the config of an inpainting model" in message(load, path)
-    models = PipelineModels(PipelineSpec.load(path), torch.device("cpu"))
-    assert type(models.stage1) is LatentDiffusion
+    models = load(path)
+    assert models.text_to_image and type(models.stage1) is LatentDiffusion
+    assert "text.yaml is not the config of an inpainting model" in message(lambda: models.inpainting)
     inpainting = {"config": "mini-inpainting.yaml", "checkpoint": "mini/mini-inpainting.safetensors"}
     two = pipeline(tmp_path / "two.yaml", upscaler=inpainting)
     assert "mini-inpainting.yaml is not the config of an upscaler model" in message(load, two)
@@ -285,7 +285,7 @@ def test_registered_sizes_are_those_of_the_models(entry):
         ({"painta_levels": 4}, "painta_levels must be a list"),
         ({"rasg_levels": []}, "rasg_levels is empty"),
         ({"crop_margin": -1}, "crop_margin is -1: give a number of pixels"),
-        ({"method": "hdpainter"}, "method must be one of hd-painter, hd-painter-diffusers"),
+        ({"method": "hdpainter"}, "method must be one of bld, bld-hd-painter, bld-painta"),
         ({"rasg_levels": ["four"]}, "rasg_levels[0] must be a whole number"),
         ({"painta_levels": [10**5]}, "painta_levels[0] is 100000: give a downsampling factor"),
         ({"multiple": 10**6}, "multiple is 1000000: give a multiple of 8"),

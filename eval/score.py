@@ -30,13 +30,12 @@ from eval.prefetch import prefetch
 from eval.rows import read_rows, write_rows
 from eval.runs import DIGEST, Run, digest_of, still_holds
 from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, parse_json, write_json
-from hdpainter.images import load_image, load_mask
+from hdpainter.images import load_image, load_mask, suffixes
 from hdpainter.jobs.progress import Progress
 from ldm.util import UserError
 
 SAVE_SECONDS = 5.0
 DEFAULT_CONFIG = "metrics"  # configs/eval/metrics.yaml
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 Pictures = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -106,9 +105,10 @@ def of_folders(images: Path, originals: Path, masks: Path, prompts: Path) -> lis
 
 
 def _beside(folder: Path, stem: str) -> Path:
-    found = [folder / (stem + suffix) for suffix in _SUFFIXES if (folder / (stem + suffix)).is_file()]
+    endings = sorted(suffixes())
+    found = [folder / (stem + suffix) for suffix in endings if (folder / (stem + suffix)).is_file()]
     if len(found) != 1:
-        raise UserError(f"{folder} has {len(found)} pictures named {stem} ({', '.join(_SUFFIXES)}), not one")
+        raise UserError(f"{folder} has {len(found)} pictures named {stem} ({', '.join(endings)}), not one")
     return found[0]
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -109,6 +110,13 @@ def load_mask(
             f"{name} fills {share:.0%} of the picture: white is filled, black is kept", stacklevel=2
         )
     return grey
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of files in FORMATS end: ".png", ".jpg", ".jfif", ..., in lower case."""
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def header_size(path: str | os.PathLike) -> tuple[int, int] | None:

@@ -4,8 +4,9 @@ A mistake in one job (a missing key, a value out of range) becomes a `Problem` a
 that no job has stops the whole file with a UserError: then the file is not what its writer thinks it is.
 """
 
-import csv
-import io
+import itertools
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from typing import Any
 
 from hdpainter.configs import parse_yaml
 from hdpainter.files import parse_json
+from hdpainter.images import suffixes
 from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_jobs, name_key, parse_values
+from hdpainter.jobs.tables import read_table
 from hdpainter.values import check_keys
 from ldm.util import UserError, cut, refuse_device, shown
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FILE_KEYS = ("model", "out", "defaults", "jobs")
 
 
@@ -183,28 +185,10 @@ def _not_a_mapping(where: str, values: Any) -> _Entry:
 
 def _read_csv(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
     """An empty cell is a key that is not given, except a prompt: that is the empty prompt."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     entries = []
-    try:
-        columns = next(reader, [])
-        check_keys(columns, JOB_KEYS, f"{path.name}, line 1")
-        if len(set(columns)) < len(columns):
-            raise UserError(f"{path.name}, line 1: a column stands twice")
-        for cells in reader:
-            where = f"{path.name}, line {reader.line_num}"
-            if not any(cells):
-                continue
-            if len(cells) != len(columns):
-                message = (
-                    f"{len(cells)} cells under {len(columns)} columns; put text with commas in double quotes"
-                )
-                entries.append(_Entry(where, {}, message))
-                continue
-            row = dict(zip(columns, cells, strict=True))
-            values = {key: cell for key, cell in row.items() if cell or key == "prompt"}
-            entries.append(_Entry(where, parse_values(values)))
-    except csv.Error as error:
-        raise UserError(f"{path.name}, line {reader.line_num} is not valid CSV: {error}") from None
+    for row in read_table(_read_text(path), path.name, JOB_KEYS):
+        cells = {key: cell for key, cell in (row.cells or {}).items() if cell or key == "prompt"}
+        entries.append(_Entry(f"{path.name}, line {row.line}", parse_values(cells), row.problem))
     return {}, entries
 
 
@@ -247,17 +231,29 @@ def _folder(folder: Path, masked: bool = True) -> Iterator[_Entry]:
 
 def _images_and_masks(image_folder: Path, mask_folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Both by the image's name without suffix, sorted. A mask may have `_mask` after that name; where images and
-    masks share a folder it must have."""
+    masks share a folder it must have. Hidden files, such as the ``._boat.jpg`` of some systems, are neither."""
     shared = image_folder == mask_folder
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
-    for path in sorted(image_folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not (shared and path.stem.endswith("_mask")):
-            _add(images, path.stem, path)
-    for path in sorted(mask_folder.iterdir()) if mask_folder.is_dir() else ():
-        if path.suffix.lower() in IMAGE_SUFFIXES and (not shared or path.stem.endswith("_mask")):
-            _add(masks, path.stem if path.stem in images else path.stem.removesuffix("_mask"), path)
+    for path in _pictures(image_folder):
+        if not (shared and path.stem.endswith("_mask")):
+            _add(images, _stem(path), path)
+    for path in _pictures(mask_folder) if mask_folder.is_dir() else ():
+        if not shared or path.stem.endswith("_mask"):
+            name = _stem(path)
+            _add(masks, name if name in images else name.removesuffix("_mask"), path)
     return images, masks
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The files in a folder that are pictures by their names."""
+    known = suffixes()
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.name[0] != ".")
+
+
+def _stem(path: Path) -> str:
+    """A file's name without suffix, the same however its accents are stored."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
@@ -274,9 +270,16 @@ def _prompt_rows(folder: Path, images: Mapping[str, Path]) -> dict[str, list[_En
         raise UserError(f"{folder} has both prompts.csv and prompts.txt; keep one")
     if table.is_file():
         for entry in _read_csv(table)[1]:
-            rows.setdefault(Path(str(entry.values.get("image", ""))).stem, []).append(entry)
+            rows.setdefault(_stem(Path(str(entry.values.get("image", "")))), []).append(entry)
     elif lines.is_file() and "prompts" not in images:
-        prompts = _read_text(lines).splitlines()
+        prompts = re.split(r"\r\n|\r|\n", _read_text(lines))
+        while len(prompts) > len(images) and not prompts[-1].strip():  # blank lines at the end are none
+            prompts.pop()
+        if len(images) > 1 and (pair := _numbered_otherwise(list(images))):
+            raise UserError(
+                f"{lines} goes by the order of names, and that of {pair[0]} and {pair[1]} is another by letters "
+                "than by numbers: give the numbers zeros in front, or write prompts.csv with image and prompt"
+            )
         if len(prompts) != len(images):
             raise UserError(
                 f"{lines} has {len(prompts)} lines for {len(images)} images; write one line for each"
@@ -284,3 +287,15 @@ def _prompt_rows(folder: Path, images: Mapping[str, Path]) -> dict[str, list[_En
         for name, prompt in zip(images, prompts, strict=True):
             rows[name] = [_Entry(images[name].name, {"name": name, "prompt": prompt})]
     return rows
+
+
+def _numbered_otherwise(names: list[str]) -> tuple[str, str] | None:
+    """The first two neighbours of sorted names that people, who count, would order otherwise."""
+
+    def counted(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", name.casefold())
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    return next(
+        ((one, other) for one, other in itertools.pairwise(names) if counted(one) > counted(other)), None
+    )

@@ -118,7 +118,7 @@ def test_a_blank_line_within_is_an_empty_prompt_and_one_at_the_end_is_none(tmp_p
     (tmp_path / "prompts.txt").write_text("one\n\nthree\n\n \n")
     assert prompts_of(tmp_path) == {"a.png": "one", "b.png": "", "c.png": "three"}
     (tmp_path / "prompts.txt").write_text("one\n\nthree\nfour\n\n")
-    assert "has 5 lines for 3 images" in refusal(tmp_path)
+    assert "has 4 lines for 3 images" in refusal(tmp_path)
 
 
 def test_hidden_files_are_no_pictures(tmp_path):

@@ -131,8 +131,11 @@ class PipelineModels:
         if not isinstance(model, kind):
             of = stage_files.config or f"{path}, by its layout,"
             raise UserError(f"{of} is the config of a {type(model).__name__}, not of a {kind.__name__}")
-        if stage == "inpainting":
-            model.model.diffusion_model.transformer_blocks({*self.spec.painta_levels, *self.spec.rasg_levels})
+        if stage == "inpainting" and self.spec.kind == "ldm":
+            latent: Any = model
+            latent.model.diffusion_model.transformer_blocks(
+                {*self.spec.painta_levels, *self.spec.rasg_levels}
+            )
         weights, notes = (None, []) if self._of_baseline(stage) else read_weights(path, stage_files.ema)
         for note in (*recognised.notes, *notes):
             warnings.warn(f"{path.name} {note}", stacklevel=2)

@@ -290,7 +290,7 @@ def test_registered_sizes_are_those_of_the_models(entry):
         ({"painta_levels": [10**5]}, "painta_levels[0] is 100000: give a downsampling factor"),
         ({"multiple": 10**6}, "multiple is 1000000: give a multiple of 8"),
         ({"max_size": 10**6}, "max_size is 1000000: give a number from 1 to 32768"),
-        ({"method": "glide"}, "method must be one of hd-painter, hd-painter-diffusers"),
+        ({"method": "glide"}, "method must be one of bld, bld-hd-painter, bld-painta"),
         ({"kind": "glide"}, "method must be one of glide, not 'hd-painter'"),
         (
             {"kind": "glide", "method": "glide"},

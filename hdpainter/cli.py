@@ -16,7 +16,6 @@ from hdpainter.explain import command as explain
 from hdpainter.jobs import commands as jobs
 from hdpainter.jobs.batch import Painter
 from hdpainter.models import commands as models
-from hdpainter.models.identity import identify
 from hdpainter.version import __version__
 from hdpainter.web import command as web
 
@@ -24,7 +23,9 @@ Load = Callable[[str, str | None, str | None, bool], Painter]
 Identify = Callable[..., dict[str, Any]]  # (model, superres, trusted=False)
 
 
-def main(argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify = identify) -> int:
+def main(
+    argv: Sequence[str] | None = None, load: Load | None = None, identify: Identify | None = None
+) -> int:
     """Run a command and return its exit code.
 
     argv: the words after the program's name. load, identify: make a painter, and the identity of its model, from
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None, identify: 
         args = parser().parse_args(words)
         trusted = getattr(args, "trust_config", False)
         args.load = load or partial(_load, trusted=trusted)
-        args.identify = partial(identify, trusted=True) if trusted else identify
+        found = identify or _identify
+        args.identify = partial(found, trusted=True) if trusted else found
         return args.run(args)
 
     with warnings.catch_warnings():
@@ -69,6 +71,12 @@ def _load(
     from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
 
     return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres, trusted=trusted)
+
+
+def _identify(model: str, superres: bool, trusted: bool = False) -> dict[str, Any]:
+    from hdpainter.models.identity import identify  # reads what is in checkpoints, so torch comes with it
+
+    return identify(model, superres, trusted)
 
 
 if __name__ == "__main__":

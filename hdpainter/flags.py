@@ -45,6 +45,35 @@ def add_picture(groups: Groups) -> None:
     groups["what to paint"].add_argument("--prompt", help="what to paint there")
 
 
+# Of the authors' inpaint.py, Stable Diffusion's scripts and diffusers' examples; scripts move over by our name.
+ALIASES = {
+    "image": ("--image-path", "--init-img", "--init-image"),
+    "mask": ("--mask-path", "--mask-image"),
+    "out": ("--output-dir", "--outdir"),
+    "model": ("--model-id",),
+    "steps": ("--num-steps", "--ddim-steps", "--num-inference-steps"),
+    "guidance_scale": ("--scale",),
+    "eta": ("--rasg-eta", "--ddim-eta"),
+    "num_samples": ("--n-samples", "--num-images-per-prompt"),
+}
+MODEL_ALIASES = {"ds8_inp": "dreamshaper8", "sd2_inp": "sd2", "sd15_inp": "sd15"}
+SR_METHODS = ("inpainting_specialized", "baseline")
+METHOD_ALIASES = {"baseline": "stable-inpainting", "painta+rasg": "hd-painter-release"}
+
+
+def add_aliases(parser: argparse.ArgumentParser) -> None:
+    """Other programs' names of a command's flags, and ours with _ for -, which the help does not show."""
+    ours = {action.dest: action for action in parser._actions if action.nargs is None and not action.required}
+    kinds = {"out": Path, "model": lambda name: MODEL_ALIASES.get(name, name)}
+    for dest, action in ours.items():
+        names = [name for flag in ALIASES.get(dest, ()) for name in (flag, f"--{flag[2:].replace('-', '_')}")]
+        names += [f"--{flag[2:].replace('-', '_')}" for flag in action.option_strings]
+        if new := [name for name in dict.fromkeys(names) if name not in parser._option_string_actions]:
+            parser.add_argument(*new, dest=dest, type=kinds.get(dest, str), help=argparse.SUPPRESS)
+    if "crop_margin" in ours:
+        parser.add_argument("--sr-method", "--sr_method", choices=SR_METHODS, help=argparse.SUPPRESS)
+
+
 def add_trust(group: Any) -> None:
     """Whether configs of models may name classes of other projects; see `hdpainter.configs.read_yaml`."""
     group.add_argument(
@@ -85,6 +114,10 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     keys = ("image", "mask", "prompt", "num_samples", *SETTINGS)
     values = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
     values |= {key: ",".join(value) for key, value in values.items() if isinstance(value, list)}
+    if getattr(args, "sr_method", None) == "baseline":
+        values["set"] = ",".join(filter(None, (values.get("set"), "superres.blend=false")))
+    if values.get("method") in METHOD_ALIASES:
+        values["method"] = METHOD_ALIASES[values["method"]]
     values |= parse_values({key: value for key, value in values.items() if isinstance(value, str)})
     check_values(values)
     if Path(values.get("method", "")).suffix in (".yaml", ".yml", *RESULTS):

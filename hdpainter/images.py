@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,18 @@ Source = str | os.PathLike | Image.Image | np.ndarray
 
 MAX_PIXELS = 128 * 2**20  # checked from the header, before a decompression bomb can unfold
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EPS, which runs Ghostscript
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that Pillow reads here: FORMATS, of which it may be built without some, and HEIC where pillow-heif
+    is installed."""
+    Image.init()  # Image.open knows a format by name only once its plugin is loaded
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return tuple(name for name in (*FORMATS, "HEIF") if name in Image.OPEN)
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,7 @@ def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.I
     except Image.UnidentifiedImageError:
         what = _other_format(Path(source)) if isinstance(source, str | os.PathLike) else None
         raise UserError(
-            f"{name} is {what or 'not a picture that can be read'}: use one of {', '.join(FORMATS)}"
+            f"{name} is {what or 'not a picture that can be read'}: use one of {', '.join(formats())}"
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged or hostile bytes
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -222,11 +234,10 @@ def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     _check_file(Path(source), name)
-    Image.init()  # Image.open knows a format by name only once its plugin is loaded
     with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Not by the path: Pillow would map uncompressed TIFFs and mix up the rows of those that are turned.
-        return Image.open(_contents(source, name, files), formats=FORMATS)
+        return Image.open(_contents(source, name, files), formats=formats())
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -256,7 +267,9 @@ def _other_format(path: Path) -> str | None:
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-            return "a HEIC picture, as phones make them, whatever its name says"
+            if "HEIF" in formats():
+                return "a HEIC picture, and damaged"
+            return "a HEIC picture, as phones make them, whatever its name says (pip install pillow-heif)"
         return "a video" if brand in (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ") else None
     return next((what for start, what in _OTHERS.items() if head.lstrip().lower().startswith(start)), None)
 

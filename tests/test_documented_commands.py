@@ -190,6 +190,17 @@ def checkout(tmp_path_factory, tiny_pipeline, toy_root) -> Path:  # noqa: F811
     for name in ("mini-other", "mini-joining-other"):
         shutil.copytree(folder / "RUN", folder / "outputs" / name)
 
+    picture = [
+        "--image",
+        str(folder / "photo.jpg"),
+        "--mask",
+        str(folder / "mask.png"),
+        "--prompt",
+        "a clock",
+    ]
+    tiny = ["--model", str(tiny_pipeline), "--steps", "1", *CPU.split()]
+    assert hdpainter(["inpaint", *picture, *tiny, "--out", str(folder / "clock.png")]) == 0
+
     choice = {"question": "prompt", "sample": 0, "left": "painta", "right": "bld", "choice": "left"}
     for rater in ("ada", "ben"):
         ballot = {"study": "0", "rater": rater, "name": "", "complete": False, "answers": [choice]}

@@ -74,6 +74,7 @@ def add_parser(subparsers: Any) -> None:
     )
     flags.add_settings(groups, KEYS)
     flags.add_machine(groups["machine"])
+    flags.add_aliases(parser)
 
 
 def run(args: argparse.Namespace) -> int:

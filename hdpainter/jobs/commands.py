@@ -32,7 +32,6 @@ def add_parsers(subparsers: Any) -> None:
     flags.add_picture(groups)
     groups["output"].add_argument(
         "--out",
-        required=True,
         type=Path,
         help="PNG to write, with a .json of its settings beside it; or a folder; or a .jpg or .webp, lossy",
     )
@@ -44,6 +43,7 @@ def add_parsers(subparsers: Any) -> None:
         help="make a result again, by its picture or .json, with what else is given in place of its own",
     )
     _add_common(groups, f"model (default: {DEFAULT_MODEL})")
+    flags.add_aliases(parser)
 
     parser = subparsers.add_parser(
         "batch",
@@ -66,6 +66,7 @@ def add_parsers(subparsers: Any) -> None:
         "--batch-size", type=int, default=1, metavar="N", help="jobs to run at once (default: 1)"
     )
     _add_common(groups, f"model (default: as the file says, or {DEFAULT_MODEL})")
+    flags.add_aliases(parser)
 
 
 def _add_common(groups: flags.Groups, model: str) -> None:

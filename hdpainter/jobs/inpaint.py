@@ -25,6 +25,8 @@ def inpaint(args: argparse.Namespace) -> int:
     """Make the picture, or the pictures of `--num-samples` and their contact sheet."""
     started = time.monotonic()
     made = again(args.made) if args.made else None
+    if args.out is None:
+        raise UserError("out is missing: give --out FILE.png, or a folder")
     folder = args.out.is_dir() or not args.out.suffix
     jobs = _jobs(args, made, args.out if folder else None)
     model = args.model or (made and made.model) or DEFAULT_MODEL

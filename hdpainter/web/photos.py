@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from hdpainter.images import FORMATS, load_image
+from hdpainter.images import formats, load_image
 from ldm.util import UserError
 
 PROXY_SIDE = 1024  # longer side of the copy in the browser
@@ -75,8 +75,7 @@ def check_pixels(path: Path, name: str, megapixels: float) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            Image.init()
-            with Image.open(path, formats=FORMATS) as header:
+            with Image.open(path, formats=formats()) as header:
                 width, height = header.size
     except Exception:  # Pillow raises nearly anything; load_image says what is wrong
         return

@@ -164,7 +164,7 @@ def test_a_job_that_names_no_method_gets_the_models(here):
 
 def test_a_missing_word_and_an_unknown_model_are_mistakes_too(here, capsys):
     assert run("inpaint", "--image", "a.png") == 2
-    assert "the following arguments are required: --out" in capsys.readouterr().err
+    assert "out is missing: give --out" in capsys.readouterr().err
     for lacking in ("image", "mask", "prompt"):
         words = {"image": "a.png", "mask": "m.png", "prompt": "boat", "out": "o.png"}
         given = (word for key, value in words.items() if key != lacking for word in (f"--{key}", value))

@@ -376,3 +376,13 @@ def test_to_image_does_not_hide_nan(value):
     tensor[0, 1, 0, 1] = value
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         to_image(tensor)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    """What phones make, whatever its name says."""
+    pytest.importorskip("pillow_heif")
+    images.formats()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "IMG_1.jpg", format="HEIF")
+    read = load_image(tmp_path / "IMG_1.jpg")
+    assert read.size == (64, 48) == header_size(tmp_path / "IMG_1.jpg")
+    assert np.abs(np.asarray(read, int) - (200, 30, 30)).max() <= 4

@@ -34,8 +34,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # not EP
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow reads here: FORMATS, of which it may be built without some, and HEIC where pillow-heif
-    is installed."""
+    """The formats that Pillow reads here: FORMATS, of which it may be built without some, and HEIC where the
+    package pillow-heif is installed."""
     Image.init()  # Image.open knows a format by name only once its plugin is loaded
     with suppress(ImportError):
         from pillow_heif import register_heif_opener

@@ -6,7 +6,7 @@
 What is other than there: pictures keep their size, whatever it is, and pixels outside the mask stay as they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdpainter.images import Source
-from hdpainter.pipeline import HDPainter
+from hdpainter.pipeline import HDPainter, Several
 from hdpainter.settings import Method
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.util import UserError
@@ -88,9 +88,9 @@ class HDPainterInpaintPipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        image: Source | Sequence[Source],
-        mask_image: Source | Sequence[Source] | None = None,
+        prompt: str | Several[str],
+        image: Source | Several[Source],
+        mask_image: Source | Several[Source] | None = None,
         height: int | None = None,
         width: int | None = None,
         padding_mask_crop: int | None = None,
@@ -100,7 +100,7 @@ class HDPainterInpaintPipeline:
         negative_prompt: str | None = None,
         num_images_per_prompt: int = 1,
         eta: float | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: torch.Generator | Several[torch.Generator] | None = None,
         output_type: Literal["pil", "np"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
@@ -122,18 +122,22 @@ class HDPainterInpaintPipeline:
             raise UserError(f"strength is {strength}: what is filled is painted anew, so give 1")
         if output_type not in ("pil", "np"):
             raise UserError(f"output_type is {output_type!r}: give pil or np")
-        images = list(image) if isinstance(image, list | tuple) else [image]
+        images: list[Source] = list(image) if isinstance(image, list | tuple) else [image]
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
-        masks = list(mask_image) if isinstance(mask_image, list | tuple) else [mask_image] * len(images)
+        masks: list[Any] = (
+            list(mask_image) if isinstance(mask_image, list | tuple) else [mask_image] * len(images)
+        )
         if not len(images) == len(prompts) == len(masks):
             raise UserError(f"{len(prompts)} prompts and {len(masks)} masks for {len(images)} images")
         if height or width:
             images = [_resized(one, height, width, Image.Resampling.BICUBIC) for one in images]
-            masks = [one and _resized(one, height, width, Image.Resampling.NEAREST) for one in masks]
-        images, masks, prompts = (
-            [one for one in several for _ in range(num_images_per_prompt)]
-            for several in (images, masks, prompts)
-        )
+            masks = [
+                None if one is None else _resized(one, height, width, Image.Resampling.NEAREST)
+                for one in masks
+            ]
+        each = range(num_images_per_prompt)
+        images, masks = [one for one in images for _ in each], [one for one in masks for _ in each]
+        prompts = [one for one in prompts for _ in each]
 
         def observe(sampler: DDIMSampler, pred_x0: Tensor, step: int) -> None:
             assert callback_on_step_end is not None
@@ -162,8 +166,10 @@ class HDPainterInpaintPipeline:
         return output if return_dict else (output.images, None)
 
 
-def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
-    generators = [generator] * count if not isinstance(generator, list | tuple) else list(generator)
+def _seeds(generator: torch.Generator | Several[torch.Generator] | None, count: int) -> list[int]:
+    generators: list[torch.Generator | None] = (
+        list(generator) if isinstance(generator, list | tuple) else [generator] * count
+    )
     if len(generators) != count:
         raise UserError(f"{len(generators)} generators for {count} pictures: give one for each, or one")
     drawn = []

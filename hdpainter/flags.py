@@ -64,7 +64,7 @@ METHOD_ALIASES = {"baseline": "stable-inpainting", "painta+rasg": "hd-painter-re
 def add_aliases(parser: argparse.ArgumentParser) -> None:
     """Other programs' names of a command's flags, and ours with _ for -, which the help does not show."""
     ours = {action.dest: action for action in parser._actions if action.nargs is None and not action.required}
-    kinds = {"out": Path, "model": lambda name: MODEL_ALIASES.get(name, name)}
+    kinds: dict[str, Any] = {"out": Path, "model": lambda name: MODEL_ALIASES.get(name, name)}
     for dest, action in ours.items():
         names = [name for flag in ALIASES.get(dest, ()) for name in (flag, f"--{flag[2:].replace('-', '_')}")]
         names += [f"--{flag[2:].replace('-', '_')}" for flag in action.option_strings]

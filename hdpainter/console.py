@@ -27,9 +27,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(self._joined(words), namespace)
+        actions = self._option_string_actions.items()
+        told = [flag for flag, action in actions if action.help != argparse.SUPPRESS]
         for word in rest:
             flag = word.partition("=")[0]
-            if flag.startswith("--") and (guess := nearest(flag, self._option_string_actions)):
+            if flag.startswith("--") and (guess := nearest(flag, told)):
                 self.error(f"unknown flag {flag}; {guess}")
         return found, rest
 

@@ -13,8 +13,8 @@ Member = Callable[[Sequence[Any]], Sequence[Any]]
 raises ends the work of all."""
 
 Recruit = Callable[[str | None, int], Member]
-"""Makes a member, who loads its models: on a device (None: the first of cuda, mps and cpu there is), which shares the
-processor with that many members in all. For other processes it must be picklable."""
+"""Makes a member, who loads its models: on a device (None: the first of cuda, mps and cpu there is), of a machine
+with that many members in all. For other processes it must be picklable."""
 
 
 @dataclass(frozen=True)

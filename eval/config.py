@@ -32,6 +32,7 @@ from hdpainter.configs import read_yaml
 from hdpainter.files import digest
 from hdpainter.models.registry import is_here
 from hdpainter.settings import Seed
+from hdpainter.team import DEVICES_HELP, device_names
 from hdpainter.values import Range, convert, from_mapping
 from ldm.util import CONFIGS, UserError, shown
 
@@ -286,20 +287,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder for the results (default: the config's)")
     parser.add_argument(
         "--devices",
-        type=_devices,
+        type=device_names,
         default=[None],
-        help="one process for each: cuda:0,cuda:1 or cpu,cpu (default: the first of cuda, mps and cpu there is)",
+        help=f"{DEVICES_HELP} (default: the first of cuda, mps and cpu there is)",
     )
     parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
     parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
     parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
     parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")
-
-
-def _devices(text: str) -> list[str | None]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} has an empty name: give one or more, such as cuda:0,cuda:1"
-        )
-    return list(names)

@@ -17,15 +17,16 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from eval.config import Config, add_arguments
-from eval.models import ModelCache, computing_dtype, model_identity
+from eval.models import computing_dtype, model_identity
 from eval.plan import Batch, Plan
 from eval.prepare import dataset, draw, open_run, write_inputs
 from eval.runs import MANIFEST, Run
-from eval.worker import Outcome, Worker, Workers
+from eval.worker import Makers, Outcome, make
 from hdpainter.files import CannotWrite, write_text, writing
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import locked
 from hdpainter.masks import stage_size
+from hdpainter.team import Team, is_alone, is_cluster, open_team
 from ldm.util import UserError
 
 
@@ -56,7 +57,8 @@ def generate(
 ) -> Tally:
     """Make all results of `config` that are not there yet.
 
-    devices: one process for each; a single one is this process. None: the first of cuda, mps and cpu there is.
+    devices: a team's, see `hdpainter.team.open_team`; a single one is this process. None: the first of cuda, mps
+        and cpu there is.
     limit: only the first samples. methods: only these runs, or all runs of these entries.
     stream: where progress goes; standard error by default.
 
@@ -80,7 +82,7 @@ def _generate(
     say = Progress(stream=stream).say
     model_identity.cache_clear()  # the files may have been replaced since an earlier call
     chosen = config.runs(methods)
-    dtypes = {computing_dtype(device, config.dtype) for device in devices}
+    dtypes = _dtypes(devices, config.dtype)
     for entry in chosen:
         entry.how.check(config.benchmark.size)
     coco = dataset(config.benchmark, out, say)
@@ -112,20 +114,32 @@ def _generate(
 
     with ExitStack() as stack:
         stack.enter_context(display)
-        team: Worker | Workers
-        if todo and len(devices) == 1:
-            team = Worker(run, plan.entries, ModelCache(devices[0], config.dtype), scratch, display.step)
-        elif todo:
-            named = [str(device) for device in devices]
-            team = stack.enter_context(Workers(named, run, plan.entries, config.dtype, scratch))
+        step = display.step if is_alone(devices) else None
+        makers = Makers(plan.entries, {name: run.method(name) for name in todo}, config.dtype, step)
+        teams: dict[bool, Team] = {}
         try:
             for name, batches in todo.items():
+                files = plan.entries[name].how.needs_files and is_cluster(devices)
+                if files not in teams:
+                    teams[files] = stack.enter_context(open_team((None,) if files else devices, makers))
                 display.start(name)
-                team.work(batches, report)
+                make(teams[files], run, batches, scratch, report)
         except CannotWrite as error:
             raise CannotWrite(f"{error}; mend that, and start again to go on") from None
     say(str(tally))
     return tally
+
+
+def _dtypes(devices: Sequence[str | None], dtype: str | None) -> set[str]:
+    """In what the members of a team will compute. Raises UserError for one whose machines are not known."""
+    if not is_cluster(devices):
+        return {computing_dtype(device, dtype) for device in devices}
+    if dtype is None:
+        raise UserError(
+            "the machines of a cluster may compute in different dtypes by default, which results of one method "
+            "must not mix: give a --dtype"
+        )
+    return {computing_dtype(None, dtype)}
 
 
 def _refuse_other_dtypes(run: Run, methods: Sequence[str], dtypes: set[str]) -> None:

@@ -22,12 +22,12 @@ from eval.plan import Plan
 from eval.prepare import draw, folder_of, prompts_of
 from eval.rows import read_rows
 from eval.runs import RUN_FILE, Run
-from eval.worker import threads_for
 from hdpainter.inpaint import FACTOR
 from hdpainter.mini.world.objects import CATEGORIES
-from hdpainter.models.devices import usable_device
+from hdpainter.models.devices import threads_for, usable_device
 from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
+from hdpainter.team import is_cluster
 from ldm.checkpoint import build
 from ldm.util import UserError
 
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the estimate, and what is missing."""
     config = Config.asked(args)
     plan = planned(config, args.limit, args.methods)
-    seconds = seconds_per_evaluation(config, args.devices[0], len(args.devices))
+    device = None if is_cluster(args.devices) else args.devices[0]  # a cluster's are not measured
+    seconds = seconds_per_evaluation(config, device, len(args.devices))
     for line in estimate(config, plan, seconds, len(args.devices)):
         print(line, flush=True)
     for line in not_run(config):

@@ -44,6 +44,9 @@ class Kind:
     model: str = ""
 
     has_network: ClassVar[bool] = False  # so that the results depend on the dtype
+    needs_files: ClassVar[bool] = (
+        False  # of the user's, which are only on the machine that the run is started on
+    )
     steps_of_network: ClassVar[float] = 0.02  # about how long a picture takes, in UNet evaluations
 
     def identity(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Folder(Kind):
     pattern: str = "{index:06d}.png"
     resize: Literal["bilinear", "bicubic", "lanczos"] | None = None
     known_region: Literal["as-is", "exact", "blended"] = "as-is"
+
+    needs_files: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
         self._file(Sample(0, 0, 0, 0, 0, "", "", "", 0.0))  # says if the path is missing

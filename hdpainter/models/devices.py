@@ -21,6 +21,12 @@ def usable_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def threads_for(device: torch.device, processes: int) -> int:
+    """With how many threads one of several processes computes: those on the CPU share what there is."""
+    threads = torch.get_num_threads()
+    return max(threads // processes, 1) if device.type == "cpu" else threads
+
+
 def dtype_policy(dtype: str | torch.dtype | None, device: torch.device) -> DTypes:
     """The dtype of each module's weights, and so of its computation; latents and samplers are always float32.
 

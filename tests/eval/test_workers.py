@@ -100,7 +100,7 @@ def test_prefetch_hands_on_items_and_errors_in_order():
 )
 def test_two_processes_make_the_same_as_one(write_config, tiny_pipeline, monkeypatch, start, methods):
     """Spawned, as they are in earnest, they take many seconds to import the networks."""
-    monkeypatch.setattr("eval.worker.get_context", lambda _: multiprocessing.get_context(start))
+    monkeypatch.setattr("hdpainter.team.processes.get_context", lambda _: multiprocessing.get_context(start))
     config = write_config(methods, model=str(tiny_pipeline), batch_size=1)
     run, said = made(config, devices=["cpu", "cpu"])
     assert "12 made, 0 made before, 0 failed" in said

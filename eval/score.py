@@ -14,9 +14,8 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,31 +24,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from eval.columns import COLUMN, number
-from eval.metrics import METRICS, Metric, Value, make_metric, read_metrics
-from eval.prefetch import prefetch
+from eval.judging import Item, Judges, Pictures, judged
+from eval.metrics import METRICS, Metric, make_metric, read_metrics
 from eval.rows import read_rows, write_rows
 from eval.runs import DIGEST, Run, digest_of, still_holds
 from hdpainter.files import CannotWrite, digest, file_sha256, make_folder, parse_json, write_json
 from hdpainter.images import load_image, load_mask, suffixes
 from hdpainter.jobs.progress import Progress
+from hdpainter.team import DEVICES_HELP, Lost, Team, device_names, is_alone, open_team
 from ldm.util import UserError
 
 SAVE_SECONDS = 5.0
 DEFAULT_CONFIG = "metrics"  # configs/eval/metrics.yaml
-
-Pictures = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A result to score. key: (column, value) that names its row. load: (result, mask, original) from disk.
-    digest: of all that is scored and may change; empty where that is not known."""
-
-    key: tuple[str, int | str]
-    path: Path
-    prompt: str
-    load: Callable[[], Pictures]
-    digest: str = ""
 
 
 def of_run(run: Run, method: str) -> list[Item]:
@@ -132,13 +118,16 @@ def score(
     name: str = "",
     progress: Progress | None = None,
     stream: TextIO | None = None,
+    team: Team | None = None,
 ) -> list[dict[str, Any]]:
     """Score `items`, keep the rows in the CSV file `path`, and return them in the order of `items`.
 
     Rows that are there already and still hold are not made again; their values are text. The next pictures are
     read while the metric works. name: of the items, for the progress: `progress`, or one of its own on `stream`.
+    team: of `Judges`, who do the work in place of `metric`.
 
-    Raises UserError for a prompt that the metric cannot judge, and when another process writes at `path`.
+    Raises UserError for a prompt that the metric cannot judge, and when another process writes at `path`;
+    RuntimeError, once the others are scored, for pictures of which members of the team died.
     """
     metric.check([item.prompt for item in items])
     record = _record(metric)
@@ -157,24 +146,33 @@ def score(
         if not todo:
             begin()
             return [rows[item.key[1]] for item in items]
-        unsaved, saved = 0, time.monotonic()
+        unsaved, saved, begun, left = 0, time.monotonic(), False, len(todo)
+        lost: list[tuple[Item, Lost]] = []
         with nullcontext(progress) if progress else Progress(len(todo), stream) as progress:
             progress.start(name)
             try:
-                for batch, values in _evaluated(todo, metric, batch_size):
-                    if batch[0] is todo[0]:
+                for batch, values in judged(todo, metric, batch_size, team):
+                    if not begun:
                         begin()  # not before: a judge that cannot be loaded must not cost the scores of another
-                    for i, item in enumerate(batch):
-                        row = {column: values[column][i] for column in metric.columns}
-                        rows[item.key[1]] = dict([item.key]) | row | {DIGEST: item.digest}
-                    unsaved += len(batch)
-                    if time.monotonic() - saved > SAVE_SECONDS or batch[-1] is todo[-1]:
+                        begun = True
+                    for item, row in zip(batch, values, strict=True):
+                        if isinstance(row, Lost):
+                            lost.append((item, row))
+                        else:
+                            rows[item.key[1]] = dict([item.key]) | row | {DIGEST: item.digest}
+                    unsaved, left = unsaved + len(batch), left - len(batch)
+                    if time.monotonic() - saved > SAVE_SECONDS or not left:
                         save()
                         progress.finish(f"{name}: {metric.name}", unsaved)
                         unsaved, saved = 0, time.monotonic()
             finally:
                 if unsaved:  # stopped by Ctrl-C or by a picture that cannot be read
                     save()
+        if lost:
+            item, reason = lost[0]
+            raise RuntimeError(
+                f"{len(lost)} pictures are not scored, the first is {item.path}: {reason.message}"
+            )
         return [rows[item.key[1]] for item in items]
 
 
@@ -187,16 +185,6 @@ def _record(metric: Metric) -> dict[str, Any]:
         "settings": metric.settings,
         "notes": metric.notes,
     }
-
-
-def _evaluated(
-    items: Sequence[Item], metric: Metric, batch_size: int
-) -> Iterator[tuple[list[Item], dict[str, list[Value]]]]:
-    """Batches of items and their values, with the next ones being read meanwhile."""
-    batches = (list(items[i : i + batch_size]) for i in range(0, len(items), batch_size))
-    for batch, pictures in prefetch((batch, [item.load() for item in batch]) for batch in batches):
-        images, masks, originals = zip(*pictures, strict=True)
-        yield batch, metric(images, masks, [item.prompt for item in batch], originals)
 
 
 def _kept(
@@ -303,6 +291,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
     )
+    parser.add_argument("--devices", type=device_names, help=f"in place of --device: {DEVICES_HELP}")
     parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
 
 
@@ -317,8 +306,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.folder and not all(given) and (any(given) or not (args.metric and args.download)):
         raise UserError("give a results folder, or all of --images, --originals, --masks and --prompts")
+    if args.device and args.devices:
+        raise UserError("give --device or --devices, not both")
     results = Run.open(args.folder) if args.folder else None
-    metrics = _metrics(args, results)
+    metrics, judges = _metrics(args, results)
     for metric in metrics:
         for note in metric.notes:
             print(f"note: {note}")
@@ -345,20 +336,32 @@ def run(args: argparse.Namespace) -> int:
         for name, (items, folder) in sources.items()
     ]
     total = sum(len(items) - len(_kept(items, path, _record(metric))[0]) for _, metric, items, path in jobs)
-    with Progress(total) as progress:  # over all of them, so that the time left is that of all
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(total)
+        )  # over all of them, so that the time left is that of all
+        team = None
+        if total and args.devices and not is_alone(args.devices):
+            team = stack.enter_context(open_team(args.devices, judges))
         for name, metric, items, path in jobs:
-            rows = score(items, metric, path, batch_size=args.batch_size, name=name, progress=progress)
+            rows = score(
+                items, metric, path, batch_size=args.batch_size, name=name, progress=progress, team=team
+            )
             print(f"{name}: {metric.label}: {means(rows, metric.columns)}; n = {len(rows)}")
     return 0
 
 
-def _metrics(args: argparse.Namespace, results: Run | None) -> list[Metric]:
-    """The metrics that the command line names, or all of the config; with the config's parameters."""
+def _metrics(args: argparse.Namespace, results: Run | None) -> tuple[list[Metric], Judges]:
+    """The metrics that the command line names, or all of the config, with the config's parameters; and who would
+    judge by them elsewhere."""
     from hdpainter.models.devices import usable_device  # takes seconds, so only once it is needed
 
-    device = usable_device(args.device)
+    alone = args.devices[0] if args.devices and is_alone(args.devices) else args.device
+    device = usable_device(alone)
     configured = read_metrics(args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG)
     names = args.metric or list(configured)
     place = [shlex.quote(str(results.path))] if results else []
     source = " ".join([*place, *(["--config", shlex.quote(args.config)] if args.config else [])])
-    return [make_metric(name, configured.get(name), device, args.download, source) for name in names]
+    metrics = [make_metric(name, configured.get(name), device, args.download, source) for name in names]
+    settings = {metric.name: metric.settings for metric in metrics}
+    return metrics, Judges(configured, settings, args.download, source)

@@ -17,7 +17,7 @@ usage() { sed -n '2,/^set/{/^#/p;}' "${BASH_SOURCE[0]}" | cut -c3-; exit "$1"; }
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 table=$1
 shift
-mini= prompts= out= device= rest=()
+mini= prompts= out= devices=() rest=()
 while [ $# -gt 0 ]; do
   case $1 in
     --mini) mini=mini ;;
@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
     --devices=*) set -- --devices "${1#*=}" "${@:2}"; continue ;;
     --devices)
       [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
-      device=${2%%,*} # where the scores are computed
+      devices=(--devices "$2") # the scores are computed there, too
       rest+=("$1" "$2")
       shift
       ;;
@@ -57,7 +57,7 @@ for prompt in ${prompts:-${mini:+other} true}; do
     1) failed=1; echo "Some results failed; going on with the others. Start again to try them again." >&2 ;;
     *) exit "$code" ;;
   esac
-  python -m eval score "$run" ${device:+--device "$device"}
+  python -m eval score "$run" ${devices[@]+"${devices[@]}"}
   python -m eval table "$run" --config "$config"
   python -m eval report "$run" --config "$config" --out "$run/$table.html"
 done

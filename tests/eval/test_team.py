@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.__main__ import main
 from eval.kinds import KINDS
 from eval.runs import Run
 from ldm.util import UserError
@@ -118,6 +119,21 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(write_config, 
     assert manifest.read_text().startswith(before[: before.rindex("\n") + 1])
     run = Run.open(tmp_path / "run")
     assert sorted(lines(run, "stable-inpainting")) == run.done("stable-inpainting") == list(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("team", TEAMS, indirect=True)
+def test_a_team_scores_as_this_process_does(write_config, team, capsys):
+    run, _ = made(write_config({"mean": {"kind": "mean"}, "telea": {"kind": "telea"}}))
+    words = ["score", str(run.path), "--metric", "seam", "saturation", "--batch-size", "2"]
+    assert main([*words, "--device", "cpu"]) == 0
+    alone = capsys.readouterr().out
+    for path in run.path.glob("*/scores/*"):
+        path.unlink()
+    assert main([*words, "--devices", ",".join(team)]) == 0
+    assert capsys.readouterr().out == alone
+    assert main([*words, "--devices", "nothing,to,do"]) == 0
+    assert capsys.readouterr().out == alone
 
 
 def test_a_cluster_needs_a_dtype(write_config, tiny_pipeline):

@@ -14,6 +14,7 @@ from hdpainter.console import DEBUG, Parser, finish
 COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit code
     "triplets": "eval.coco",
     "check": "eval.requirements",
+    "changed": "eval.changed",
     "generate": "eval.generate",
     "score": "eval.score",
     "table": "eval.tables",

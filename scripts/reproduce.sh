@@ -49,16 +49,21 @@ failed=0
 for prompt in ${prompts:-${mini:+other} true}; do
   run=${out:-outputs/${mini:-mscoco}}-$prompt
   what=(--config "$config" --prompt "$prompt" --out "$run" ${rest[@]+"${rest[@]}"})
+  code=0
+  python -m eval changed "$run" "${what[@]}" || code=$?
+  [ "$code" != 3 ] || continue # finished before, and nothing has changed since
   python -m eval check "${what[@]}"
   code=0
+  finished=1
   python -m eval generate "${what[@]}" || code=$?
   case $code in
     0) ;;
-    1) failed=1; echo "Some results failed; going on with the others. Start again to try them again." >&2 ;;
+    1) failed=1; finished=; echo "Some results failed; going on with the others. Start again to try them again." >&2 ;;
     *) exit "$code" ;;
   esac
   python -m eval score "$run" ${devices[@]+"${devices[@]}"}
   python -m eval table "$run" --config "$config"
   python -m eval report "$run" --config "$config" --out "$run/$table.html"
+  [ -z "$finished" ] || python -m eval changed --finished "$run" "${what[@]}"
 done
 exit "$failed"

@@ -302,11 +302,11 @@ def called(tmp_path):
 
 def test_mini_script_runs_every_step_for_both_kinds_of_prompts(called):
     code, commands = called("reproduce_table2.sh", "--mini", "--limit", "8")
-    assert code == 0 and len(commands) == 10
-    steps = ["check", "generate", "score", "table", "report"]
+    assert code == 0 and len(commands) == 14
+    steps = ["changed", "check", "generate", "score", "table", "report", "changed"]
     assert [command.split()[2] for command in commands] == steps * 2
-    for prompt, part in (("other", commands[:5]), ("true", commands[5:])):
-        for command in part[:2]:
+    for prompt, part in (("other", commands[:7]), ("true", commands[7:])):
+        for command in (*part[:3], part[6]):
             assert f"--config mini-table2 --prompt {prompt} --out outputs/mini-{prompt} --limit 8" in command
         assert all(f"outputs/mini-{prompt}" in command for command in part)
 
@@ -315,14 +315,14 @@ def test_full_script_uses_true_labels_and_the_given_folders(called, tmp_path):
     code, commands = called(
         "reproduce_table1.sh", "--coco", "data/coco", "--out", "results", "--devices", "cuda:0"
     )
-    assert code == 0 and len(commands) == 5
+    assert code == 0 and len(commands) == 7
     dataset, results = tmp_path / "data" / "coco", tmp_path / "results-true"
     expected = f"--config table1 --prompt true --out {results} --coco {dataset} --devices cuda:0"
-    assert expected in commands[1]
-    assert commands[4].endswith(f"--out {results}/table1.html")
+    assert expected in commands[2]
+    assert commands[5].endswith(f"--out {results}/table1.html")
 
 
-@pytest.mark.parametrize(("step", "count"), [("check", 1), ("generate", 2), ("score", 3)])
+@pytest.mark.parametrize(("step", "count"), [("check", 2), ("generate", 3), ("score", 4)])
 def test_script_stops_at_the_first_failure(called, step, count):
     code, commands = called("reproduce_table1.sh", "--mini", fail=step)
     assert code == 2 and len(commands) == count
@@ -330,8 +330,14 @@ def test_script_stops_at_the_first_failure(called, step, count):
 
 def test_script_goes_on_where_results_failed_and_says_so_in_the_end(called):
     code, commands = called("reproduce_table2.sh", "--mini", "--prompt", "true", fail="generate", code=1)
-    assert code == 1 and len(commands) == 5
+    assert code == 1 and len(commands) == 6
+    assert all("--finished" not in command for command in commands)
     assert called("reproduce_table2.sh", "--mini")[0] == 0
+
+
+def test_script_does_nothing_where_nothing_has_changed_since_it_finished(called):
+    code, commands = called("reproduce_table2.sh", "--mini", fail="changed", code=3)
+    assert code == 0 and [command.split()[2] for command in commands] == ["changed"] * 2
 
 
 def test_script_can_be_told_some_methods(called):
@@ -339,17 +345,17 @@ def test_script_can_be_told_some_methods(called):
         "reproduce_table2.sh", "--mini", "--prompt", "true", "--methods", "painta", "rasg", "--limit", "3"
     )
     assert code == 0
-    assert all(command.endswith("--methods painta rasg --limit 3") for command in commands[:2])
+    assert all(command.endswith("--methods painta rasg --limit 3") for command in commands[:3])
 
 
 def test_script_can_be_told_devices_and_dtype(called):
     words = ["--mini", "--devices", "cpu,cpu", "--dtype", "bfloat16"]
     code, commands = called("reproduce_table2.sh", *words)
-    assert code == 0 and len(commands) == 10
+    assert code == 0 and len(commands) == 14
     made = [command for command in commands if command.split()[2] in ("check", "generate")]
     assert len(made) == 4 and all(c.endswith("--devices cpu,cpu --dtype bfloat16") for c in made)
-    assert called("reproduce_table2.sh", "--mini", "--devices=cuda:1,cuda:2")[1][2].endswith(
-        "--device cuda:1"
+    assert called("reproduce_table2.sh", "--mini", "--devices=cuda:1,cuda:2")[1][3].endswith(
+        "--devices cuda:1,cuda:2"
     )
 
 

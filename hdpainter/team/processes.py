@@ -50,7 +50,7 @@ class Processes:
             if not pipes:
                 return
             for ready in connection.wait(list(pipes)):
-                member = pipes[ready]  # type: ignore[index]
+                member = pipes[ready]
                 try:
                     answer = member.pipe.recv()
                 except (EOFError, OSError):

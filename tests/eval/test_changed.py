@@ -9,8 +9,8 @@ FILES = ("run/tables/table2.md", "run/painta/0.png", "weights/model.ckpt", "coco
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch, capsys):
-    """A run that was finished, with checkpoints and a dataset; finished(*asked) gives the exit code and the output
-    of asking whether it has changed."""
+    """A run that was finished, with checkpoints and a dataset; finished(*asked) asks whether it has changed, and
+    gives the exit code and the output."""
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{name}\n")

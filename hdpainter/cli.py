@@ -14,7 +14,7 @@ from typing import Any
 from hdpainter.console import DEBUG, Parser, finish
 from hdpainter.explain import command as explain
 from hdpainter.jobs import commands as jobs
-from hdpainter.jobs.batch import Painter
+from hdpainter.jobs.painting import Painter
 from hdpainter.models import commands as models
 from hdpainter.version import __version__
 from hdpainter.web import command as web

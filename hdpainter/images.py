@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -46,13 +46,29 @@ def formats() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Hashed(os.PathLike[str]):
-    """A file, by its path, whose SHA-256 is known: the bytes that are decoded are those that were hashed."""
+    """A file, by its path, whose SHA-256 is known: the bytes that are decoded are those that were hashed.
+
+    content: these bytes, where they have been read; the file itself may then be on another machine.
+    """
 
     path: Path
     sha256: str
+    content: bytes | None = field(default=None, repr=False)
 
     def __fspath__(self) -> str:
         return str(self.path)
+
+    def read(self, name: str = "image") -> "Hashed":
+        """It with its content. Raises UserError where it cannot be read, and where it is another by now."""
+        if self.content is not None:
+            return self
+        _check_file(self.path, f"{name} {self.path}")
+        content = self.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UserError(
+                f"{name} {self.path} has changed since it was looked at: start again with the new one"
+            )
+        return replace(self, content=content)
 
 
 def load_image(source: Source, name: str = "image") -> Image.Image:
@@ -202,6 +218,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.Image, str]:
     """The decoded, upright picture as RGB or RGBA, and its name for messages; `profiles`: modes whose count."""
+    if isinstance(source, Hashed):
+        source = source.read(name)
     if isinstance(source, str | os.PathLike):
         name = f"{name} {os.fspath(source)}"
     elif not isinstance(source, Image.Image | np.ndarray):
@@ -219,7 +237,7 @@ def _read(source: Source, name: str, profiles: tuple[str, ...]) -> tuple[Image.I
     except Image.DecompressionBombError:  # Pillow's own limit, higher than MAX_PIXELS
         raise UserError(f"{name} has over {MAX_PIXELS // 2**20} Mi pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
-        what = _other_format(Path(source)) if isinstance(source, str | os.PathLike) else None
+        what = _other_format(source) if isinstance(source, str | os.PathLike) else None
         raise UserError(
             f"{name} is {what or 'not a picture that can be read'}: use one of {', '.join(formats())}"
         ) from None
@@ -233,11 +251,12 @@ def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
         return _from_array(source, name)
     if isinstance(source, Image.Image):
         return source
-    _check_file(Path(source), name)
+    if not isinstance(source, Hashed):  # which has been read
+        _check_file(Path(source), name)
     with warnings.catch_warnings():  # Pillow only warns of what _check_size refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Not by the path: Pillow would map uncompressed TIFFs and mix up the rows of those that are turned.
-        return Image.open(_contents(source, name, files), formats=formats())
+        return Image.open(files.enter_context(_bytes_of(source)), formats=formats())
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -251,18 +270,14 @@ def _check_file(path: Path, name: str) -> None:
         raise UserError(f"{name} is an empty file: save the picture again")
 
 
-def _contents(source: str | os.PathLike, name: str, files: ExitStack) -> BinaryIO:
-    if not isinstance(source, Hashed):
-        return files.enter_context(Path(source).open("rb"))
-    content = source.path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != source.sha256:
-        raise UserError(f"{name} has changed since it was looked at: start again with the new one")
-    return io.BytesIO(content)
+def _bytes_of(source: str | os.PathLike) -> BinaryIO:
+    content = source.content if isinstance(source, Hashed) else None
+    return Path(source).open("rb") if content is None else io.BytesIO(content)
 
 
-def _other_format(path: Path) -> str | None:
+def _other_format(source: str | os.PathLike) -> str | None:
     """What a file is that people take for a picture of FORMATS, by its first bytes."""
-    with path.open("rb") as file:
+    with _bytes_of(source) as file:
         head = file.read(64)
     if head[4:8] == b"ftyp":
         brand = head[8:12]

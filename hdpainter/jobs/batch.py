@@ -8,28 +8,19 @@ job that fails is reported, and the others go on.
 
 import dataclasses
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-from hdpainter.console import one_line
-from hdpainter.files import digest, parse_json, write_json
-from hdpainter.images import Hashed
+from hdpainter.files import parse_json, write_json
 from hdpainter.jobs.job_files import JobFile, Problem
+from hdpainter.jobs.painting import Answer, Failure, Order, Painter, Painters, order_of, remark
 from hdpainter.jobs.plan import Task, plan
 from hdpainter.jobs.progress import Progress
-from hdpainter.jobs.results import FORMAT, locked, relative_to, save_result
-from hdpainter.memory import out_of_memory, release_memory
+from hdpainter.jobs.results import locked, relative_to, save_content
+from hdpainter.team import Lost, Team, is_alone, open_team
 from ldm.util import UserError
-
-
-class Painter(Protocol):
-    """What a batch needs of `hdpainter.HDPainter`: lists in, a list of `Result`s out."""
-
-    def __call__(self, image: list, mask: list, prompt: list[str], **settings: Any) -> Sequence[Any]: ...
 
 
 @dataclass
@@ -56,8 +47,9 @@ def run(
     out: Path,
     model: Mapping[str, Any],
     method: str,
-    load: Callable[[], Painter],
+    load: Callable[[str | None], Painter],
     *,
+    devices: Sequence[str | None] = (None,),
     batch_size: int = 1,
     overwrite: bool = False,
     stream: TextIO | None = None,
@@ -68,7 +60,9 @@ def run(
         out: folder for the results, made if need be. One process at a time may write to it.
         model: what `models.identity.identify` says of the model; a result of another model is made again.
         method: of jobs that name none: the model's own.
-        load: makes the painter; called only when there is something to do.
+        load: makes a painter on a device; called only when there is something to do. For a team of several it
+            must be picklable.
+        devices: the team's, see `hdpainter.team.open_team`.
         batch_size: how many jobs of equal settings and stage 1 size to run at once at most.
         overwrite: replace files that this job file did not make.
         stream: where progress goes; standard error by default.
@@ -97,7 +91,9 @@ def run(
                     progress.say(f"{task.job.name}: {task.state.message}")
             try:
                 if todo:
-                    _paint_all(todo, load(), file.source, scratch, outcome, batch_size, progress)
+                    painters = Painters(load, progress.step if is_alone(devices) else None)
+                    with open_team(devices, painters) as team:
+                        _paint_all(team, todo, file.source, scratch, outcome, batch_size, progress)
             except KeyboardInterrupt:
                 outcome.interrupted = True
         facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
@@ -117,126 +113,66 @@ def _foreign(report: Path) -> bool:
     return not (isinstance(found, dict) and {"source", "done", "skipped", "failed"} <= found.keys())
 
 
-def make_record(task: Task, result: Any, source: Path | None) -> dict[str, Any]:
-    """The record of a task's result: all that is needed to make it again.
-
-    source: the job file; None for a single picture. Raises UserError where the weights or the config of a model
-    are no longer those of the plan.
-    """
-    job, folder = task.job, task.path.parent
-    _check_models(task.inputs["model"], result.metadata.get("models", {}))
-    return {
-        "format": FORMAT,
-        "name": job.name,
-        "source": source and relative_to(folder, source),
-        "hash": digest(task.inputs),
-        "files": {
-            "image": relative_to(folder, job.image),
-            "mask": job.mask and relative_to(folder, job.mask),
-        },
-        "inputs": task.inputs,
-        "metadata": result.metadata,
-    }
-
-
-def _check_models(planned: Mapping[str, Any], used: Mapping[str, Any]) -> None:
-    for stage in ("inpainting", "upscaler"):
-        plan, model = planned.get(stage) or {}, used.get(stage) or {}
-        for file, key in (("checkpoint", "sha256"), ("config", "config_sha256")):
-            if model.get(key) and plan.get(file) and model[key] != plan[file]:
-                raise UserError(f"{model[file]} has changed since the jobs were checked: start again with it")
-
-
-def remark(metadata: Mapping[str, Any]) -> str:
-    """What the user should know of a result beyond that it is there, from its metadata."""
-    return "".join(
-        f"; the {name} was too long, its last {f'{cut} words were' if cut > 1 else 'word was'} cut"
-        for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
-        if (cut := metadata.get(key))
-    )
-
-
-def paint(
-    painter: Painter, tasks: Sequence[Task], progress: Callable[[str, int, int], None]
-) -> Sequence[Any]:
-    """The Results of tasks of one `batch_key`. Raises UserError for a picture that is not the planned one."""
-    return painter(
-        [Hashed(task.job.image, task.inputs["image"]) for task in tasks],
-        [task.job.mask and Hashed(task.job.mask, task.inputs["mask"]) for task in tasks],
-        [task.job.prompt for task in tasks],
-        method=tasks[0].method,
-        seed=[task.job.settings.seed for task in tasks],
-        size=tasks[0].job.settings.size,
-        superres=tasks[0].job.settings.superres,
-        progress=progress,
-    )
-
-
 def _paint_all(
+    team: Team,
     todo: Sequence[Task],
-    painter: Painter,
     source: Path,
     scratch: Path,
     outcome: BatchOutcome,
     batch_size: int,
     progress: Progress,
 ) -> None:
-    groups = deque(_groups(todo, batch_size))
-    while groups:
-        group = groups.popleft()
-        progress.start(", ".join(task.job.name for task in group))
-        started = time.monotonic()
-        results = _try(painter, group, source, progress)
-        if not isinstance(results, _Failure):
-            seconds = (time.monotonic() - started) / len(group)
-            for task, (result, record) in zip(group, results, strict=True):
-                save_result(task.path, result.image, record, scratch)
-                outcome.done.append(task.job.name)
-                progress.finish(f"{task.job.name}: done in {seconds:.1f} s{remark(result.metadata)}")
-            continue
-        release_memory()
-        if len(group) > 1:
-            others = " and all others" if results.no_memory else ""
+    def fail(task: Task, message: str, trace: str = "") -> None:
+        outcome.failed.append(Problem(task.job.where, message, trace))
+        progress.finish(f"{task.job.name}: failed: {message}")
+
+    def orders() -> Iterator[list[Order]]:
+        for group in groups:
+            ready = []
+            for task in group:
+                try:
+                    ready.append(order_of(task, source))
+                except UserError as error:  # its picture is not the planned one any more
+                    fail(task, str(error))
+            if ready:
+                progress.start(", ".join(order.task.job.name for order in ready))
+                yield ready
+
+    groups = _Groups(todo, batch_size)
+    for group, answers in team.work(orders()):
+        if together := next((a.together for a in answers if isinstance(a, Answer)), None):
+            groups.one_by_one |= together.no_memory
+            others = " and all others" if together.no_memory else ""
             progress.say(
-                f"{len(group)} jobs at once failed ({results.message}); these{others} run one by one"
+                f"{len(group)} jobs at once failed ({together.message}); these{others} ran one by one"
             )
-            if results.no_memory:
-                groups = deque([task] for other in groups for task in other)
-            groups.extendleft([task] for task in reversed(group))
-        else:
-            job = group[0].job
-            outcome.failed.append(Problem(job.where, results.message, results.trace))
-            progress.finish(f"{job.name}: failed: {results.message}")
+        for order, answer in zip(group, answers, strict=True):
+            task = order.task
+            if isinstance(answer, Lost):
+                fail(task, answer.message)
+            elif isinstance(answer.result, Failure):
+                fail(task, answer.result.message, answer.result.trace)
+            else:
+                made = answer.result
+                save_content(task.path, made.content, made.size, made.record, scratch)
+                outcome.done.append(task.job.name)
+                said = f"{task.job.name}: done in {made.seconds:.1f} s{remark(made.record['metadata'])}"
+                progress.finish(said)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What is kept of an error: not the error itself, which holds on to the memory of the failed try."""
+class _Groups:
+    """Batches of tasks that can run together, in the order of their first ones. one_by_one: from now on."""
 
-    message: str
-    trace: str
-    no_memory: bool
+    def __init__(self, todo: Iterable[Task], batch_size: int):
+        self._alike: dict[str, list[Task]] = {}
+        for task in todo:
+            self._alike.setdefault(task.batch_key, []).append(task)
+        self._batch_size, self.one_by_one = batch_size, False
 
-
-def _try(
-    painter: Painter, group: Sequence[Task], source: Path, progress: Progress
-) -> list[tuple[Any, dict[str, Any]]] | _Failure:
-    """The results of a group, each with its record."""
-    try:
-        results = paint(painter, group, progress.step)
-        return [(one, make_record(task, one, source)) for task, one in zip(group, results, strict=True)]
-    except Exception as error:
-        trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        return _Failure(one_line(error), trace, out_of_memory(error))
-
-
-def _groups(todo: Iterable[Task], batch_size: int) -> list[list[Task]]:
-    """Batches of tasks that can run together, in the order of their first ones."""
-    alike: dict[str, list[Task]] = {}
-    for task in todo:
-        alike.setdefault(task.batch_key, []).append(task)
-    return [
-        tasks[start : start + batch_size]
-        for tasks in alike.values()
-        for start in range(0, len(tasks), batch_size)
-    ]
+    def __iter__(self) -> Iterator[list[Task]]:
+        for tasks in self._alike.values():
+            start = 0
+            while start < len(tasks):
+                size = 1 if self.one_by_one else self._batch_size
+                yield tasks[start : start + size]
+                start += size

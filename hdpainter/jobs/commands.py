@@ -1,14 +1,17 @@
 """The commands that make pictures: ``hdpainter inpaint | batch``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hdpainter import flags
 from hdpainter.jobs import batch, inpaint, plan
 from hdpainter.jobs.job_files import Problem, read_jobs
+from hdpainter.jobs.painting import Painter
 from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
+from hdpainter.team import DEVICES_HELP, device_names
 from ldm.util import UserError
 
 JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
@@ -65,6 +68,7 @@ def add_parsers(subparsers: Any) -> None:
     groups["machine"].add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="jobs to run at once (default: 1)"
     )
+    groups["machine"].add_argument("--devices", type=device_names, help=DEVICES_HELP)
     _add_common(groups, f"model (default: as the file says, or {DEFAULT_MODEL})")
     flags.add_aliases(parser)
 
@@ -86,6 +90,8 @@ def run_batch(args: argparse.Namespace) -> int:
     """Make the pictures of a job file, or say what there is to do."""
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
+    if args.device and args.devices:
+        raise UserError("give --device or --devices, not both")
     file = read_jobs(args.file, flags.given(args))
     source = args.file.resolve()
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
@@ -103,11 +109,25 @@ def run_batch(args: argparse.Namespace) -> int:
         out,
         identity,
         method,
-        lambda: args.load(model, args.device, args.dtype, superres),
+        _Loading(args.load, model, args.dtype, superres),
+        devices=args.devices or [args.device],
         batch_size=args.batch_size,
         overwrite=args.overwrite,
     )
     return outcome.exit_code
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """Makes a painter on a device; for the members of a team it must be picklable."""
+
+    load: Callable[[str, str | None, str | None, bool], Painter]
+    model: str
+    dtype: str | None
+    superres: bool
+
+    def __call__(self, device: str | None) -> Painter:
+        return self.load(self.model, device, self.dtype, self.superres)
 
 
 def _dry_run(tasks: Sequence[plan.Task], problems: Sequence[Problem], out: Path) -> int:

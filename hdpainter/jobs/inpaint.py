@@ -10,7 +10,7 @@ from hdpainter.console import say
 from hdpainter.files import make_folder
 from hdpainter.images import save_png
 from hdpainter.inputs import described
-from hdpainter.jobs import batch, plan
+from hdpainter.jobs import painting, plan
 from hdpainter.jobs.again import Again, again
 from hdpainter.jobs.job import MAX_NAME, Job, make_jobs, name_key, with_method
 from hdpainter.jobs.progress import Progress
@@ -55,11 +55,11 @@ def inpaint(args: argparse.Namespace) -> int:
     with Progress(len(tasks)) as progress:
         for task in tasks:
             progress.start(task.path.stem)
-            (result,) = batch.paint(painter, [task], progress.step)
-            record = batch.make_record(task, result, None)
+            (result,) = painting.paint(painter, [task], progress.step)
+            record = painting.make_record(task, result, None)
             save_result(task.path, result.image, record, new=not args.overwrite)
             pictures.append(result.image)
-            remarks = batch.remark(result.metadata)
+            remarks = painting.remark(result.metadata)
             if len(tasks) > 1:
                 progress.finish(f"{task.path} written")
     if sheet:

@@ -64,11 +64,23 @@ def save_result(
     same file system. The record also goes into a PNG. Raises CannotWrite where they cannot be written and, if
     they are to be `new`, UserError where another process has written either meanwhile: that one's stays.
     """
-    content, beside = encode(image, path.suffix, record), path.with_suffix(".json")
+    save_content(path, encode(image, path.suffix, record), image.size, record, scratch, new)
+
+
+def save_content(
+    path: Path,
+    content: bytes,
+    size: tuple[int, int],
+    record: Mapping[str, Any],
+    scratch: Path | None = None,
+    new: bool = False,
+) -> None:
+    """Like `save_result`, of a picture of this (width, height) that is encoded already."""
+    beside = path.with_suffix(".json")
     output = {
         "file": path.name,
-        "width": image.width,
-        "height": image.height,
+        "width": size[0],
+        "height": size[1],
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     with ExitStack() as undo:

@@ -15,8 +15,8 @@ from hdpainter.blend import blend
 from hdpainter.images import save_png
 from hdpainter.inputs import read
 from hdpainter.jobs import plan
-from hdpainter.jobs.batch import make_record, remark
 from hdpainter.jobs.job import Job
+from hdpainter.jobs.painting import make_record, remark
 from hdpainter.masks import shrink
 from hdpainter.prompts import words_cut
 from hdpainter.settings import Method

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hdpainter.images import save_png
-from hdpainter.jobs.batch import remark
+from hdpainter.jobs.painting import remark
 from hdpainter.models.devices import dtype_policy
 from hdpainter.painta import PAIntA
 from hdpainter.pipeline import HDPainter

@@ -44,7 +44,7 @@ class Folder:
         options = {"model": MODEL, **options}
         model = options.pop("model")
         summary = run(
-            read_jobs(self.source), self.out, model, "hd-painter", lambda: painter, stream=said, **options
+            read_jobs(self.source), self.out, model, "hd-painter", lambda _: painter, stream=said, **options
         )
         return summary, painter, said.getvalue()
 
@@ -103,7 +103,7 @@ def test_what_is_done_is_not_done_again_and_the_model_not_loaded(folder):
     del before["summary.json"]
     file = read_jobs(folder.source)
     summary = run(
-        file, folder.out, MODEL, "hd-painter", lambda: pytest.fail("loaded the model"), stream=io.StringIO()
+        file, folder.out, MODEL, "hd-painter", lambda _: pytest.fail("loaded the model"), stream=io.StringIO()
     )
     after = folder.files()
     del after["summary.json"]

@@ -24,7 +24,7 @@ class Folder:
     def run(self, painter, model=MODEL):
         file = read_jobs(self.source)
         with (self.path / "log").open("w") as log:
-            return run(file, self.out, model, "hd-painter", lambda: painter, stream=log)
+            return run(file, self.out, model, "hd-painter", lambda _: painter, stream=log)
 
     def record(self, name):
         return json.loads((self.out / f"{name}.json").read_text())

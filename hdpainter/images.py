@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -58,17 +58,23 @@ class Hashed(os.PathLike[str]):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @classmethod
+    def of(cls, path: Path, name: str = "image") -> "Hashed":
+        """A file as it is now, with its content. Raises UserError where it cannot be read."""
+        _check_file(path, f"{name} {path}")
+        content = path.read_bytes()
+        return cls(path, hashlib.sha256(content).hexdigest(), content)
+
     def read(self, name: str = "image") -> "Hashed":
         """It with its content. Raises UserError where it cannot be read, and where it is another by now."""
         if self.content is not None:
             return self
-        _check_file(self.path, f"{name} {self.path}")
-        content = self.path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        now = Hashed.of(self.path, name)
+        if now.sha256 != self.sha256:
             raise UserError(
                 f"{name} {self.path} has changed since it was looked at: start again with the new one"
             )
-        return replace(self, content=content)
+        return now
 
 
 def load_image(source: Source, name: str = "image") -> Image.Image:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from hdpainter.console import one_line
 from hdpainter.files import parse_json, write_json
+from hdpainter.jobs.hashes import Hashes
 from hdpainter.jobs.job_files import JobFile, Problem
 from hdpainter.jobs.painting import Answer, Failure, Order, Painter, Painters, order_of, remark
-from hdpainter.jobs.plan import Task, plan
+from hdpainter.jobs.plan import Planned, Task, plan
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import locked, relative_to, save_content
 from hdpainter.team import Lost, Team, is_alone, open_team
@@ -70,8 +72,8 @@ def run(
     Raises UserError when another process writes to `out` and, unless `overwrite`, when a result would replace
     a file that this job file did not make. Errors of single jobs are in the summary.
     """
-    with locked(out) as scratch:
-        tasks, problems = plan(file, out, model, method)
+    with locked(out) as scratch, Hashes(scratch.parent) as hashes:
+        tasks, problems = plan(file, out, model, method, hashes)
         todo = [task for task in tasks if task.state.kind != "done"]
         taken = [task.state.message for task in todo if task.state.kind == "taken"]
         report = out / "summary.json"
@@ -93,7 +95,9 @@ def run(
                 if todo:
                     painters = Painters(load, progress.step if is_alone(devices) else None)
                     with open_team(devices, painters) as team:
-                        _paint_all(team, todo, file.source, scratch, outcome, batch_size, progress)
+                        _paint_all(
+                            team, todo, model, file.source, scratch, hashes, outcome, batch_size, progress
+                        )
             except KeyboardInterrupt:
                 outcome.interrupted = True
         facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
@@ -115,14 +119,16 @@ def _foreign(report: Path) -> bool:
 
 def _paint_all(
     team: Team,
-    todo: Sequence[Task],
+    todo: Sequence[Planned],
+    model: Mapping[str, Any],
     source: Path,
     scratch: Path,
+    hashes: Hashes,
     outcome: BatchOutcome,
     batch_size: int,
     progress: Progress,
 ) -> None:
-    def fail(task: Task, message: str, trace: str = "") -> None:
+    def fail(task: Planned | Task, message: str, trace: str = "") -> None:
         outcome.failed.append(Problem(task.job.where, message, trace))
         progress.finish(f"{task.job.name}: failed: {message}")
 
@@ -131,9 +137,9 @@ def _paint_all(
             ready = []
             for task in group:
                 try:
-                    ready.append(order_of(task, source))
-                except UserError as error:  # its picture is not the planned one any more
-                    fail(task, str(error))
+                    ready.append(order_of(task, model, source, hashes))
+                except (UserError, OSError) as error:  # its picture is not the planned one any more
+                    fail(task, one_line(error))
             if ready:
                 progress.start(", ".join(order.task.job.name for order in ready))
                 yield ready
@@ -154,7 +160,8 @@ def _paint_all(
                 fail(task, answer.result.message, answer.result.trace)
             else:
                 made = answer.result
-                save_content(task.path, made.content, made.size, made.record, scratch)
+                sha256 = save_content(task.path, made.content, made.size, made.record, scratch)
+                hashes.keep(task.path, sha256, ours=True)
                 outcome.done.append(task.job.name)
                 said = f"{task.job.name}: done in {made.seconds:.1f} s{remark(made.record['metadata'])}"
                 progress.finish(said)
@@ -163,13 +170,13 @@ def _paint_all(
 class _Groups:
     """Batches of tasks that can run together, in the order of their first ones. one_by_one: from now on."""
 
-    def __init__(self, todo: Iterable[Task], batch_size: int):
-        self._alike: dict[str, list[Task]] = {}
+    def __init__(self, todo: Iterable[Planned], batch_size: int):
+        self._alike: dict[str, list[Planned]] = {}
         for task in todo:
             self._alike.setdefault(task.batch_key, []).append(task)
         self._batch_size, self.one_by_one = batch_size, False
 
-    def __iter__(self) -> Iterator[list[Task]]:
+    def __iter__(self) -> Iterator[list[Planned]]:
         for tasks in self._alike.values():
             start = 0
             while start < len(tasks):

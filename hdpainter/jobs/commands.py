@@ -130,7 +130,7 @@ class _Loading:
         return self.load(self.model, device, self.dtype, self.superres)
 
 
-def _dry_run(tasks: Sequence[plan.Task], problems: Sequence[Problem], out: Path) -> int:
+def _dry_run(tasks: Sequence[plan.Planned], problems: Sequence[Problem], out: Path) -> int:
     for task in tasks:
         note = f": {task.state.message}" if task.state.message else ""
         print(f"{task.state.kind:8} {task.path.name}  {task.job.prompt!r} in {task.job.image.name}{note}")

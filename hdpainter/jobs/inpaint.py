@@ -38,10 +38,10 @@ def inpaint(args: argparse.Namespace) -> int:
         [*paths, *(path.with_suffix(".json") for path in paths), *filter(None, [sheet])], args.overwrite
     )
     method, superres = jobs[0].settings.resolve(), jobs[0].settings.superres
-    size, mask = plan.check_pixels(jobs[0], method)
+    _, mask = plan.check_pixels(jobs[0], method)
     identity = args.identify(model, superres)
     tasks = [
-        plan.make_task(replace(job, name=path.stem), path, method, size, identity)
+        plan.make_task(replace(job, name=path.stem), path, method, identity)
         for job, path in zip(jobs, paths, strict=True)
     ]
     make_folder(paths[0].parent)
@@ -55,7 +55,7 @@ def inpaint(args: argparse.Namespace) -> int:
     with Progress(len(tasks)) as progress:
         for task in tasks:
             progress.start(task.path.stem)
-            (result,) = painting.paint(painter, [task], progress.step)
+            result = painting.paint(painter, task, progress.step)
             record = painting.make_record(task, result, None)
             save_result(task.path, result.image, record, new=not args.overwrite)
             pictures.append(result.image)

@@ -65,7 +65,7 @@ class _Row(JobSettings):
 JOB_KEYS = tuple(kinds(_Row))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One picture to make. `name` is its file name without suffix, `where` its place in the job file. There is no
     mask where only what is outpainted is to be filled."""

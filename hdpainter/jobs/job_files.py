@@ -16,7 +16,7 @@ from typing import Any
 from hdpainter.configs import parse_yaml
 from hdpainter.files import parse_json
 from hdpainter.images import suffixes
-from hdpainter.jobs.job import JOB_KEYS, Job, check_values, make_jobs, name_key, parse_values
+from hdpainter.jobs.job import JOB_KEYS, Job, JobSettings, check_values, make_jobs, name_key, parse_values
 from hdpainter.jobs.tables import read_table
 from hdpainter.values import check_keys
 from ldm.util import UserError, cut, refuse_device, shown
@@ -83,16 +83,19 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
     defaults = {**header.get("defaults", {}), **(flags or {})}
     jobs, problems = [], []
     names = {"summary": "the report of the batch, summary.json"}
-    seen: dict[Job, str] = {}
+    seen: dict[tuple, str] = {}
+    shared: dict[JobSettings, JobSettings] = {}  # thousands of jobs share a few settings
     for entry in entries:
         try:
             if entry.problem:
                 raise UserError(entry.problem)
             for job in make_jobs({**defaults, **entry.values}, base, entry.where, names):
+                job = replace(job, settings=shared.setdefault(job.settings, job.settings))
                 names[name_key(job.name)] = entry.where
-                if original := seen.get(replace(job, name="")):
+                key = (job.image, job.mask, job.prompt, job.settings)
+                if original := seen.get(key):
                     raise UserError(f"the same as {original}; remove it, or give it another seed")
-                seen[replace(job, name="")] = entry.where
+                seen[key] = entry.where
                 jobs.append(job)
         except UserError as error:
             problems.append(Problem(entry.where, str(error).removeprefix(f"{entry.where}: ")))

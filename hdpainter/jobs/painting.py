@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from hdpainter.console import one_line
 from hdpainter.files import digest
 from hdpainter.images import Hashed, encode
-from hdpainter.jobs.plan import Task
+from hdpainter.jobs.hashes import Hashes
+from hdpainter.jobs.plan import Planned, Task, make_task
 from hdpainter.jobs.results import FORMAT, relative_to
 from hdpainter.memory import out_of_memory, release_memory
 from ldm.util import UserError
@@ -24,21 +25,13 @@ class Painter(Protocol):
     def __call__(self, image: list, mask: list, prompt: list[str], **settings: Any) -> Sequence[Any]: ...
 
 
-def image_of(task: Task) -> Hashed:
-    """The task's image, as it was planned."""
-    return Hashed(task.job.image, task.inputs["image"])
-
-
-def mask_of(task: Task) -> Hashed | None:
-    """The task's mask, as it was planned; None where only what is outpainted is filled."""
-    return None if task.job.mask is None else Hashed(task.job.mask, task.inputs["mask"])
-
-
-def paint(painter: Painter, tasks: Sequence[Task], progress: OnStep) -> Sequence[Any]:
-    """The Results of tasks of one `batch_key`. Raises UserError for a picture that is not the planned one."""
-    return _paint(
-        painter, tasks, [image_of(task) for task in tasks], [mask_of(task) for task in tasks], progress
-    )
+def paint(painter: Painter, task: Task, progress: OnStep) -> Any:
+    """The Result of a task. Raises UserError where a file is not the one that the task was made for."""
+    image, mask = Hashed(task.job.image, task.inputs["image"]), None
+    if task.job.mask is not None:
+        mask = Hashed(task.job.mask, task.inputs["mask"])
+    (result,) = _paint(painter, [task], [image], [mask], progress)
+    return result
 
 
 def _paint(
@@ -113,10 +106,19 @@ class Order:
     record: dict[str, Any]
 
 
-def order_of(task: Task, source: Path) -> Order:
-    """The order of a task of the job file `source`. Raises UserError for a picture that is not as planned."""
-    mask = mask_of(task)
-    return Order(task, image_of(task).read(), mask and mask.read(), _begun(task, source))
+def order_of(planned: Planned, model: Mapping[str, Any], source: Path, hashes: Hashes) -> Order:
+    """The order of a job of the job file `source`, whose files are read and hashed now.
+
+    model: what `identify` says of it. Raises UserError for a file that is not as it was planned.
+    """
+    job = planned.job
+    image, mask = Hashed.of(job.image), job.mask and Hashed.of(job.mask, "mask")
+    planned.check_stamps()
+    known = {file.path: file.sha256 for file in (image, mask) if file}
+    for path, sha256 in known.items():
+        hashes.keep(path, sha256)
+    task = make_task(job, planned.path, planned.method, model, known.__getitem__)
+    return Order(task, image, mask or None, _begun(task, source))
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Painters:
 
 @dataclass(frozen=True)
 class PaintingMember:
-    """A member: paints orders of one `batch_key` at once, and one by one where that fails."""
+    """A member: paints orders that can share a batch at once, and one by one where that fails."""
 
     painter: Painter
     progress: OnStep

@@ -1,12 +1,14 @@
 """What there is to do for a list of jobs, found out before a model loads.
 
-Every job is checked, everything that determines its picture is written down as plain values, and these are
-compared with the record of what is on disk.
+Every job is checked. Where there is a result already, everything that determines the picture is written down as
+plain values, and these are compared with the record of what is on disk; the files of all other jobs are hashed
+when it is their turn.
 """
 
 import dataclasses
 import functools
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,10 @@ from typing import Any
 from hdpainter.files import digest, file_sha256
 from hdpainter.images import header_size
 from hdpainter.inputs import prompts_of, read
-from hdpainter.jobs.job import Job, JobSettings, with_method
+from hdpainter.jobs.hashes import Hashes, stamp
+from hdpainter.jobs.job import Job, JobSettings
 from hdpainter.jobs.job_files import JobFile, Problem
-from hdpainter.jobs.results import State, state_of
+from hdpainter.jobs.results import State, is_occupied, state_of
 from hdpainter.masks import Mask, binarize, padded_size, stage_size
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.prompts import has_weights, names_any
@@ -31,75 +34,128 @@ _TODO = State("todo")
 
 @dataclass(frozen=True)
 class Task:
-    """A job that has passed all checks.
+    """A job to be painted.
 
     method: the job's, with the job's own values in it. inputs: plain values of everything that determines the
-    picture. batch_key: equal for tasks that can run in one batch. state: what is on disk for it.
+    picture.
     """
 
     job: Job
     path: Path
     method: Method
     inputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job that has passed all checks; there may be very many, so that each keeps little.
+
+    batch_key: equal for jobs that can run in one batch. stamps: of its files, as they were. state: what is on
+    disk for it.
+    """
+
+    job: Job
+    out: Path
+    method: Method
     batch_key: str
-    state: State = _TODO
+    stamps: tuple[int, ...]
+    state: State
+
+    @property
+    def path(self) -> Path:
+        """Where its picture is to be."""
+        return self.out / f"{self.job.name}.png"
+
+    def check_stamps(self) -> None:
+        """Raise UserError where a file has been written to or replaced since."""
+        for path, before, now in zip(_files(self.job), self.stamps, _stamps(self.job), strict=True):
+            if before != now:
+                raise UserError(f"{path} has changed since it was looked at: start again with the new one")
 
 
-def plan(file: JobFile, out: Path, model: Mapping[str, Any], method: str) -> tuple[list[Task], list[Problem]]:
+def plan(
+    file: JobFile, out: Path, model: Mapping[str, Any], method: str, hashes: Hashes | None = None
+) -> tuple[list[Planned], list[Problem]]:
     """Check every job and compare it with what is in `out`.
 
-    model: what `identify` says of it. method: of jobs that name none.
+    model: what `identify` says of it. method: of jobs that name none. hashes: of the files of jobs whose result
+    is there; no others are hashed.
     """
-    # Thousands of jobs share a few settings, and often their pictures.
-    resolve_once, hash_once = functools.cache(JobSettings.resolve), functools.cache(file_sha256)
-    tasks, problems = [], list(file.problems)
-    for job in (with_method(job, method) for job in file.jobs):
-        path = out / f"{job.name}.png"
+    hash_file = (hashes or Hashes()).of
+
+    @functools.cache  # thousands of jobs share a few settings
+    def resolved(settings: JobSettings) -> tuple[Method, str]:
+        if settings.method is None:
+            settings = dataclasses.replace(settings, method=method)
+        found = settings.resolve()
+        found.check_model(model["name"], model.get("text_to_image", False))
+        return found, digest(_plain_settings(settings, found, model))
+
+    planned, problems = [], list(file.problems)
+    for job in file.jobs:
         try:
-            resolved = resolve_once(dataclasses.replace(job.settings, seed=0))
-            task = make_task(job, path, resolved, check_files(job, resolved), model, hash_once)
-            state = state_of(path, task.inputs, file.source)
+            own, settings = resolved(dataclasses.replace(job.settings, seed=0))
+            before = _stamps(job)  # before they are looked at
+            width, height = check_files(job, own)
+            stage1 = padded_size(
+                *stage_size(height, width, job.settings.size or model["size"]), model["multiple"]
+            )
+            path, state = out / f"{job.name}.png", _TODO
+            if is_occupied(path):
+                inputs = make_task(job, path, own, model, hash_file).inputs
+                state = state_of(path, inputs, file.source, hash_file)
         except UserError as error:
             problems.append(Problem(job.where, str(error)))
         else:
-            tasks.append(dataclasses.replace(task, state=state))
-    return tasks, problems
+            planned.append(Planned(job, out, own, sys.intern(f"{settings} {stage1}"), before, state))
+    return planned, problems
+
+
+def _files(job: Job) -> list[Path]:
+    return [path for path in (job.image, job.mask) if path is not None]
+
+
+def _stamps(job: Job) -> tuple[int, ...]:
+    """What changes with the files; 0 for one that is not there."""
+    return tuple(hash(stamp(path)) if path.exists() else 0 for path in _files(job))
 
 
 def make_task(
     job: Job,
     path: Path,
     method: Method,
-    size: tuple[int, int],
     model: Mapping[str, Any],
     hash_file: Callable[[Path], str] = file_sha256,
 ) -> Task:
-    """The task of a job whose result has this (width, height) and whose result goes to `path`.
+    """The task of a job by this method, whose result goes to `path`.
 
     Its inputs hold files by their contents, not their names. Where it is computed (device, dtype, batch size) is
     not among them, nor the upscaler where it is not used. Raises UserError where `path` is the job's own image or
     mask: without these nobody could make the picture again.
     """
-    for source in filter(None, (job.image, job.mask)):
+    for source in _files(job):
         if path.exists() and path.samefile(source):
             raise UserError(f"{path} is what the job reads, and would be lost: give the result another name")
     method.check_model(model["name"], model.get("text_to_image", False))
-    settings: dict[str, Any] = {
-        "size": job.settings.size or model["size"],
-        "superres": job.settings.superres,
-        "method": dataclasses.asdict(method),
-        "model": model if job.settings.superres else {**model, "upscaler": None},
-    }
     inputs = {
         "image": hash_file(job.image),
         "mask": job.mask and hash_file(job.mask),
         "prompt": job.prompt,
         "seed": job.settings.seed,
-        **settings,
+        **_plain_settings(job.settings, method, model),
     }
-    stage1 = padded_size(*stage_size(size[1], size[0], settings["size"]), model["multiple"])
-    plain = json.loads(json.dumps(inputs))  # tuples become lists, as in a record that was read back
-    return Task(job, path, method, plain, digest([settings, stage1]))
+    return Task(job, path, method, inputs)
+
+
+def _plain_settings(settings: JobSettings, method: Method, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a picture besides its files, prompt and seed, as in a record that was read back."""
+    values: dict[str, Any] = {
+        "size": settings.size or model["size"],
+        "superres": settings.superres,
+        "method": dataclasses.asdict(method),
+        "model": model if settings.superres else {**model, "upscaler": None},
+    }
+    return json.loads(json.dumps(values))  # tuples become lists
 
 
 def check_files(job: Job, method: Method) -> tuple[int, int]:

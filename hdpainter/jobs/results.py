@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +74,10 @@ def save_content(
     record: Mapping[str, Any],
     scratch: Path | None = None,
     new: bool = False,
-) -> None:
-    """Like `save_result`, of a picture of this (width, height) that is encoded already."""
+) -> str:
+    """Like `save_result`, of a picture of this (width, height) that is encoded already; returns its SHA-256."""
     beside = path.with_suffix(".json")
-    output = {
+    output: dict[str, Any] = {
         "file": path.name,
         "width": size[0],
         "height": size[1],
@@ -92,6 +92,7 @@ def save_content(
             if new:
                 undo.callback(beside.unlink)
         undo.pop_all()
+    return output["sha256"]
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -106,7 +107,17 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def state_of(path: Path, inputs: Mapping[str, Any], source: Path) -> State:
+def is_occupied(path: Path) -> bool:
+    """Whether there is anything where a picture (.png) and its record are to be."""
+    return path.exists() or path.with_suffix(".json").exists()
+
+
+def state_of(
+    path: Path,
+    inputs: Mapping[str, Any],
+    source: Path,
+    hash_file: Callable[[Path], str] = file_sha256,
+) -> State:
     """What is at `path` (.png) for a job of the job file `source` with these inputs.
 
     Raises UserError where a folder is in the way.
@@ -121,7 +132,7 @@ def state_of(path: Path, inputs: Mapping[str, Any], source: Path) -> State:
         return State("taken", f"{beside} exists and was not made by a batch") if foreign else State("todo")
     if record is None:
         return State("taken", f"{path} exists and was not made by a batch")
-    edited = file_sha256(path) != record["output"]["sha256"]
+    edited = hash_file(path) != record["output"]["sha256"]
     if record["hash"] == digest(inputs):
         return State("done", f"{path.name} was edited since it was made; kept" if edited else "")
     if edited:

@@ -179,7 +179,7 @@ def finish(
         own = folder / secrets.token_hex(8)  # for a readable name of the download
         path = own / f"{file_name(recipe.prompt)}.png"
         job = Job(path.stem, photo.path, draft.subject.mask, recipe.prompt, recipe.settings, "web")
-        task = plan.make_task(job, path, method, photo.size, identify(recipe.model, superres))
+        task = plan.make_task(job, path, method, identify(recipe.model, superres))
         files = {"files": {"image": photo.name, "mask": draft.subject.mask.name}}
         record = make_record(task, result, None) | files
         save_png(result.image, path, record)

@@ -72,14 +72,14 @@ def _rows(metric: Metric, sheets: Sequence[Sheet]) -> list[Row]:
 class Judges:
     """Recruits members who judge.
 
-    params: of the metrics, by name. settings: what the driver's metrics say of themselves. download, source: see
-    `make_metric`.
+    params: of the metrics, by name. download, source: see `make_metric`. settings: what the driver's metrics say
+    of themselves.
     """
 
     params: Mapping[str, Mapping[str, Any] | None]
-    settings: Mapping[str, Mapping[str, Any]]
     download: bool
     source: str
+    settings: Mapping[str, Mapping[str, Any]]
 
     def __call__(self, device: str | None, members: int) -> "Judge":
         import torch

@@ -309,7 +309,8 @@ def run(args: argparse.Namespace) -> int:
     if args.device and args.devices:
         raise UserError("give --device or --devices, not both")
     results = Run.open(args.folder) if args.folder else None
-    metrics, judges = _metrics(args, results)
+    configured, source = _configured(args, results)
+    metrics = _metrics(args, configured, source)
     for metric in metrics:
         for note in metric.notes:
             print(f"note: {note}")
@@ -342,6 +343,8 @@ def run(args: argparse.Namespace) -> int:
         )  # over all of them, so that the time left is that of all
         team = None
         if total and args.devices and not is_alone(args.devices):
+            settings = {metric.name: metric.settings for metric in metrics}
+            judges = Judges(configured, args.download, source, settings)
             team = stack.enter_context(open_team(args.devices, judges))
         for name, metric, items, path in jobs:
             rows = score(
@@ -351,17 +354,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _metrics(args: argparse.Namespace, results: Run | None) -> tuple[list[Metric], Judges]:
-    """The metrics that the command line names, or all of the config, with the config's parameters; and who would
-    judge by them elsewhere."""
+def _configured(args: argparse.Namespace, results: Run | None) -> tuple[dict[str, dict[str, Any]], str]:
+    """The metrics' parameters, and the arguments of this command that give these."""
+    configured = read_metrics(args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG)
+    place = [shlex.quote(str(results.path))] if results else []
+    return configured, " ".join([*place, *(["--config", shlex.quote(args.config)] if args.config else [])])
+
+
+def _metrics(
+    args: argparse.Namespace, configured: Mapping[str, Mapping[str, Any]], source: str
+) -> list[Metric]:
+    """The metrics that the command line names, or all of the config, with the config's parameters."""
     from hdpainter.models.devices import usable_device  # takes seconds, so only once it is needed
 
     alone = args.devices[0] if args.devices and is_alone(args.devices) else args.device
     device = usable_device(alone)
-    configured = read_metrics(args.config or (results and results.info.get("metrics")) or DEFAULT_CONFIG)
     names = args.metric or list(configured)
-    place = [shlex.quote(str(results.path))] if results else []
-    source = " ".join([*place, *(["--config", shlex.quote(args.config)] if args.config else [])])
-    metrics = [make_metric(name, configured.get(name), device, args.download, source) for name in names]
-    settings = {metric.name: metric.settings for metric in metrics}
-    return metrics, Judges(configured, settings, args.download, source)
+    return [make_metric(name, configured.get(name), device, args.download, source) for name in names]

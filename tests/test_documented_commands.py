@@ -108,8 +108,10 @@ SMALLEST = {
     "python -m benchmarks.screenshots": Small(
         "--model {tiny} --steps 1 --out {new}", slow=True, browser=True
     ),
+    "python -m benchmarks.planning": Small("--photos 5"),
     "python -m benchmarks.steps": Small("--config {config} --rounds 1", slow=True),
     "python -m benchmarks.superres": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
+    "python -m benchmarks.team": Small("--pictures 0 --echoes 3", slow=True),
     "python -m studies.fills": Small("--first 1 --out {new}.png"),
     "python -m studies.holes": Small(
         "--model {tiny} --methods painta --each 1 --set steps=1 --out {new} " + CPU, slow=True

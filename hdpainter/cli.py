@@ -16,10 +16,11 @@ from hdpainter.explain import command as explain
 from hdpainter.jobs import commands as jobs
 from hdpainter.jobs.painting import Painter
 from hdpainter.models import commands as models
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.version import __version__
 from hdpainter.web import command as web
 
-Load = Callable[[str, str | None, str | None, bool], Painter]
+Load = Callable[[str | PipelineSpec, str | None, str | None, bool], Painter]
 Identify = Callable[..., dict[str, Any]]  # (model, superres, trusted=False)
 
 
@@ -66,14 +67,14 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _load(
-    model: str, device: str | None, dtype: str | None, superres: bool, trusted: bool = False
+    model: str | PipelineSpec, device: str | None, dtype: str | None, superres: bool, trusted: bool = False
 ) -> Painter:
     from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
 
     return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres, trusted=trusted)
 
 
-def _identify(model: str, superres: bool, trusted: bool = False) -> dict[str, Any]:
+def _identify(model: str | PipelineSpec, superres: bool, trusted: bool = False) -> dict[str, Any]:
     from hdpainter.models.identity import identify  # reads what is in checkpoints, so torch comes with it
 
     return identify(model, superres, trusted)

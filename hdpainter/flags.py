@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter.jobs.job import JobSettings, check_values, parse_values
+from hdpainter.models.choice import ModelChoice
+from hdpainter.models.registry import DEFAULT_MODEL
 from hdpainter.settings import RESULTS, describe, method_names
-from hdpainter.values import kinds, required
+from hdpainter.values import from_mapping, kinds, required
 
 HEADINGS = ("input", "what to paint", "output", "model and method", "sampler", "stage 2", "machine")
 # What is not the method's own comes first.
@@ -96,6 +98,27 @@ def add_settings(groups: Groups, keys: Collection[str] = tuple(SETTINGS)) -> Non
             group.add_argument(flag, nargs="?", const=about["bare"], metavar="N", help=text)
         else:
             group.add_argument(flag, metavar=key.split("_")[-1].upper(), help=text)
+
+
+def add_model(group: Any, default: str = DEFAULT_MODEL) -> None:
+    """Which model: a pipeline, and weights in place of its own."""
+    for field in fields(ModelChoice):
+        flag, text = f"--{field.name}", field.metadata["help"]
+        if field.name == "model":
+            group.add_argument(flag, help=f"model (default: {default})")
+        elif field.name == "lora":
+            group.add_argument(flag, action="append", metavar="FILE[:SCALE]", help=text)
+        elif field.name == "ema":
+            group.add_argument(flag, action="store_true", default=None, help=text)
+        else:
+            group.add_argument(flag, metavar="FILE" if field.name == "checkpoint" else "KIND", help=text)
+
+
+def model_choice(args: argparse.Namespace, otherwise: Mapping[str, Any] | None = None) -> ModelChoice:
+    """What the command line says of the model, before what is said `otherwise`. Raises UserError."""
+    said = {field.name: getattr(args, field.name) for field in fields(ModelChoice)}
+    given = {key: value for key, value in said.items() if value is not None}
+    return from_mapping(ModelChoice, {**(otherwise or {}), **given})
 
 
 def add_machine(group: Any) -> None:

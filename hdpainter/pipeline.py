@@ -25,9 +25,10 @@ from hdpainter.canvas import Canvas, Task
 from hdpainter.images import Pixels, Source
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import shrink, stage_size
+from hdpainter.models.choice import ModelChoice
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
-from hdpainter.models.registry import DEFAULT_MODEL, check_method
+from hdpainter.models.registry import PipelineSpec, check_method
 from hdpainter.prompts import words_cut
 from hdpainter.settings import Adjustments, Method, Seed, Size
 from hdpainter.superres import SCALE, SuperResolution
@@ -88,11 +89,12 @@ class HDPainter:
     @classmethod
     def from_config(
         cls,
-        name_or_yaml: str | Path = DEFAULT_MODEL,
+        name_or_yaml: str | Path | PipelineSpec | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         superres: bool = True,
         trusted: bool = False,
+        **weights: Any,
     ) -> "HDPainter":
         """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
 
@@ -101,9 +103,14 @@ class HDPainter:
             the default.
         superres: whether stage 2 will be used; if not, its checkpoint need not be there.
         trusted: whether the models' configs may name classes of other projects, which then run.
+        weights: checkpoint, parameterization, ema and lora (a list), in place of the pipeline's own stage 1; see
+            `ModelChoice`.
         Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
         """
         device = usable_device(device)
+        if not isinstance(name_or_yaml, PipelineSpec):
+            model = None if name_or_yaml is None else str(name_or_yaml)
+            name_or_yaml = ModelChoice(model=model, **weights).resolve()
         return cls(
             load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres, trusted=trusted)
         )

@@ -13,7 +13,7 @@ from hdpainter.inputs import described
 from hdpainter.jobs import plan
 from hdpainter.jobs.job import make_job
 from hdpainter.jobs.progress import Progress
-from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.settings import COMPARED, OBJECTIVES
 from ldm.util import UserError
 
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
     groups["output"].add_argument(
         "--overwrite", action="store_true", help="replace figures that are there already"
     )
-    groups["model and method"].add_argument("--model", help=f"model (default: {DEFAULT_MODEL})")
+    flags.add_model(groups["model and method"])
     groups["output"].add_argument(
         "--pixel",
         type=_pixel,
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     _, mask = plan.check_pixels(job, methods[0])
     if args.pixel is not None:
         check_pixel(args.pixel, mask)
-    model = args.model or DEFAULT_MODEL
+    model = flags.model_choice(args).resolve()
     spec = PipelineSpec.load(model)
     # An unknown model, a missing checkpoint or one for other methods is told before a folder is made.
     identity = args.identify(model, False)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.out)
     say(f"the mask {described(mask)}")
     plan.warn_of_prompts([job], spec)
-    say(f"loading {model}")
+    say(f"loading {spec.name}")
     painter = args.load(model, args.device, args.dtype, False)
     with Progress() as progress:
         progress.start("explain")

@@ -45,7 +45,7 @@ def add_parsers(subparsers: Any) -> None:
         metavar="RESULT",
         help="make a result again, by its picture or .json, with what else is given in place of its own",
     )
-    _add_common(groups, f"model (default: {DEFAULT_MODEL})")
+    _add_common(groups, DEFAULT_MODEL)
     flags.add_aliases(parser)
 
     parser = subparsers.add_parser(
@@ -69,7 +69,7 @@ def add_parsers(subparsers: Any) -> None:
         "--batch-size", type=int, default=1, metavar="N", help="jobs to run at once (default: 1)"
     )
     groups["machine"].add_argument("--devices", type=device_names, help=DEVICES_HELP)
-    _add_common(groups, f"model (default: as the file says, or {DEFAULT_MODEL})")
+    _add_common(groups, f"as the file says, or {DEFAULT_MODEL}")
     flags.add_aliases(parser)
 
 
@@ -80,7 +80,7 @@ def _add_common(groups: flags.Groups, model: str) -> None:
     groups["output"].add_argument(
         "--num-samples", metavar="N", help="pictures with this many seeds, from the seed on (default: 1)"
     )
-    groups["model and method"].add_argument("--model", help=model)
+    flags.add_model(groups["model and method"], model)
     flags.add_trust(groups["model and method"])
     flags.add_settings(groups)
     flags.add_machine(groups["machine"])
@@ -96,7 +96,7 @@ def run_batch(args: argparse.Namespace) -> int:
     source = args.file.resolve()
     beside = source.with_name(f"{source.name if source.is_dir() else source.stem}-results")
     out = args.out or file.out or beside
-    model = args.model or file.model or DEFAULT_MODEL
+    model = flags.model_choice(args, file.model).resolve()
     spec = PipelineSpec.load(model)
     method = spec.method
     plan.warn_of_prompts(file.jobs, spec)

@@ -16,7 +16,7 @@ from hdpainter.jobs.job import MAX_NAME, Job, make_jobs, name_key, with_method
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import save_result
 from hdpainter.jobs.sheet import contact_sheet
-from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.records import SUFFIXES
 from ldm.util import UserError
 
@@ -29,7 +29,8 @@ def inpaint(args: argparse.Namespace) -> int:
         raise UserError("out is missing: give --out FILE.png, or a folder")
     folder = args.out.is_dir() or not args.out.suffix
     jobs = _jobs(args, made, args.out if folder else None)
-    model = args.model or (made and made.model) or DEFAULT_MODEL
+    own = {"model": made.model} if made and made.model and not args.checkpoint else {}
+    model = flags.model_choice(args, own).resolve()
     spec = PipelineSpec.load(model)
     jobs = [with_method(job, spec.method) for job in jobs]
     paths = [args.out / f"{job.name}.png" for job in jobs] if folder else _numbered(args.out, len(jobs))
@@ -49,7 +50,7 @@ def inpaint(args: argparse.Namespace) -> int:
     plan.warn_of_prompts(jobs, spec)
     if made:
         say(made.compared(tasks[0].inputs))
-    say(f"loading {model}")
+    say(f"loading {spec.name}")
     painter = args.load(model, args.device, args.dtype, superres)
     pictures, remarks = [], ""
     with Progress(len(tasks)) as progress:

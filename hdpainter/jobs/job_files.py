@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from hdpainter.files import parse_json
 from hdpainter.images import suffixes
 from hdpainter.jobs.job import JOB_KEYS, Job, JobSettings, check_values, make_jobs, name_key, parse_values
 from hdpainter.jobs.tables import read_table
-from hdpainter.values import check_keys
+from hdpainter.models.choice import ModelChoice
+from hdpainter.values import check_keys, from_mapping, kinds
 from ldm.util import UserError, cut, refuse_device, shown
 
-FILE_KEYS = ("model", "out", "defaults", "jobs")
+MODEL_KEYS = tuple(kinds(ModelChoice))
+FILE_KEYS = (*MODEL_KEYS, "out", "defaults", "jobs")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class JobFile:
-    """A job file as read. `model` and `out` are None where the file does not say."""
+    """A job file as read. `model`: what it says of it, by the keys of `ModelChoice`; `out`: None if nothing."""
 
     source: Path
     jobs: list[Job]
     problems: list[Problem]
-    model: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
     out: Path | None = None
 
 
@@ -100,15 +102,24 @@ def read_jobs(source: str | Path, flags: Mapping[str, Any] | None = None) -> Job
         except UserError as error:
             problems.append(Problem(entry.where, str(error).removeprefix(f"{entry.where}: ")))
     out = header.get("out")
-    return JobFile(
-        source, jobs, problems, _model(header.get("model"), base), None if out is None else base / out
-    )
+    return JobFile(source, jobs, problems, _model(header, base), None if out is None else base / out)
 
 
-def _model(model: str | None, base: Path) -> str | None:
-    if model is not None and Path(model).suffix in (".yaml", ".yml"):
-        return str(base / model)
-    return model
+def _model(header: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """What the header says of the model; paths of files beside the job file are made whole."""
+    said = {key: header[key] for key in MODEL_KEYS if key in header}
+    if Path(said.get("model", "")).suffix in (".yaml", ".yml"):
+        said["model"] = str(base / said["model"])
+    if "checkpoint" in said:
+        said["checkpoint"] = _beside(base, said["checkpoint"])
+    if "lora" in said:
+        said["lora"] = [_beside(base, name) for name in said["lora"]]
+    return said
+
+
+def _beside(base: Path, name: str) -> str:
+    """`name`, which may end in a LoRA's scale, as a path where there is such a file beside the job file."""
+    return str(base / name) if (base / name).exists() or (base / name.rpartition(":")[0]).is_file() else name
 
 
 def _read_text(path: Path) -> str:
@@ -144,8 +155,8 @@ def _read_yaml(path: Path) -> tuple[Mapping[str, Any], list[_Entry]]:
         raise UserError(f"{path} must hold a mapping with the key 'jobs'")
     check_keys(header, FILE_KEYS, path.name)
     header = {key: value for key, value in header.items() if value is not None}
+    from_mapping(ModelChoice, {key: header[key] for key in MODEL_KEYS if key in header}, path.name)
     for key, kind, what in (
-        ("model", str, "text"),
         ("out", str, "text"),
         ("defaults", dict, "a mapping"),
         ("jobs", list, "a list"),

@@ -1,7 +1,7 @@
 """The names that diffusers gives to the weights of UNet and autoencoder, as names of `ldm`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -96,3 +96,52 @@ def vae_key(name: str, names: Mapping[str, object]) -> str | None:
         level = _count(rf"{half}\.up_blocks\.(\d+)\.", names) - 1 - int(level)
     block = f"{way}sample" if index is None else f"block.{index}"
     return f"{half}.{way}.{level}.{block}.{inner}.{kind}"
+
+
+_RESNET_BACK = {ours: theirs for theirs, ours in _RESNET.items()}
+_ENDS_BACK = {ours: theirs for theirs, ours in _UNET_ENDS.items()}
+
+
+def unet_modules(names: Iterable[str]) -> dict[str, str]:
+    """The weights of an `ldm` UNet by the names that diffusers has for their layers: `unet_key` the other way."""
+    names = list(names)
+    blocks = 1 + max(
+        (int(match[1]) for name in names if (match := re.match(r"input_blocks\.(\d+)\.", name))), default=0
+    )
+    levels = 1 + sum(name.endswith(".op.weight") for name in names)
+    per_level = (
+        blocks // levels
+    )  # with the resampling layer; the lowest level has none, the first a convolution
+    modules = {}
+    for name in names:
+        stem, _, kind = name.rpartition(".")
+        if kind == "weight" and (module := _module(stem, per_level)):
+            modules[module] = name
+    return modules
+
+
+def _module(stem: str, per_level: int) -> str | None:
+    if stem in _ENDS_BACK:
+        return _ENDS_BACK[stem]
+    if match := re.fullmatch(r"middle_block\.(\d)\.(.+)", stem):
+        index, inner = match.groups()
+        return (
+            f"mid_block.attentions.0.{inner}"
+            if index == "1"
+            else f"mid_block.resnets.{int(index) // 2}.{_back(inner)}"
+        )
+    match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", stem)
+    if match is None:
+        return None
+    half, number, position, inner = match.groups()
+    way, first = ("down", 1) if half == "input" else ("up", 0)
+    level, index = divmod(int(number) - first, per_level)
+    if inner in ("op", "conv"):
+        return f"{way}_blocks.{level}.{way}samplers.0.conv"
+    if position == "1":
+        return f"{way}_blocks.{level}.attentions.{index}.{inner}"
+    return f"{way}_blocks.{level}.resnets.{index}.{_back(inner)}"
+
+
+def _back(inner: str) -> str:
+    return _RESNET_BACK.get(inner, inner)

@@ -6,6 +6,7 @@ from typing import Any
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256
+from hdpainter.models.lora import stage_loras
 from hdpainter.models.recognise import is_text_to_image, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 
@@ -35,6 +36,10 @@ def identify(model: str | PipelineSpec, superres: bool = True, trusted: bool = F
         }
         if stage.ema:
             identity[name]["ema"] = True
+        if stage.loras:
+            identity[name]["loras"] = [
+                {"sha256": checkpoint_sha256(lora.path), "scale": lora.scale} for lora in stage_loras(stage)
+            ]
         if name == "upscaler" and spec.crop_margin is not None:
             identity[name]["crop_margin"] = spec.crop_margin
     if is_text_to_image(spec.inpainting, trusted):

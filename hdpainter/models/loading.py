@@ -15,6 +15,7 @@ from hdpainter.configs import read_model_config
 from hdpainter.files import digest
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sha256, stamp
+from hdpainter.models.lora import add_loras, stage_loras
 from hdpainter.models.recognise import is_text_to_image, read_weights, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from ldm.checkpoint import DTypes, build, load_into
@@ -144,13 +145,17 @@ class PipelineModels:
             most = dtype.get("") if isinstance(dtype, Mapping) else dtype
             policy: Any = model.dtype_policy
             dtype = policy(most or torch.float32)
+        loras = stage_loras(stage_files)
         load_into(model, path, recognised.name, dtype=dtype, device=self.device, weights=weights)
+        add_loras(model, loras)
         for file in files:
             if stamp(file) != before[file]:
                 raise UserError(
                     f"{file} changed while it was loaded: wait until it is complete, and start again"
                 )
-        about = {**_facts(path), "config_sha256": digest(recognised.config)}
+        about = {"config": recognised.name, **_facts(path), "config_sha256": digest(recognised.config)}
+        if loras:
+            about["loras"] = [{"file": lora.path.name, "scale": lora.scale} for lora in loras]
         parts = [_File(file, recorded_sha256(file), file.stat().st_ino, before[file]) for file in files]
         self._loaded[stage] = _Loaded(about, parts)
         return model.eval().requires_grad_(False)
@@ -164,7 +169,7 @@ class PipelineModels:
         """
         stages = {
             stage: {
-                "config": stage_model(files, self.trusted).name,
+                "config": files.config and Path(files.config).name,
                 "checkpoint": self.checkpoint(stage).name,
                 **self._about(stage),
             }

@@ -21,17 +21,8 @@ from ldm.util import UserError
 STEM = "model.diffusion_model.input_blocks.0.0.weight"
 TEXT = "cond_stage_model."
 _PARTS = ("model.diffusion_model.", "first_stage_model.", TEXT, "low_scale_model.", "model_ema.")
-SD2_TEXT = (
-    4,
-    1024,
-)  # input channels and text features of the models of which those of 512 px predict eps, of 768 v
-_MARKS = {
-    "logvar",
-    "lvlb_weights",
-    "scale_factor",
-    "v_pred",
-    "ztsnr",
-}  # what training leaves, or a file says of it
+SD2_TEXT = (4, 1024)  # input channels and text features of SD2: at 512 px it predicts eps, at 768 px v
+_MARKS = {"logvar", "lvlb_weights", "scale_factor", "v_pred", "ztsnr"}  # what training leaves, or tells of it
 _COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
 # What files of models that cannot be run here, or of no model, have in their names.
 _OTHERS = {

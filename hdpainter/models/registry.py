@@ -29,12 +29,14 @@ class Stage:
     checkpoint: a file or a diffusers folder, by its name or path.
     ema: take the moving averages (`model_ema.*`) in the checkpoint as the weights.
     parameterization: what the network predicts, where neither config nor checkpoint tells.
+    loras: files of LoRAs to add, ``FILE`` or ``FILE:SCALE``.
     """
 
     config: str | None
     checkpoint: str
     ema: bool = False
     parameterization: Literal["eps", "v"] | None = None
+    loras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

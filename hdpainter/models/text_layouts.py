@@ -5,7 +5,7 @@ open_clip keeps the projections of queries, keys and values of a layer in one ma
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -118,3 +118,22 @@ def _from_open_clip(name: str, tensor: Tensor) -> dict[str, Tensor]:
     if name in ("text_projection", "logit_scale", "attn_mask") or name.startswith("visual."):
         return {}
     raise UserError(f"{OPEN_CLIP}{name} is no weight of a CLIP text encoder")
+
+
+def modules(names: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """The weights of an `ldm` text encoder by the names that transformers has for their layers.
+
+    Each with the third that is meant of a joined projection of open_clip's; None: all of it.
+    """
+    found: dict[str, tuple[str, int | None]] = {}
+    for name in names:
+        if name.startswith(TRANSFORMERS):
+            found[name.removeprefix(TRANSFORMERS).removesuffix(".weight")] = (name, None)
+        elif match := re.fullmatch(r"model\.transformer\.resblocks\.(\d+)\.(.+?)[._]weight", name):
+            layer, inner = f"encoder.layers.{match[1]}", match[2]
+            if inner == "attn.in_proj":
+                found |= {f"{layer}.{which}": (name, third) for third, which in enumerate(_PROJECTIONS)}
+            for theirs, ours in _LAYER.items():
+                if inner == ours:
+                    found[f"{layer}.{theirs}"] = (name, None)
+    return found

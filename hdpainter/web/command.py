@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hdpainter import flags
-from hdpainter.models.registry import DEFAULT_MODEL
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.web.access import Proxies, login
 from hdpainter.web.limits import Limits
 from ldm.util import UserError
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         description="Serves a page on this machine only, unless --host says otherwise. Ctrl-C ends it.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="loaded first (default: %(default)s)")
+    flags.add_model(parser)
     flags.add_trust(parser)
     flags.add_machine(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -89,14 +89,20 @@ def run(args: argparse.Namespace) -> int:
     proxies = Proxies(args.proxy)
 
     def load(model: str) -> Any:
-        return args.load(model, args.device, args.dtype, menu.models[model])
+        return args.load(menu.resolve(model), args.device, args.dtype, menu.models[model])
+
+    def identify(model: str, superres: bool) -> Any:
+        return args.identify(menu.resolve(model), superres)
 
     from hdpainter.web.menu import Menu, installed  # these and gradio take seconds to import
     from hdpainter.web.server import Server
 
-    menu = Menu(installed(args.model), limits)
+    chosen = flags.model_choice(args)
+    first = chosen.resolve()
+    own = first if isinstance(first, PipelineSpec) else None
+    menu = Menu(installed(first), limits, own=own, chosen=chosen.given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the files are removed
-    with Server(menu, load, args.identify, args.host, args.port, auth, proxies) as server:
+    with Server(menu, load, identify, args.host, args.port, auth, proxies) as server:
         print(f"HD-Painter is at {server.url} (Ctrl-C ends it)", flush=True)
         if args.open:
             webbrowser.open(server.url)

@@ -1,7 +1,7 @@
 """What may be chosen, and the check of what was: nothing that a client names is taken as a file of the server."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,20 +26,29 @@ SEEDS = 1_000_000  # to draw one from: short enough to be read
 
 @dataclass(frozen=True)
 class Menu:
-    """models: the pipelines that are installed, the first by default, and whether each has its upscaler."""
+    """models: the pipelines that are installed, the first by default, and whether each has its upscaler.
+
+    own: the first where it has weights of its own; `chosen` tells it by the keys of `ModelChoice`.
+    """
 
     models: dict[str, bool]
     limits: Limits
+    own: PipelineSpec | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def methods(self) -> list[str]:
         """Those that go with any of the models."""
-        kinds = {PipelineSpec.load(model).kind for model in self.models}
+        kinds = {self.spec(model).kind for model in self.models}
         return sorted(name for kind in kinds for name in method_names(kind))
 
     def spec(self, model: str) -> PipelineSpec:
         """Raises UserError for a model that is not on the menu."""
-        return PipelineSpec.load(known(model, self.models, "model"))
+        return PipelineSpec.load(self.resolve(known(model, self.models, "model")))
+
+    def resolve(self, model: str) -> str | PipelineSpec:
+        """What `load` and `identify` take for a model of the menu."""
+        return self.own if self.own is not None and self.own.name == model else model
 
     def method(self, method: str) -> Method:
         """Raises UserError for a method that is not on the menu."""
@@ -79,7 +88,8 @@ class Menu:
         foreign: dict[str, Any] = {
             f.name: None for f in fields(JobSettings) if method.has_no(f.metadata["place"] or "")
         }
-        recipe = Recipe(model, prompt, replace(wanted, method=name, **foreign))
+        chosen = {} if self.resolve(model) == model else self.chosen
+        recipe = Recipe(model, prompt, replace(wanted, method=name, **foreign), chosen)
         _ = recipe.method  # raises for values that do not fit it
         return recipe
 
@@ -91,15 +101,15 @@ def known(name: str, names: Collection[str], what: str) -> str:
     return name
 
 
-def installed(first: str) -> dict[str, bool]:
+def installed(first: str | PipelineSpec) -> dict[str, bool]:
     """The pipelines whose stage 1 is here, `first` in front, and whether stage 2 is too.
 
-    first: a pipeline's name or YAML file. Raises UserError where its checkpoint is missing.
+    first: a pipeline, its name or YAML file. Raises UserError where its checkpoint is missing.
     """
     spec = PipelineSpec.load(first)
     for stage in spec.stage1.values():
         find_checkpoint(stage.checkpoint)
-    models = {first: _upscaler_here(spec)}
+    models = {first if isinstance(first, str) else spec.name: _upscaler_here(spec)}
     for name in pipeline_names():
         spec = PipelineSpec.load(name)
         if name not in models and all(is_here(stage.checkpoint) for stage in spec.stage1.values()):

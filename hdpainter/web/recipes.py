@@ -2,8 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from hdpainter.values import at
 
 @dataclass(frozen=True)
 class Recipe:
-    """What determines a picture besides photo and mask."""
+    """What determines a picture besides photo and mask.
+
+    chosen: what tells the model, by the keys of `ModelChoice`, where its name does not.
+    """
 
     model: str
     prompt: str
     settings: JobSettings
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -28,14 +32,19 @@ class Recipe:
         return self.settings.resolve()
 
     @property
+    def told_model(self) -> Mapping[str, Any]:
+        """What tells the model, by the keys of `ModelChoice`."""
+        return self.chosen or {"model": self.model}
+
+    @property
     def given(self) -> dict[str, Any]:
         """The settings that have to be told: method and seed, and what is not the method's own value."""
         plain = self.settings.unadjusted
         told = {"method": self.settings.method, "seed": self.settings.seed}
-        for field in fields(JobSettings):
-            value, place = getattr(self.settings, field.name), field.metadata["place"]
-            if value != field.default and not (place and value == at(plain, place)):
-                told[field.name] = value
+        for one in fields(JobSettings):
+            value, place = getattr(self.settings, one.name), one.metadata["place"]
+            if value != one.default and not (place and value == at(plain, place)):
+                told[one.name] = value
         return told
 
     def at(self, **settings: Any) -> "Recipe":
@@ -49,10 +58,12 @@ def as_command(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
     for recipe in recipes:
         words = ["hdpainter", "inpaint"]
         out = f"{result_name(image, recipe)}.png"
-        values = {"model": recipe.model, "image": image, "mask": mask, "prompt": recipe.prompt}
-        for key, value in {**values, **recipe.given, "out": out}.items():
+        values = {"image": image, "mask": mask, "prompt": recipe.prompt}
+        for key, value in {**recipe.told_model, **values, **recipe.given, "out": out}.items():
             flag = key.replace("_", "-")
-            if isinstance(value, bool):
+            if isinstance(value, tuple):  # LoRAs
+                words += [word for one in value for word in (f"--{flag}", one)]
+            elif isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             elif str(value).startswith("-"):  # or it would be taken for a flag
                 words.append(f"--{flag}={value}")
@@ -74,7 +85,8 @@ def as_yaml(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
         }
         for recipe in recipes
     ]
-    content = {"model": recipes[0].model, "jobs": jobs}
+    model = {key: list(v) if isinstance(v, tuple) else v for key, v in recipes[0].told_model.items()}
+    content = {**model, "jobs": jobs}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -69,7 +69,8 @@ def compare(model: LatentDiffusion, theirs: Any, kind: str) -> None:
 
 
 def test_a_folder_is_loaded_as_it_is(saved):
-    spec = PipelineSpec("folder", Stage(None, str(saved.folder)), Stage(None, str(saved.folder)))
+    stage = Stage(None, str(saved.folder))
+    spec = PipelineSpec("folder", stage, stage, painta_levels=(1,), rasg_levels=(1,))
     models = PipelineModels(spec, torch.device("cpu"))
     compare(models.upscaler if saved.kind == "upscaler" else models.stage1, saved.pipeline, saved.kind)
     stage = "upscaler" if saved.kind == "upscaler" else "inpainting"
@@ -106,7 +107,8 @@ def test_a_converted_text_encoder_lacks_only_what_stable_diffusion_2_does_not_us
 def test_half_precision_and_bin_files(tmp_path):
     theirs = tiny.pipeline(2, "inpainting")
     theirs.to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
-    spec = PipelineSpec("half", Stage(None, str(tmp_path / "half")))
+    stage = Stage(None, str(tmp_path / "half"))
+    spec = PipelineSpec("half", stage, painta_levels=(1,), rasg_levels=(1,))
     compare(load(spec, dtype=torch.float32).inpainting, theirs.to(torch.float32), "inpainting")
     for file in (tmp_path / "half").glob("*/*.safetensors"):
         stem = "pytorch_model" if file.parent.name == "text_encoder" else "diffusion_pytorch_model"

@@ -194,7 +194,7 @@ def test_paths_are_relative_to_the_job_file(tmp_path):
     header = "model: m.yaml\nout: results\ndefaults: {method: mine.yaml}"
     text = f"{header}\njobs: [{JOB}}}, {JOB}, method: painta}}]"
     file = read_jobs(write(tmp_path / "jobs.yaml", text))
-    assert file.model == str(tmp_path / "m.yaml") and file.out == tmp_path / "results"
+    assert file.model == {"model": str(tmp_path / "m.yaml")} and file.out == tmp_path / "results"
     assert file.jobs[0].settings.method == str(tmp_path / "mine.yaml")
     assert file.jobs[1].settings.method == "painta"
     assert file.jobs[0].mask == tmp_path / "m.png"

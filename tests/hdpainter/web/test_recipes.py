@@ -11,6 +11,7 @@ from hdpainter import flags
 from hdpainter.cli import parser
 from hdpainter.jobs.job import JobSettings
 from hdpainter.jobs.job_files import read_jobs
+from hdpainter.models.choice import ModelChoice
 from hdpainter.settings import method_names
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 
@@ -52,7 +53,7 @@ def test_the_yaml_makes_the_same_picture(tmp_path_factory, prompt, image, settin
     path = tmp_path_factory.mktemp("yaml") / "jobs.yaml"
     path.write_text(as_yaml(image, "mask.png", recipes), encoding="utf-8")
     file = read_jobs(path)
-    assert file.model == "mini" and not file.problems
+    assert file.model == {"model": "mini"} and not file.problems
     for job, recipe in zip(file.jobs, recipes, strict=True):
         assert (job.image.name, job.mask.name, job.prompt) == (image, "mask.png", recipe.prompt)
         assert Recipe("mini", job.prompt, job.settings).method == recipe.method
@@ -67,6 +68,20 @@ def test_only_what_differs_is_told():
         "hdpainter inpaint --model mini --image photo.jpg --mask mask.png --prompt 'a boat' "
         "--method hd-painter --seed 3 --out photo-hd-painter-3.png"
     )
+
+
+def test_a_model_with_its_own_weights_is_told_by_them(tmp_path):
+    chosen = {
+        "model": "mini",
+        "checkpoint": "mine.ckpt",
+        "ema": True,
+        "lora": ("a.safetensors", "b.safetensors:0.5"),
+    }
+    recipe = Recipe("mine+a+b", "boat", JobSettings(method="painta"), chosen)
+    words = shlex.split(as_command("photo.png", "mask.png", [recipe]))
+    assert flags.model_choice(parser().parse_args(words[1:])) == ModelChoice(**chosen)
+    (tmp_path / "jobs.yaml").write_text(as_yaml("photo.png", "mask.png", [recipe]))
+    assert ModelChoice(**read_jobs(tmp_path / "jobs.yaml").model) == ModelChoice(**chosen)
 
 
 @pytest.mark.parametrize("name", ["my photo.png", "-.png", "ünï cödé.jpeg"])

@@ -37,8 +37,9 @@ class ModelChoice(Checked):
     def resolve(self) -> str | PipelineSpec:
         """The pipeline's name, where that says all, or else the pipeline with this checkpoint and these LoRAs.
 
-        Without a model, a checkpoint makes pictures as the first pipeline of `configs/models` with a UNet of its
-        widths does. Raises UserError for a missing file, and for a checkpoint of no model that can be stage 1.
+        Without a model, a checkpoint makes pictures as the first pipeline of `configs/models` with such a UNet
+        does, or with one of its widths. Raises UserError for a missing file, and for a checkpoint that cannot be
+        stage 1.
         """
         if not self.given.keys() - {"model"}:
             return self.model or DEFAULT_MODEL
@@ -67,10 +68,12 @@ class ModelChoice(Checked):
             )
         if self.model is not None:
             return PipelineSpec.load(self.model)
-        for name in pipeline_names():
-            spec = PipelineSpec.load(name)
-            if signature(stage_model(spec.inpainting).config)[1:] == signature(config)[1:]:
-                return spec
+        specs = [spec for spec in map(PipelineSpec.load, pipeline_names()) if spec.kind == "ldm"]
+        kinds = [signature(stage_model(spec.inpainting).config) for spec in specs]
+        for first in (0, 1):  # with as many input channels, or else of the same widths
+            for spec, kind in zip(specs, kinds, strict=True):
+                if kind[first:] == signature(config)[first:]:
+                    return spec
         levels = tuple(config["params"]["unet_config"]["params"]["attention_resolutions"])
         middle = tuple(level for level in (2, 4) if level in levels) or levels
         return PipelineSpec(

@@ -50,7 +50,8 @@ def skeleton(path: Path, name: str, dtype: torch.dtype = torch.float16, **change
 
 
 @pytest.mark.parametrize(
-    ("name", "pipeline"), [("sd1-inpainting", "dreamshaper8"), ("sd2-inpainting", "sd2"), ("sd2-base", "sd2")]
+    ("name", "pipeline"),
+    [("sd1-inpainting", "dreamshaper8"), ("sd2-inpainting", "sd2"), ("sd2-base", "sd2-base")],
 )
 def test_public_layouts_are_recognised(tmp_path, name, pipeline):
     path = skeleton(tmp_path / "mine.safetensors", name)

@@ -121,8 +121,8 @@ def run_batch(args: argparse.Namespace) -> int:
 class _Loading:
     """Makes a painter on a device; for the members of a team it must be picklable."""
 
-    load: Callable[[str, str | None, str | None, bool], Painter]
-    model: str
+    load: Callable[[str | PipelineSpec, str | None, str | None, bool], Painter]
+    model: str | PipelineSpec
     dtype: str | None
     superres: bool
 

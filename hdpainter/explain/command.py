@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     # An unknown model, a missing checkpoint or one for other methods is told before a folder is made.
     identity = args.identify(model, False)
     for method in methods:
-        method.check_spec.name(model, identity.get("text_to_image", False))
+        method.check_model(spec.name, identity.get("text_to_image", False))
     make_folder(args.out)
     say(f"the mask {described(mask)}")
     plan.warn_of_prompts([job], spec)

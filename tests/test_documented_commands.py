@@ -99,6 +99,7 @@ SMALLEST = {
     "python -m eval report": Small("--repeats 100 --out {new}.html", "RUN"),
     "python -m eval study": Small("--samples 1 --out {new}", "--runs RUN"),
     "python -m eval study --collect": Small(needs="ada.json"),
+    "python -m benchmarks.baselines": Small("", slow=True),
     "python -m benchmarks.evaluation": Small(
         "--config {eval} --limit 3 --methods painta bld " + CPU, slow=True
     ),

@@ -46,24 +46,18 @@ def tokenize(prompts: Sequence[str], length: int = CONTEXT_LENGTH) -> tuple[Tens
 
 def encode(text: str) -> list[int]:
     """The ids of a text of any length. What looks like a special token is text too."""
-    return [id for _, ids in _words(text) for id in ids]
+    byte_ids, merges = _vocabulary()
+    ids = []
+    for word in _WORDS.findall(text.lower()):
+        # "replace": lone surrogates, of file names that are not Unicode, have no UTF-8.
+        ids += _merge([byte_ids[byte] for byte in word.encode("utf-8", errors="replace")], merges)
+    return ids
 
 
 def words_cut(text: str, length: int = CONTEXT_LENGTH) -> int:
-    """How many words, signs among them, are not (wholly) within the first `length` tokens."""
-    words = _words(text)
-    ends = accumulate(len(ids) for _, ids in words)
-    return sum(end > length and not word.isspace() for end, (word, _) in zip(ends, words, strict=True))
-
-
-def _words(text: str) -> list[tuple[str, list[int]]]:
-    """The words of a text, each with the space before it, and their ids."""
-    byte_ids, merges = _vocabulary()
-    return [
-        # "replace": lone surrogates, of file names that are not Unicode, have no UTF-8.
-        (word, _merge([byte_ids[byte] for byte in word.encode("utf-8", errors="replace")], merges))
-        for word in _WORDS.findall(text.lower())
-    ]
+    """How many words, between blanks, are not (wholly) within the first `length` tokens."""
+    words = (f" {word}" if number else word for number, word in enumerate(text.split()))
+    return sum(end > length for end in accumulate(len(encode(word)) for word in words))
 
 
 def _merge(ids: list[int], merges: Mapping[tuple[int, int], int]) -> list[int]:

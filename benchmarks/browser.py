@@ -62,12 +62,23 @@ class Tab:
 
 
 class Visitor(Tab):
-    """Somebody with the page of a server open."""
+    """Somebody with the page of a server open. login: user and password, where it asks for them."""
 
-    def __init__(self, browser: Browser, url: str, viewport: dict[str, int] = LAPTOP, **options: Any):
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        viewport: dict[str, int] = LAPTOP,
+        login: tuple[str, str] | None = None,
+        **options: Any,
+    ):
         super().__init__(browser, url, viewport, PATIENCE, **options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page.goto(url)
+        if login:
+            for field, value in zip(("username", "password"), login, strict=True):
+                self.page.get_by_label(field).fill(value)
+            self.page.get_by_role("button", name="Login").click()
         self.page.locator("#run").wait_for()
         self.page.locator("#examples button.thumbnail-item img").last.wait_for()
         self.page.locator("#editor .hdp-editor").wait_for(state="attached")
@@ -92,7 +103,10 @@ class Visitor(Tab):
         self._opened()
 
     def example(self, number: int) -> None:
-        self.page.locator("#examples button.thumbnail-item").nth(number).click()
+        picture = self.page.locator("#examples button.thumbnail-item").nth(number)
+        if not picture.is_visible():
+            self.press("another")
+        picture.click()
         self._opened()
 
     def _opened(self) -> None:

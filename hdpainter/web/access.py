@@ -38,6 +38,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def client(request: Any) -> str:
+    """Whose a gradio request is: the login's, else the address's."""
+    return request.username or (request.client.host if request.client else "")
+
+
 class Attempts:
     """Slows down those who guess passwords: ATTEMPTS logins of an address in WINDOW seconds, until one is right.
 

@@ -10,11 +10,12 @@ import gradio as gr
 from hdpainter.images import load_mask
 from hdpainter.masks import binarize
 from hdpainter.web import work
+from hdpainter.web.access import client
 from hdpainter.web.engine import Order, Work
 from hdpainter.web.messages import told
 from hdpainter.web.photos import check_pixels, load_named, receive
 from hdpainter.web.recipes import Recipe
-from hdpainter.web.studio import Studio, client
+from hdpainter.web.studio import Studio
 from hdpainter.web.work import Subject
 from ldm.util import UserError
 

@@ -43,6 +43,8 @@ class Order:
     sampling step and `deliver` for each thing made. seconds: time limit. owner: the tab that wants it, or whoever
     calls the API; client: the login or address behind it.
 
+    about: what it is made from, if there is such a thing. receive: gets each thing made, in the engine's thread.
+
     Written by the engine's thread, to be read by any: `state`, `message` (why it failed), `remark` (what else
     there is to know when it is done), `delivered`.
     """
@@ -56,9 +58,11 @@ class Order:
         owner: str = "",
         client: str = "",
         seconds: float = float("inf"),
+        about: Any = None,
+        receive: Callable[[Any], None] = lambda made: None,
     ):
         self.title, self.model, self.work, self.owner, self.client = title, model, work, owner, client
-        self.parts, self.seconds = parts, seconds
+        self.parts, self.seconds, self.about, self.receive = parts, seconds, about, receive
         self.state: OrderState = "waiting"
         self.message = ""
         self.remark = ""
@@ -112,6 +116,7 @@ class Order:
     def deliver(self, made: Any) -> None:
         """Hand out something that is ready."""
         self.delivered.append(made)
+        self.receive(made)
         self._check()
 
     def cancel(self) -> None:

@@ -1,7 +1,7 @@
 """From what is painted in the browser to the mask of the photo's size, and how the model will see it.
 
-The browser sends a picture of the mask alone, of the size of the small copy. Only its alpha is read: the photo's
-pixels never come back from there.
+The browser sends a picture of the mask alone, of the photo's size up to a limit. Only its alpha is read: the
+photo's pixels never come back from there.
 """
 
 import base64

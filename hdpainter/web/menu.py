@@ -71,8 +71,6 @@ class Menu:
             key: None if key in BLANK and value == BLANK[key] else value for key, value in settings.items()
         }
         wanted: JobSettings = from_mapping(JobSettings, given | {"known_region": "exact"})
-        if not prompt:
-            raise UserError("the prompt is empty: say what to paint")
         if max(len(prompt), len(wanted.negative_prompt or "")) > PROMPT_LENGTH:
             raise UserError(f"the prompt is longer than {PROMPT_LENGTH} characters: make it shorter")
         if (wanted.steps or 0) > self.limits.steps:
@@ -92,6 +90,29 @@ class Menu:
         recipe = Recipe(model, prompt, replace(wanted, method=name, **foreign), chosen)
         _ = recipe.method  # raises for values that do not fit it
         return recipe
+
+    def recipe_of(self, record: Mapping[str, Any]) -> Recipe:
+        """The recipe of a finished picture's record, by the first model where its own is not here.
+
+        Raises UserError for one that is no record, or whose method is not on the menu.
+        """
+        try:
+            inputs = record["inputs"]
+            model, method = inputs["model"]["name"], inputs["method"]
+            settings = {
+                "method": method["name"],
+                "steps": method["sampler"]["steps"],
+                "guidance_scale": method["sampler"]["guidance_scale"],
+                "eta": method["sampler"]["eta"],
+                "negative_prompt": method["prompts"]["negative"],
+                "seed": inputs["seed"],
+                "size": inputs["size"],
+            }
+            model = model if model in self.models else next(iter(self.models))
+            superres = bool(inputs["superres"]) and self.models[model]
+            return self.recipe(inputs["prompt"], model, superres=superres, **settings)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"this is no record of a picture: {error}") from None
 
 
 def known(name: str, names: Collection[str], what: str) -> str:

@@ -15,8 +15,14 @@ from ldm.util import CONFIGS
 EXAMPLES = CONFIGS / "inference" / "pictures"
 
 # The mask goes from the editor to Python when an event asks for it: its first input is replaced by this.
-WITH_MASK = "(_, ...rest) => [window.hdpainter.mask(), ...rest]"
-OPEN = "(shown) => { window.hdpainter.open(shown); }"
+WITH_MASK = "async (_, ...rest) => [await window.hdpainter.mask(), ...rest]"
+OPEN = """async (shown) => {
+  while (!window.hdpainter) await new Promise((ready) => setTimeout(ready, 50)); // the page is being drawn
+  window.hdpainter.open(shown);
+}"""
+# The session's token and the form's values stay in the browser's tab over a reload.
+KEEP = "(...values) => { window.hdpainter?.keep(values); }"
+KEPT = "() => JSON.parse(sessionStorage.getItem('hdpainter') ?? '[\"\", null]')"
 LOAD = "(url) => { window.hdpainter.load(url); }"
 # (text, the button's own name) -> its name: told where people look, and told only when it is true.
 COPY = """async (text, name) => {
@@ -49,33 +55,54 @@ def build(studio: Studio) -> gr.Blocks:
     shipped = examples()
     # Shown from where they are: copies would be swept away as temporary files.
     gr.set_static_paths([EXAMPLES])
-    with gr.Blocks(title="HD-Painter", analytics_enabled=False) as page:
+    with gr.Blocks(title="HD-Painter", analytics_enabled=False, fill_width=True) as page:
         layout = Layout(studio.menu, [(str(photo), prompt) for photo, _, prompt in shipped])
         answer_canvas(layout, studio, shipped)
         answer_form(layout, studio)
         answer_results(layout, studio)
-        page.load(studio.tab_opened, **AT_ONCE)
+        answer_tab(page, layout, studio)
         page.unload(studio.tab_closed)
         add_api(studio)
     page.queue(default_concurrency_limit=4, max_size=4 * studio.menu.limits.queue)
     return page
 
 
+def answer_tab(page: gr.Blocks, layout: Layout, studio: Studio) -> None:
+    """A tab opens, perhaps again after a reload."""
+    form, results, carriers = layout.form, layout.results, layout.carriers
+    kept, shown = [carriers.token, carriers.kept], [*outputs_of_opened(layout), *form.settings]
+    opened = page.load(studio.tab_opened, kept, shown, js=KEPT, **AT_ONCE)
+    opened.then(None, carriers.shown, js=OPEN, **QUIET)
+    outputs = [*results.pictures, *results.told, *form.panel]
+    opened.then(studio.orders_followed, None, outputs, **PAINTING)
+
+
+def outputs_of_opened(layout: Layout) -> list[gr.blocks.Block]:
+    """What changes with the photo."""
+    canvas, results, carriers = layout.canvas, layout.results, layout.carriers
+    first = [carriers.shown, canvas.photo, canvas.back, canvas.offer]
+    return [*first, *results.pictures, *results.told, *layout.form.panel]
+
+
 def answer_canvas(layout: Layout, studio: Studio, shipped: Sequence[Example]) -> None:
     """A photo or a mask comes, or somebody paints."""
     canvas, form, results, carriers = layout.canvas, layout.form, layout.results, layout.carriers
-    opened = [carriers.shown, *results.pictures, *results.told, form.status]
+    opened = outputs_of_opened(layout)
 
     def example_chosen(request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         return studio.example_chosen(request, *shipped[event.index])
 
-    for event in (canvas.photo.upload, canvas.photo.clear):
-        loaded = event(studio.photo_loaded, canvas.photo, opened, **READING)
-        loaded.then(None, carriers.shown, js=OPEN, **QUIET)
-    chosen = canvas.examples.select(example_chosen, None, [*opened, form.prompt, canvas.photo], **READING)
-    chosen.then(None, carriers.shown, js=OPEN, **QUIET)
+    for event in (
+        canvas.photo.upload(studio.photo_loaded, canvas.photo, opened, **READING),
+        canvas.examples.select(example_chosen, None, [*opened, form.prompt], **READING),
+        results.reuse.click(studio.result_reused, None, opened, **READING),
+        canvas.back.click(studio.photo_undone, None, opened, **READING),
+    ):
+        event.then(None, carriers.shown, js=OPEN, **QUIET)
+    canvas.another.click(None, js="() => { window.hdpainter.choose(); }", **QUIET)
+    canvas.offer.click(studio.offer_taken, None, form.settings, **AT_ONCE)
     loaded = canvas.mask_file.upload(
-        studio.mask_loaded, canvas.mask_file, [carriers.mask_url, form.status], **READING
+        studio.mask_loaded, canvas.mask_file, [carriers.mask_url, *form.panel], **READING
     )
     loaded.then(None, carriers.mask_url, js=LOAD, **QUIET)
     gr.on(
@@ -97,24 +124,33 @@ def answer_form(layout: Layout, studio: Studio) -> None:
     form.model.input(
         studio.model_chosen, form.model, [form.method, form.superres, *form.own_values], **AT_ONCE
     )
+    gr.on(
+        [form.method.change, form.model.change],
+        studio.chosen,
+        [form.method, form.model],
+        [form.about, form.known],
+        **AT_ONCE,
+    )
+    gr.on([field.change for field in form.settings], None, form.settings, js=KEEP, **QUIET)
     inputs = [layout.carriers.mask, form.seed, form.locked, form.count, *form.recipe]
-    outputs = [form.seed, *results.pictures, *results.told, form.status]
+    outputs = [form.seed, *results.pictures, *results.told, *form.panel]
     for button, answer in ((form.run, studio.drafts_wanted), (form.compare, studio.comparison_wanted)):
         button.click(answer, inputs, outputs, trigger_mode="multiple", js=WITH_MASK, **PAINTING)
-    form.cancel.click(studio.cancel_wanted, None, form.status, **AT_ONCE)
+    form.cancel.click(studio.cancel_wanted, None, [*results.pictures, *form.panel], **AT_ONCE)
 
 
 def answer_results(layout: Layout, studio: Studio) -> None:
     """A draft is picked, and something is wanted of it."""
     form, results, carriers = layout.form, layout.results, layout.carriers
     pictures, told = results.pictures, results.told
-    results.gallery.select(studio.draft_picked, None, [*pictures, *told], **AT_ONCE)
-    results.finish.click(
-        studio.finish_wanted, form.superres, [*pictures, form.status], scroll_to_output=False, **PAINTING
-    )
-    results.explain.click(studio.explanation_wanted, None, [results.figures, form.status], **PAINTING)
+    results.drafts.select(studio.draft_picked, None, [*pictures, *told], **AT_ONCE)
+    results.remove.click(studio.draft_removed, None, [*pictures, *told], **AT_ONCE)
+    results.take_up.click(studio.settings_wanted, None, form.settings, **AT_ONCE)
+    outputs = [*pictures, *told, *form.panel]
+    results.finish.click(studio.finish_wanted, form.superres, outputs, scroll_to_output=False, **PAINTING)
+    results.explain.click(studio.explanation_wanted, None, outputs, **PAINTING)
     inputs = [carriers.mask, form.seed, *form.recipe]
-    outputs = [carriers.copied, results.recipe, results.mask_download, form.status]
+    outputs = [carriers.copied, results.recipe, results.mask_download, *form.panel]
     for button, answer in (
         (results.as_command, studio.command_wanted),
         (results.as_yaml, studio.yaml_wanted),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hdpainter.images import formats, load_image
 from ldm.util import UserError
 
 PROXY_SIDE = 1024  # longer side of the copy in the browser
+PAINT_SIDE = 4096  # longer side of the mask in the browser: 12 megapixels are painted as they are
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,22 @@ class Photo:
     @property
     def proxy_size(self) -> tuple[int, int]:
         """(width, height) of the small copy."""
-        scale = min(PROXY_SIDE / max(self.size), 1)
-        width, height = (max(round(side * scale), 1) for side in self.size)
+        return self._within(PROXY_SIDE)
+
+    @property
+    def paint_size(self) -> tuple[int, int]:
+        """(width, height) of the mask that is painted."""
+        return self._within(PAINT_SIDE)
+
+    def _within(self, side: int) -> tuple[int, int]:
+        scale = min(side / max(self.size), 1)
+        width, height = (max(round(each * scale), 1) for each in self.size)
         return width, height
+
+    @property
+    def view_path(self) -> Path:
+        """A copy of `paint_size`, for who looks closely; there is none where the small copy is as large."""
+        return self.proxy_path.with_name("view.jpg")
 
     @cached_property
     def proxy(self) -> Image.Image:
@@ -67,6 +82,8 @@ def receive(upload: Path, name: str, folder: Path, megapixels: float) -> Photo:
     shutil.copyfile(upload, path)
     photo = Photo(name, path, image.size, folder / "proxy.jpg")
     image.resize(photo.proxy_size, Image.Resampling.LANCZOS).save(photo.proxy_path, quality=92)
+    if photo.paint_size != photo.proxy_size:
+        image.resize(photo.paint_size, Image.Resampling.BICUBIC).save(photo.view_path, quality=85)
     return photo
 
 
@@ -94,8 +111,18 @@ def load_named(load: Callable[..., Any], path: Path, name: str, *args: Any) -> A
         raise UserError(str(error).replace(str(path), name)) from None
 
 
+def png_record(path: Path) -> dict[str, Any] | None:
+    """The record in a finished picture, as whoever wrote the file has it: nothing in it has been checked."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            record = json.loads(image.info.get("hdpainter", "null"))
+    except Exception:  # Pillow raises nearly anything
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def png_data_url(image: Image.Image) -> str:
     """A picture for an <img>, without a file."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

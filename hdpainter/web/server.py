@@ -84,7 +84,7 @@ class Server:
                 show_error=True,
                 enable_monitoring=False,
                 run_history=False,
-                footer_links=["api", "settings"],
+                footer_links=["api"],
                 max_file_size=limits.upload_mb * MEBI,
                 blocked_paths=[],
                 allowed_paths=[],

@@ -1,56 +1,110 @@
 """What the server knows of one browser tab, and what the tab shows of its orders."""
 
 import html
+import secrets
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from pathlib import Path
+from typing import Any
 
 from hdpainter.web.engine import Engine, Order
 from hdpainter.web.messages import told
 from hdpainter.web.photos import Photo
+from hdpainter.web.recipes import Recipe
 from hdpainter.web.work import Draft, Finished
 
 SESSIONS = 200  # tabs remembered; older ones have to load their photo again
-KEPT = 24  # drafts in the gallery
+KEPT = 24  # drafts that are shown
+EARLIER = 5  # photos to go back to
 
 
 @dataclass
 class Session:
     """State of a tab.
 
-    key: gradio's. client: the login or address that it belongs to. groups: the drafts of each order, the newest
-    first. orders: those since the tab last had nothing to do. picked: the draft that the slider shows. finished:
-    by the draft's file.
+    key: gradio's, of the tab as it is now. client: the login or address that it belongs to. token: by which a tab
+    takes it up again after a reload. orders: those since the tab last had nothing to do.
+
+    Of a photo: painted: the mask's PNG as the browser last sent it. groups: the drafts of each order, the newest
+    first. picked: the draft that the slider shows. finished, figures: by the draft's file. offer: the settings
+    that came with the photo. earlier: the same of photos before.
     """
 
     key: str
     client: str = ""
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
     photo: Photo | None = None
     loaded_mask: Path | None = None
+    painted: str = ""
     groups: list[list[Draft]] = field(default_factory=list)
-    orders: list[Order] = field(default_factory=list)
     picked: Draft | None = None
     finished: dict[Path, Finished] = field(default_factory=dict)
+    figures: dict[Path, list[tuple[Path, str]]] = field(default_factory=dict)
+    offer: Recipe | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
     error: str = ""
 
     @property
     def drafts(self) -> list[Draft]:
-        """In the order of the gallery."""
+        """In the order in which they are shown."""
         return [draft for group in self.groups for draft in group][:KEPT]
 
     @property
     def active(self) -> list[Order]:
         return [order for order in self.orders if not order.finished]
 
-    def clear(self) -> None:
-        """Nothing of the last photo stays."""
-        vars(self).update(vars(Session(self.key, self.client)))
+    @property
+    def finishing(self) -> bool:
+        """Whether the picked draft is being finished."""
+        return self.picked is not None and any(order.about is self.picked for order in self.active)
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """Another value whenever the pictures on the page are to be others."""
+        done = self.picked and self.finished.get(self.picked.low_res)
+        figures = self.picked and self.figures.get(self.picked.low_res)
+        return (
+            id(self.photo),
+            tuple(map(id, self.drafts)),
+            id(self.picked),
+            id(done),
+            id(figures),
+            self.finishing,
+        )
+
+    def open(self, photo: Photo) -> None:
+        """A photo takes the place of the one before, which can be gone back to."""
+        if self.photo is not None:
+            self.earlier = [*self.earlier, {name: getattr(self, name) for name in OF_PHOTO}][-EARLIER:]
+        fresh = Session(self.key)
+        vars(self).update({name: getattr(fresh, name) for name in (*OF_PHOTO, "orders", "error")})
+        self.photo = photo
+
+    def go_back(self) -> None:
+        """The photo before takes the place of the one that is open."""
+        if self.earlier:
+            vars(self).update(self.earlier.pop(), orders=[], error="")
 
     def add(self, order: Order) -> None:
         """An order was put into the queue."""
         self.error = ""
         self.orders = [*self.active, order]
+
+    def remove(self, draft: Draft) -> None:
+        """A draft is not wanted any more; the one that takes its place is picked."""
+        place = self.drafts.index(draft) if draft in self.drafts else 0
+        for group in self.groups:
+            if draft in group:
+                group.remove(draft)
+        self.groups = [group for group in self.groups if group or self.active]
+        drafts = self.drafts
+        self.picked = drafts[min(place, len(drafts) - 1)] if drafts else None
+
+
+OF_PHOTO = ("photo", "loaded_mask", "painted", "groups", "picked", "finished", "figures", "offer")
 
 
 class Sessions:
@@ -85,6 +139,19 @@ class Sessions:
                 oldest = next(key for key, each in self._by_key.items() if clients[each.client] == busiest)
                 del self._by_key[oldest]
 
+    def resume(self, token: str, key: str, client: str) -> Session | None:
+        """The session whose token the tab has kept over a reload, from now on by its new key."""
+        with self._lock:
+            session = next(
+                (each for each in self._by_key.values() if compare_digest(each.token, token)), None
+            )
+            if session is None:
+                return None
+            self._by_key.pop(session.key, None)
+            session.key, session.client = key, client
+            self._by_key[key] = session
+            return session
+
     def all(self) -> list[Session]:
         """Those that are remembered."""
         with self._lock:
@@ -100,7 +167,8 @@ def status(session: Session, engine: Engine) -> str:
         first = next((order for order in active if order.state == "running"), active[0])
         lines.append(_progress(first, engine.ahead(first)))
         if len(active) > 1:
-            lines.append(f"<p>{len(active) - 1} more of yours after it</p>")
+            names = ", ".join(html.escape(order.title) for order in active if order is not first)
+            lines.append(f"<p>In the queue after it: {names}</p>")
     elif session.orders and session.orders[-1].state == "cancelled":
         lines.append("<p>Cancelled.</p>")
     elif session.orders and session.orders[-1].state == "done":

@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import html
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,37 @@ from hdpainter.images import load_mask
 from hdpainter.settings import COMPARED, describe
 from hdpainter.values import convert
 from hdpainter.web import masks, work
+from hdpainter.web.access import client
 from hdpainter.web.engine import Engine, Loader, Order
-from hdpainter.web.layout import negative_hint, note
+from hdpainter.web.layout import known_things, negative_hint, note
 from hdpainter.web.menu import FORM, SEEDS, Menu
 from hdpainter.web.messages import told
-from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, receive
+from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, png_record, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
-from hdpainter.web.session import Session, Sessions, status
+from hdpainter.web.session import Session, Sessions
+from hdpainter.web.views import (
+    FRESH_SETTINGS,
+    NO_SETTINGS,
+    SAME_PICTURES,
+    STILL_TOLD,
+    UNTOLD,
+    Outputs,
+    kept_settings,
+    opened,
+    panel,
+    pictures,
+    settings_of,
+)
 from hdpainter.web.work import Draft, Subject
 from hdpainter.web.workspace import Workspace
 from ldm.util import UserError
 
-Outputs = tuple[Any, ...]
-SAME_PICTURES = (gr.skip(),) * 5  # of what `_pictures` returns
-STILL_TOLD = (gr.skip(),) * 3  # of (figures, recipe, mask file), which tell about one draft
-UNTOLD = (gr.update(value=None, visible=False),) * 3
+GRACE = 20.0  # seconds for a tab to come back, after which nobody waits for its orders
 
 
 class Studio:
-    """Everything behind the page. Methods named after an event return what its outputs on the page become.
+    """Everything behind the page. Methods named after an event return what its outputs on the page become;
+    views.py has the names of their groups.
 
     load: makes the painter of a model's name. identify: as `hdpainter.models.identity.identify`.
     """
@@ -63,33 +76,51 @@ class Studio:
     # Photo and mask
 
     def photo_loaded(self, request: gr.Request, file: str | None) -> Outputs:
-        """(what the editor opens, *pictures, *told, status): a file was uploaded, or taken away (None)."""
+        """(*opened): a file was uploaded. A bad one leaves everything as it is."""
         session = self._session(request)
-        return self._receive(session, Path(file) if file else None, None)
+        return self._receive(session, Path(file), None) if file else self._opened(session)
 
     def example_chosen(self, request: gr.Request, photo: Path, mask: Path, prompt: str) -> Outputs:
-        """(what the editor opens, *pictures, *told, status, prompt, the box of the uploaded photo)."""
-        return (*self._receive(self._session(request), photo, mask), prompt, None)
+        """(*opened, prompt)."""
+        return (*self._receive(self._session(request), photo, mask), prompt)
 
-    def _receive(self, session: Session, file: Path | None, mask: Path | None) -> Outputs:
-        for order in session.active:
-            self.engine.cancel(order)
-        session.clear()
-        shown = None
+    def result_reused(self, request: gr.Request) -> Outputs:
+        """(*opened): the finished picture is the next photo."""
+        session = self._session(request)
+        done = session.finished.get(session.picked.low_res) if session.picked else None
+        return self._receive(session, done.image, None) if done else self._opened(session)
+
+    def photo_undone(self, request: gr.Request) -> Outputs:
+        """(*opened): back to the photo before, with its mask and drafts."""
+        session = self._session(request)
+        self._cancel(session)
+        session.go_back()
+        return self._opened(session, reopen=True)
+
+    def _receive(self, session: Session, file: Path, mask: Path | None) -> Outputs:
         try:
-            if file is not None:
-                limit = self.menu.limits.megapixels
-                photo = session.photo = receive(file, file.name, self.workspace.folder(), limit)
-                self.sessions.remember(session)
-                width, height = photo.proxy_size
-                shown = {"photo": photo.data_url, "width": width, "height": height}
-                shown["mask"] = mask and self._load_mask(session, mask)
+            photo = receive(file, file.name, self.workspace.folder(), self.menu.limits.megapixels)
+            self._cancel(session)
+            session.open(photo)
+            session.offer = self._settings_in(file)
+            self.sessions.remember(session)
+            if mask is not None:
+                session.painted = self._load_mask(session, mask)
+            return self._opened(session, reopen=True)
         except UserError as error:
             session.error = str(error)
-        return shown, *self._pictures(session), *UNTOLD, self._status(session)
+            return self._opened(session)
+
+    def _settings_in(self, file: Path) -> Recipe | None:
+        """Those of a picture that was made here."""
+        record = png_record(file)
+        try:
+            return record and self.menu.recipe_of(record)
+        except UserError:  # by a method that is not here, or anything that only looks like a record
+            return None
 
     def mask_loaded(self, request: gr.Request, file: str) -> Outputs:
-        """(URL for the editor, status): a mask file was uploaded."""
+        """(URL for the editor, *panel): a mask file was uploaded."""
         session = self._session(request)
         url = None
         try:
@@ -97,7 +128,7 @@ class Studio:
             url = self._load_mask(session, Path(file))
         except UserError as error:
             session.error = str(error)
-        return url, self._status(session)
+        return url, *self._panel(session)
 
     def _load_mask(self, session: Session, file: Path) -> str:
         photo = _photo(session)
@@ -105,7 +136,7 @@ class Studio:
         grey = load_named(load_mask, file, file.name, photo.size)
         session.loaded_mask = photo.path.with_name("loaded-mask.png")
         Image.fromarray(grey).save(session.loaded_mask)
-        return png_data_url(masks.for_canvas(masks.small_size(grey, photo.proxy_size[::-1])))
+        return png_data_url(masks.for_canvas(masks.small_size(grey, photo.paint_size[::-1])))
 
     def mask_painted(self, request: gr.Request, mask: str, model: str, method: str, size: float) -> str:
         """The mask as the model will see it, as HTML."""
@@ -113,6 +144,7 @@ class Studio:
         if session.photo is None:
             return ""
         try:
+            session.painted = mask
             grey = self._grey(session, mask)
             if not grey.any():
                 return '<p class="hdp-note">Nothing is painted yet.</p>'
@@ -129,7 +161,7 @@ class Studio:
     def _grey(self, session: Session, mask: str) -> np.ndarray:
         photo, file = _photo(session), session.loaded_mask
         loaded = load_mask(file, photo.size) if file and file.is_file() else None
-        return masks.full_size(masks.painted(mask, photo.proxy_size), photo.size, loaded)
+        return masks.full_size(masks.painted(mask, photo.paint_size), photo.size, loaded)
 
     def _subject(self, session: Session, mask: str, recipes: Sequence[Recipe]) -> Subject:
         grey = self._grey(session, mask)
@@ -156,12 +188,26 @@ class Studio:
         method = self.menu.spec(model).method
         return method, self.menu.models[model], *self.method_chosen(method)
 
+    def chosen(self, method: str, model: str) -> Outputs:
+        """(about the method, what the model knows)."""
+        return note(describe(method)), known_things(self.menu.spec(model).knows)
+
+    def settings_wanted(self, request: gr.Request) -> Outputs:
+        """(*settings) of the picked draft."""
+        session = self._session(request)
+        return settings_of(session.picked.recipe) if session.picked else NO_SETTINGS
+
+    def offer_taken(self, request: gr.Request) -> Outputs:
+        """(*settings) of the picture that is now the photo."""
+        session = self._session(request)
+        return settings_of(session.offer) if session.offer else NO_SETTINGS
+
     # Orders
 
     async def drafts_wanted(
-        self, request: gr.Request, mask: str, seed: float, locked: bool, count: float, *form: Any
+        self, request: gr.Request, mask: str, seed: float | None, locked: bool, count: float, *form: Any
     ) -> AsyncIterator[Outputs]:
-        """(seed, *pictures, *told, status): drafts; the seeds count up from the locked one or from a new one."""
+        """(seed, *pictures, *told, *panel): drafts; the seeds count up from the locked one or from a new one."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
             most, wanted = self.menu.limits.drafts, convert(int, count, "drafts")
@@ -173,9 +219,9 @@ class Studio:
             yield outputs
 
     async def comparison_wanted(
-        self, request: gr.Request, mask: str, seed: float, locked: bool, count: float, *form: Any
+        self, request: gr.Request, mask: str, seed: float | None, locked: bool, count: float, *form: Any
     ) -> AsyncIterator[Outputs]:
-        """(seed, *pictures, *told, status): a draft by each of the four methods, with its eta, from one seed."""
+        """(seed, *pictures, *told, *panel): a draft by each of the four methods, with its eta, from one seed."""
 
         def variants(recipe: Recipe) -> list[Recipe]:
             return [recipe.at(method=method, eta=None) for method in COMPARED]
@@ -193,103 +239,123 @@ class Studio:
         title: str,
     ) -> AsyncIterator[Outputs]:
         session = self._session(request)
+        group: list[Draft] = []
+
+        def receive_draft(draft: Draft) -> None:
+            group.append(draft)
+            if len(group) == 1 and any(each is group for each in session.groups):  # no other photo came
+                session.picked = draft
+
         try:
+            _photo(session)  # nothing else matters before there is one
             wanted = variants(self.menu.recipe(**dict(zip(FORM, form, strict=True)), seed=seed))
             subject = await asyncio.to_thread(self._subject, session, mask, wanted)
             made = work.make_drafts(subject, wanted, subject.mask.parent)
-            order = self._submit(session, Order(title, wanted[0].model, made, len(wanted)))
+            order = Order(title, wanted[0].model, made, len(wanted), receive=receive_draft)
+            session.groups.insert(0, group)
+            self._submit(session, order)
         except UserError as error:
+            session.groups = [each for each in session.groups if each is not group]
             session.error = str(error)
-            yield gr.skip(), *SAME_PICTURES, *STILL_TOLD, self._status(session)
+            yield gr.skip(), *SAME_PICTURES, *STILL_TOLD, *self._panel(session)
             return
         # The seed once: somebody may type another meanwhile.
-        yield seed, *SAME_PICTURES, *STILL_TOLD, self._status(session)
-        session.groups.insert(0, order.delivered)
-        shown = 0
-        async for _ in self._follow(order):
-            pictures, told = SAME_PICTURES, STILL_TOLD
-            current = any(group is order.delivered for group in session.groups)  # no other photo came
-            if current and len(order.delivered) > shown:
-                if shown == 0:
-                    session.picked, told = order.delivered[0], UNTOLD
-                shown = len(order.delivered)
-                pictures = self._pictures(session)
-            yield gr.skip(), *pictures, *told, self._status(session)
+        yield seed, *SAME_PICTURES, *STILL_TOLD, *self._panel(session)
+        async for outputs in self._show(session, order):
+            yield gr.skip(), *outputs
 
-    def draft_picked(self, request: gr.Request, event: gr.SelectData) -> Outputs:
-        """(*pictures, *told)."""
+    def draft_picked(self, request: gr.Request, event: gr.EventData) -> Outputs:
+        """(*pictures, *told): the event's `draft` is its number in the board."""
         session = self._session(request)
-        before = session.picked
-        if 0 <= event.index < len(session.drafts):
-            session.picked = session.drafts[event.index]
+        before, number = session.picked, event._data.get("draft")
+        if isinstance(number, int) and 0 <= number < len(session.drafts):
+            session.picked = session.drafts[number]
         return *self._pictures(session), *(STILL_TOLD if session.picked is before else UNTOLD)
 
-    async def finish_wanted(self, request: gr.Request, superres: bool) -> AsyncIterator[Outputs]:
-        """(*pictures, status): the picked draft in full size."""
+    def draft_removed(self, request: gr.Request) -> Outputs:
+        """(*pictures, *told), without the picked draft."""
         session = self._session(request)
-        try:
-            draft = _picked(session)
+        if session.picked is not None:
+            session.remove(session.picked)
+        return *self._pictures(session), *UNTOLD
+
+    async def finish_wanted(self, request: gr.Request, superres: bool) -> AsyncIterator[Outputs]:
+        """(*pictures, *told, *panel): the picked draft in full size."""
+        session = self._session(request)
+
+        def order_of(draft: Draft) -> Order:
             self.menu.check_superres(draft.recipe.model, superres)
             made = work.finish(draft, superres, draft.subject.mask.parent, self.identify)
+            finished = session.finished  # in place of one by other settings
             title = "Super-resolution" if superres else "Full size"
-            order = self._submit(session, Order(title, draft.recipe.model, made))
-        except UserError as error:
-            session.error = str(error)
-            yield *SAME_PICTURES, self._status(session)
-            return
-        shown = False
-        async for _ in self._follow(order):
-            pictures = SAME_PICTURES
-            if order.delivered and not shown:
-                shown = True
-                session.finished[draft.low_res] = order.delivered[0]  # in place of one by other settings
-                pictures = self._pictures(session)
-            yield *pictures, self._status(session)
+            receive = partial(finished.__setitem__, draft.low_res)
+            return Order(title, draft.recipe.model, made, about=draft, receive=receive)
+
+        async for outputs in self._work_on_picked(session, order_of):
+            yield outputs
 
     async def explanation_wanted(self, request: gr.Request) -> AsyncIterator[Outputs]:
-        """(figures, status) of the picked draft."""
+        """(*pictures, *told, *panel): figures of the picked draft."""
         session = self._session(request)
-        try:
-            draft = _picked(session)
+
+        def order_of(draft: Draft) -> Order:
             made = work.explain_draft(draft, draft.subject.mask.parent)
-            order = self._submit(session, Order("Explanation", draft.recipe.model, made))
+            receive = partial(session.figures.__setitem__, draft.low_res)
+            return Order("Explanation", draft.recipe.model, made, receive=receive)
+
+        async for outputs in self._work_on_picked(session, order_of):
+            yield outputs
+
+    async def _work_on_picked(
+        self, session: Session, order_of: Callable[[Draft], Order]
+    ) -> AsyncIterator[Outputs]:
+        try:
+            order = self._submit(session, order_of(_picked(session)))
         except UserError as error:
             session.error = str(error)
-            yield gr.skip(), self._status(session)
+            yield *SAME_PICTURES, *STILL_TOLD, *self._panel(session)
             return
-        async for _ in self._follow(order):
-            figures = gr.skip()
-            if order.delivered and session.picked is draft:
-                value = [(str(path), caption) for path, caption in order.delivered[0]]
-                figures = gr.update(value=value, visible=True)
-            yield figures, self._status(session)
+        async for outputs in self._show(session, order):
+            yield outputs
 
-    def cancel_wanted(self, request: gr.Request) -> str:
-        """The status, after all of the tab's orders are cancelled."""
+    def cancel_wanted(self, request: gr.Request) -> Outputs:
+        """(*pictures, *panel), after all of the tab's orders are cancelled."""
         session = self._session(request)
-        for order in session.active:
-            self.engine.cancel(order)
-        return self._status(session)
+        self._cancel(session)
+        return *self._pictures(session), *self._panel(session)
 
-    def tab_opened(self) -> None:
-        """The first visitor is here: the first model loads while they look around, and not before."""
-        if not self._visited:
+    def tab_opened(self, request: gr.Request, token: str | None, kept: Sequence[Any] | None) -> Outputs:
+        """(*opened, *settings): a tab is here, perhaps again, with what it has kept."""
+        if not self._visited:  # the first model loads while they look around, and not before
             self._visited = True
             first = next(iter(self.menu.models))
             self.engine.submit(Order("", first, lambda painter, order: None, owner="server"))
+        key, owner = request.session_hash or "", client(request)
+        session = self.sessions.resume(token, key, owner) if isinstance(token, str) and token else None
+        settings = kept_settings(self.menu, kept) if session else FRESH_SETTINGS
+        session = session or self.sessions.of(key, owner)
+        return *self._opened(session, reopen=True), *settings
+
+    async def orders_followed(self, request: gr.Request) -> AsyncIterator[Outputs]:
+        """(*pictures, *told, *panel): what a tab that was reloaded waits for."""
+        session = self._session(request)
+        for order in session.active:
+            async for outputs in self._show(session, order):
+                yield outputs
 
     def tab_closed(self, request: gr.Request) -> None:
-        """Nobody waits for its orders any more."""
-        self.cancel_wanted(request)
+        """Nobody waits for its orders any more, unless it comes back soon."""
+        session = self._session(request)
+        self._abandon(session, session.key)
 
     # The same by other means
 
     def command_wanted(self, request: gr.Request, mask: str, seed: float, *form: Any) -> Outputs:
-        """(text to copy, recipe, mask file, status): the command for the picked draft, or else for the form."""
+        """(text to copy, recipe, mask file, *panel): the command for the picked draft, or else for the form."""
         return self._copy(request, as_command, mask, seed, form)
 
     def yaml_wanted(self, request: gr.Request, mask: str, seed: float, *form: Any) -> Outputs:
-        """(text to copy, recipe, mask file, status): the batch job for the picked draft, or else for the form."""
+        """(text to copy, recipe, mask file, *panel): the batch job for the picked draft, or else for the form."""
         return self._copy(request, as_yaml, mask, seed, form)
 
     def _copy(
@@ -305,10 +371,10 @@ class Studio:
             session.error = ""
         except UserError as error:
             session.error = str(error)
-            return "", gr.skip(), gr.skip(), self._status(session)
+            return "", gr.skip(), gr.skip(), *self._panel(session)
         text = write(subject.photo.name, subject.mask.name, [recipe])
         file = gr.update(value=str(subject.mask), visible=True)
-        return text, gr.update(value=text, visible=True), file, self._status(session)
+        return text, gr.update(value=text, visible=True), file, *self._panel(session)
 
     # Within
 
@@ -322,44 +388,46 @@ class Studio:
         session.add(order)
         return order
 
-    async def _follow(self, order: Order) -> AsyncIterator[None]:
-        """Wakes with the order; cancels it when nobody listens any more."""
-        try:
-            async for _ in self.engine.watch(order):
-                yield
-        finally:
-            if not order.finished:
-                self.engine.cancel(order)
-
-    def _status(self, session: Session) -> str:
-        return status(session, self.engine)
+    def _opened(self, session: Session, reopen: bool = False) -> Outputs:
+        return opened(session, self.engine, self.can_explain, reopen)
 
     def _pictures(self, session: Session) -> Outputs:
-        """(gallery, slider, finish, download, explain) as they should be now."""
-        drafts, picked = session.drafts, session.picked
-        gallery = gr.update(
-            value=[(str(draft.preview), draft.label) for draft in drafts],
-            selected_index=drafts.index(picked) if picked in drafts else None,
-            visible=bool(drafts),
-        )
-        if picked is None:
-            hidden = gr.update(visible=False)
-            return gallery, gr.update(value=None, visible=False), hidden, hidden, hidden
-        done = session.finished.get(picked.low_res)
-        pair = (done.before, done.after) if done else (picked.subject.photo.proxy_path, picked.preview)
-        label = f"{'Finished' if done else 'Draft'}, {picked.label}: before on the left, after on the right"
-        return (
-            gallery,
-            gr.update(value=tuple(map(str, pair)), label=label, visible=True),
-            gr.update(visible=True),
-            gr.update(value=str(done.image) if done else None, visible=done is not None),
-            gr.update(visible=self.can_explain),
-        )
+        return pictures(session, self.can_explain)
 
+    def _panel(self, session: Session) -> Outputs:
+        return panel(session, self.engine)
 
-def client(request: gr.Request) -> str:
-    """Whose request it is: the login's, else the address's."""
-    return request.username or (request.client.host if request.client else "")
+    def _cancel(self, session: Session) -> None:
+        for order in session.active:
+            self.engine.cancel(order)
+
+    def _abandon(self, session: Session, key: str) -> None:
+        """Cancel what the tab asked for, unless another key says after a while that it has been reloaded."""
+
+        def cancel() -> None:
+            if session.key == key:
+                self._cancel(session)
+
+        timer = threading.Timer(GRACE, cancel)
+        timer.daemon = True
+        timer.start()
+
+    async def _show(self, session: Session, order: Order) -> AsyncIterator[Outputs]:
+        """(*pictures, *told, *panel) whenever the order has got further, until it has ended or nobody listens."""
+        key, picked, seen = session.key, session.picked, None
+        try:
+            async for _ in self.engine.watch(order):
+                shown, untold = SAME_PICTURES, STILL_TOLD
+                if session.shown != seen:
+                    shown, untold = (
+                        self._pictures(session),
+                        STILL_TOLD if session.picked is picked else UNTOLD,
+                    )
+                    seen, picked = session.shown, session.picked
+                yield *shown, *untold, *self._panel(session)
+        finally:
+            if not order.finished:
+                self._abandon(session, key)
 
 
 def _seed(seed: float | None, locked: bool) -> Any:

@@ -21,6 +21,7 @@ pipeline:
   max_size: 256
   painta_levels: [1, 2]
   rasg_levels: [2]
+  knows: [car, "ice <cream>"]
 """
 
 

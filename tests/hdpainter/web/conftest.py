@@ -35,6 +35,17 @@ def server(tiny_pipeline, loaded):
 
 
 @pytest.fixture
+def visitor(browser, server):
+    """Somebody with the server's page open, who asks nothing of other servers."""
+    from benchmarks.browser import Visitor
+
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    assert visitor.foreign == []
+    visitor.close()
+
+
+@pytest.fixture
 def picture(tmp_path, photo) -> Path:
     """A small photo as a file, a portrait that is stored sideways with an EXIF orientation."""
     upright = photo(90, 120, seed=1)[0]

@@ -134,7 +134,7 @@ def test_a_client_cannot_name_files_of_the_server(client, form, picture, mask):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": " "}, "the prompt is empty: say what to paint"),
+        ({"prompt": "a" * 1001}, "the prompt is longer than 1000 characters"),
         ({"model": "/tmp/other.yaml"}, "unknown model 'other.yaml'; known: "),
         ({"model": "sd3", "method": "painta", "superres": False}, "unknown model 'sd3'; known: "),
         ({"seed": 1.5}, "seed must be a whole number, not 1.5"),

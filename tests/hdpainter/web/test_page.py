@@ -17,14 +17,6 @@ pytest.importorskip("playwright", reason="browser tests need playwright: pip ins
 from benchmarks.browser import LAPTOP, PHONE, Visitor
 
 
-@pytest.fixture
-def visitor(browser, server):
-    visitor = Visitor(browser, server.url)
-    yield visitor
-    assert visitor.foreign == []
-    visitor.close()
-
-
 def save(visitor, button, path):
     with visitor.page.expect_download() as download:
         visitor.press(button)
@@ -33,8 +25,10 @@ def save(visitor, button, path):
 
 
 def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
+    assert visitor.page.locator("#seed input").get_attribute("placeholder") == "random"
+    visitor.page.wait_for_function("document.querySelector('#seed input').value === ''", timeout=20_000)
     visitor.press("run")
-    visitor.wait_for("The prompt is empty")
+    visitor.wait_for("There is no photo yet")  # whatever else is missing
     visitor.load(picture)
     visitor.ask("a red boat")
     visitor.set("Steps", 2)
@@ -96,9 +90,9 @@ def test_from_a_photo_to_the_download(visitor, picture, tmp_path):
     visitor.page.evaluate("navigator.clipboard.writeText('mine')")
     visitor.example(0)
     visitor.wait_for("Paint over what to replace")
-    visitor.ask("")
+    visitor.tool("clear")
     visitor.press("copy-yaml")
-    visitor.wait_for("The prompt is empty")
+    visitor.wait_for("The mask is empty")
     assert visitor.page.evaluate("navigator.clipboard.readText()") == "mine"
 
 
@@ -261,10 +255,14 @@ def test_a_phone(browser, server, picture):
 def test_a_bad_photo_is_told_and_a_good_one_works(visitor, picture, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     visitor.page.set_input_files("#photo input[type=file]", tmp_path / "notes.png")
-    visitor.wait_for("notes.png is not a picture that can be read")
+    visitor.wait_for("Notes.png is not a picture that can be read")
     visitor.example(0)
     visitor.wait_for("Paint over what to replace")
-    assert visitor.painted() > 0 and visitor.page.locator("#prompt textarea").input_value()
+    before = visitor.painted()
+    assert before > 0 and visitor.page.locator("#prompt textarea").input_value()
+    visitor.page.set_input_files("#photo input[type=file]", tmp_path / "notes.png")
+    visitor.wait_for("Notes.png is not a picture that can be read")
+    assert visitor.painted() == before  # photo and mask are still there
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
-"""The page in a real browser, beyond one job: room, runs of drafts, settings, photos before, a reload, a close look."""
+"""The page in a real browser, beyond one job: its room, runs of drafts, settings, photos before, a reload."""
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from hdpainter.mini.world.objects import CATEGORIES
+from hdpainter.models.registry import PipelineSpec
+from hdpainter.settings import describe
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
@@ -68,6 +72,22 @@ def test_the_buttons_say_what_they_will_do(visitor, picture):
     visitor.wait_for("Cancelled.")
     visitor.page.locator("#run", has_text="Make drafts").wait_for()
     assert cancel.is_disabled()
+
+
+def test_what_the_model_knows_and_what_the_method_is(visitor):
+    known = visitor.page.locator("#known")
+    assert known.inner_text().startswith("This model knows 2 things:")
+    known.get_by_text("ice <cream>").click()
+    assert visitor.page.locator("#prompt textarea").input_value() == "an ice <cream>"
+    assert visitor.page.locator("#about").inner_text() == describe("hd-painter")
+    visitor.page.get_by_label("Method", exact=True).click()
+    visitor.page.get_by_role("option", name="RASG", exact=True).click()
+    visitor.page.locator("#about", has_text=describe("rasg")).wait_for()
+
+
+def test_the_miniature_lists_what_it_was_shown():
+    assert PipelineSpec.load("mini").knows == tuple(category.name for category in CATEGORIES)
+    assert PipelineSpec.load("sd2").knows == ()
 
 
 def test_runs_their_settings_and_their_end(visitor, picture):
@@ -185,7 +205,8 @@ def test_a_large_photo_is_painted_at_its_own_resolution_and_looked_at_closely(vi
     visitor.page.mouse.down()  # the point under the mouse stayed there
     visitor.page.mouse.up()
     there = visitor.canvas.evaluate(
-        "c => c.getContext('2d').getImageData(390, 290, 20, 20).data.filter((v, i) => i % 4 === 3 && v > 127).length"
+        "c => c.getContext('2d').getImageData(390, 290, 20, 20).data"
+        ".filter((value, i) => i % 4 === 3 && value > 127).length"
     )
     assert there > 300
     visitor.page.keyboard.down(" ")

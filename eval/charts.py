@@ -5,12 +5,13 @@ fits any page without its text shrinking.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-ROW, BAR, TOP, BOTTOM = 40, 12, 8, 26  # pixels
-FITTING = 42  # letters of a bar's label and value that a phone has room for
+ROW, BAR, TOP, BOTTOM, LINE = 40, 12, 8, 26, 15  # pixels
+FITTING = 42  # letters of a bar's label and value that a phone has room for in a line
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def bar_chart(title: str, bars: Sequence[Bar], limits: tuple[float, float] | Non
     zero, all values and their intervals. `title` is read to those who do not see the chart."""
     ends = [end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None]
     low, high = limits or _round_limits(min(0.0, *ends), max(0.0, *ends))
-    height = TOP + ROW * len(bars) + BOTTOM
+    labels = [textwrap.wrap(bar.label, max(FITTING - len(bar.text), 12)) or [""] for bar in bars]
+    height = TOP + sum(map(_room, labels)) + BOTTOM
 
     def x(value: float) -> str:
         return f"{100 * (min(max(value, low), high) - low) / (high - low):.2f}%"
@@ -48,16 +50,18 @@ def bar_chart(title: str, bars: Sequence[Bar], limits: tuple[float, float] | Non
             f'y2="{height - BOTTOM + 4}"/><text class="axis" x="{x(tick)}" y="{height - 8}" '
             f'text-anchor="{anchor}">{escape(_number(tick))}</text>'
         )
-    for i, bar in enumerate(bars):
-        top = TOP + ROW * i
-        middle, y = top + 20 + BAR / 2, top + 20
+    top = TOP
+    for bar, lines in zip(bars, labels, strict=True):
+        y = top + _room(lines) - ROW + 20
+        middle = y + BAR / 2
         start, end = sorted((0.0, bar.value))
         width = 100 * (min(end, high) - max(start, low)) / (high - low)
-        room = max(FITTING - len(bar.text), 12)
-        label = bar.label if len(bar.label) <= room else f"{bar.label[: room - 1].rstrip()}…"
+        label = "".join(
+            f'<tspan x="0" y="{top + 14 + LINE * i}">{escape(line)}</tspan>' for i, line in enumerate(lines)
+        )
         parts.append(
             f'<g class="{bar.kind}"><title>{escape(f"{bar.label}: {bar.text}")}</title>'
-            f'<text x="0" y="{top + 14}">{escape(label)}</text>'
+            f"<text>{label}</text>"
             f'<text class="value" x="100%" y="{top + 14}" text-anchor="end">{escape(bar.text)}</text>'
             f'<rect class="bar" x="{x(start)}" y="{y}" width="{width:.2f}%" height="{BAR}" rx="2"/>'
         )
@@ -69,7 +73,13 @@ def bar_chart(title: str, bars: Sequence[Bar], limits: tuple[float, float] | Non
                 f'<line class="interval" x1="{x(bar.high)}" x2="{x(bar.high)}" {ends_y}/>'
             )
         parts.append("</g>")
+        top += _room(lines)
     return "".join([*parts, "</svg>"])
+
+
+def _room(lines: Sequence[str]) -> int:
+    """Height of a bar and its label, in pixels."""
+    return ROW + LINE * (len(lines) - 1)
 
 
 def _step(span: float) -> float:

@@ -27,7 +27,8 @@ def _heading(drafts: list[Draft]) -> str:
     first = drafts[0].recipe
     prompt = f"“{first.prompt}”" if first.prompt else "without a prompt"
     methods = {draft.recipe.settings.method for draft in drafts}
-    told = [prompt, *([name_of(first)] if len(methods) == 1 else []), f"{first.method.sampler.steps} steps"]
+    steps = first.method.sampler.steps
+    told = [prompt, *([name_of(first)] if len(methods) == 1 else []), f"{steps} step{'s' * (steps != 1)}"]
     return html.escape(", ".join(told))
 
 

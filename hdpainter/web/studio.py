@@ -339,6 +339,11 @@ class Studio:
     async def orders_followed(self, request: gr.Request) -> AsyncIterator[Outputs]:
         """(*pictures, *told, *panel): what a tab that was reloaded waits for."""
         session = self._session(request)
+        yield (
+            *self._pictures(session),
+            *STILL_TOLD,
+            *self._panel(session),
+        )  # to yield nothing would clear them
         for order in session.active:
             async for outputs in self._show(session, order):
                 yield outputs

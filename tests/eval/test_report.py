@@ -354,6 +354,17 @@ def test_chart_reads_its_numbers_to_those_who_do_not_see_it():
     assert percent(root.find("g/rect"), "width") == 50 and root.findall("g/line") == []
 
 
+def test_a_long_label_is_wrapped_and_never_cut():
+    label = "HD-Painter, as the authors' evaluation script runs it, with 50 steps"
+    bars = [Bar(label, 50, 48, 52, "50.0 ± 2.0"), Bar("b", 20, None, None, "20.0")]
+    root = ET.fromstring(bar_chart("title", bars))
+    lines = root.findall("g/text/tspan")
+    assert " ".join(line.text for line in lines[:-1]) == label and len(lines) > 2
+    heights = [float(line.attrib["y"]) for line in lines]
+    bar, next_bar = (float(rectangle.attrib["y"]) for rectangle in root.findall("g/rect"))
+    assert heights[-2] < bar < heights[-1] < next_bar < float(root.attrib["height"])
+
+
 def test_command_writes_the_page(summary, tmp_path, capsys):
     out = tmp_path / "sub" / "report.html"
     flags = ["--out", str(out), "--published", "table2", "--repeats", "100"]

@@ -224,6 +224,13 @@ def test_saved_files(explanation, tmp_path):
     assert set(re.findall(r'src="(.*?)"', page.read_text("utf-8"))) == {
         f"{name}.png" for name in explanation.figures
     }
+    for name in COMPARED:  # each method's own figures fold together, under its name
+        part = re.search(rf'<details id="of-{name}".*?</details>', page.read_text("utf-8"), re.DOTALL)
+        own = {
+            figure for figure in explanation.figures if re.fullmatch(rf"(self-)?attention.*?-{name}", figure)
+        }
+        own = {figure for figure in own if name == "hd-painter" or not figure.endswith("-hd-painter")}
+        assert set(re.findall(r'src="(.*?)\.png"', part[0])) == own
     with Image.open(page.parent / "x0.gif") as motion:
         assert motion.n_frames == 3 and motion.info["loop"] == 0
         motion.seek(2)

@@ -19,7 +19,9 @@ def drafts(visitor, count=1, seed=None):
     if seed is not None:
         visitor.page.get_by_label("Keep the seed").check()
         visitor.page.locator("#seed input").fill(str(seed))
+    before = visitor.drafts.count()
     visitor.press("run")
+    visitor.drafts.nth(before + count - 1).wait_for()
     visitor.wait_for("Drafts: done")
 
 
@@ -96,7 +98,7 @@ def test_runs_their_settings_and_their_end(visitor, picture):
     visitor.ask("a red kite")
     drafts(visitor, 1, seed=9)
     headings = visitor.page.locator("#drafts .hdp-run").all_inner_texts()
-    assert headings == ["“a red kite”, HD-Painter, 1 steps", "“a boat”, HD-Painter, 1 steps"]
+    assert headings == ["“a red kite”, HD-Painter, 1 step", "“a boat”, HD-Painter, 1 step"]
     visitor.drafts.nth(2).click()
     visitor.page.locator("#result", has_text="seed 6").wait_for()
     assert visitor.drafts.nth(2).get_attribute("aria-pressed") == "true"

@@ -26,6 +26,7 @@ FLAGS = [
 ]
 PATIENCE = 240_000  # milliseconds; a busy machine is slow
 LAPTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+SCREEN = {"width": 1920, "height": 1080}
 
 
 def find_chromium() -> str | None:

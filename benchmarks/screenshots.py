@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from benchmarks.browser import LAPTOP, PHONE, Reader, Visitor, open_chromium
+from benchmarks.browser import LAPTOP, PHONE, SCREEN, Reader, Visitor, open_chromium
 from eval.__main__ import main as evaluate
 from hdpainter.console import Parser, finish
 from hdpainter.files import make_folder
@@ -35,31 +35,36 @@ def shoot(page: Page, path: Path, whole: bool = False) -> None:
 
 
 def tour(browser: Browser, url: str, out: Path, steps: int | None) -> None:
-    """All pictures of the page, by one visitor on a laptop, one at night and one with a phone."""
+    """All pictures of the page, by visitors on a laptop, at a large screen, at night and with a phone."""
     started = time.monotonic()
     visitor = Visitor(browser, url)
     page = visitor.page
     print(f"page after {time.monotonic() - started:.1f} s")
     shoot(page, out / "web-start.png")
     visitor.example(2)
-    shoot(page, out / "web-mask.png", whole=True)
+    shoot(page, out / "web-mask.png")
     visitor.set("Drafts", 4)
     if steps:
         visitor.set("Steps", steps)
+        page.get_by_role("button", name="Advanced").click()  # put away again
+        page.evaluate("window.scrollTo(0, 0)")
     started = time.monotonic()
     visitor.press("run")
     visitor.drafts.first.wait_for()
     print(f"first draft after {time.monotonic() - started:.1f} s")
-    shoot(page, out / "web-running.png", whole=True)
+    shoot(page, out / "web-running.png")
     visitor.wait_for("Drafts: done")
     visitor.drafts.nth(1).click()
     visitor.press("finish")
     visitor.wait_for("Super-resolution: done")
     page.locator("#download").wait_for()
-    shoot(page, out / "web-result.png", whole=True)
+    shoot(page, out / "web-result.png")
     visitor.press("compare")
     visitor.wait_for("Side by side: done")
-    shoot(page, out / "web-side-by-side.png", whole=True)
+    shoot(page, out / "web-side-by-side.png")
+    page.set_viewport_size(SCREEN)
+    shoot(page, out / "web-wide.png")
+    page.set_viewport_size(LAPTOP)
     visitor.press("copy-command")
     page.locator("#recipe").wait_for()
     if page.locator("#explain").is_visible():

@@ -98,6 +98,9 @@ class Api:
             raise UserError("known_region is always exact here: pixels outside the mask stay as they are")
         recipe = studio.menu.recipe(prompt, model, **settings)
         subject = await asyncio.to_thread(self._subject, Path(image or ""), Path(mask or ""))
+        width, height = recipe.method.input.grown(subject.photo.size)
+        if width * height > studio.menu.limits.megapixels * 1e6:
+            raise UserError(f"outpaint makes {width} x {height} pixels, over this server's limit: add fewer")
         order = Order("API", recipe.model, self._work(subject, recipe), 2)
         order.owner = order.client = client(request)
         order.seconds = studio.menu.limits.minutes * 60

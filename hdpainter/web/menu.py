@@ -73,8 +73,6 @@ class Menu:
         wanted: JobSettings = from_mapping(JobSettings, given | {"known_region": "exact"})
         if max(len(prompt), len(wanted.negative_prompt or "")) > PROMPT_LENGTH:
             raise UserError(f"the prompt is longer than {PROMPT_LENGTH} characters: make it shorter")
-        if (wanted.steps or 0) > self.limits.steps:
-            raise UserError(f"steps is {wanted.steps}: this server makes up to {self.limits.steps}")
         if (wanted.size or 0) > MAX_SIZE:
             raise UserError(f"size is {wanted.size}: give up to {MAX_SIZE}, or 0 for the model's own")
         known(model, self.models, "model")
@@ -88,7 +86,10 @@ class Menu:
         }
         chosen = {} if self.resolve(model) == model else self.chosen
         recipe = Recipe(model, prompt, replace(wanted, method=name, **foreign), chosen)
-        _ = recipe.method  # raises for values that do not fit it
+        made_by = recipe.method  # raises for values that do not fit it
+        steps = max(made_by.sampler.steps, made_by.superres.steps if wanted.set else 0)
+        if steps > self.limits.steps:
+            raise UserError(f"steps is {steps}: this server makes up to {self.limits.steps}")
         return recipe
 
     def recipe_of(self, record: Mapping[str, Any]) -> Recipe:

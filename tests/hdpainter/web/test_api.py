@@ -164,6 +164,9 @@ def test_mistakes_are_told(client, form, picture, mask, changes, message):
         ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
         ({"known_region": "blended"}, "known_region is always exact here"),
         ([1], "settings must be a JSON object"),
+        ({"set": "sampler.steps=900"}, "steps is 900: this server makes up to 200"),
+        ({"set": "superres.steps=900"}, "steps is 900: this server makes up to 200"),
+        ({"outpaint": "left=8000,top=500"}, "outpaint makes 8090 x 620 pixels"),
     ],
 )
 def test_mistakes_in_the_settings_of_a_job_are_told(client, picture, mask, tiny_pipeline, settings, message):

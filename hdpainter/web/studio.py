@@ -115,7 +115,7 @@ class Studio:
         """Those of a picture that was made here."""
         record = png_record(file)
         try:
-            return record and self.menu.recipe_of(record)
+            return self.menu.recipe_of(record) if record else None
         except UserError:  # by a method that is not here, or anything that only looks like a record
             return None
 

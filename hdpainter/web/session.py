@@ -14,6 +14,7 @@ from hdpainter.web.messages import told
 from hdpainter.web.photos import Photo
 from hdpainter.web.recipes import Recipe
 from hdpainter.web.work import Draft, Finished
+from ldm.util import UserError
 
 SESSIONS = 200  # tabs remembered; older ones have to load their photo again
 KEPT = 24  # drafts that are shown
@@ -82,6 +83,19 @@ class Session:
         fresh = Session(self.key)
         vars(self).update({name: getattr(fresh, name) for name in (*OF_PHOTO, "orders", "error")})
         self.photo = photo
+
+    def need_photo(self) -> Photo:
+        """The photo. Raises UserError where there is none, or none any more."""
+        if self.photo is None:
+            raise UserError("there is no photo yet: choose one")
+        self.photo.check()
+        return self.photo
+
+    def need_draft(self) -> Draft:
+        """The picked draft. Raises UserError where there is none."""
+        if self.picked is None:
+            raise UserError("there is no draft yet: make some and pick one")
+        return self.picked
 
     def go_back(self) -> None:
         """The photo before takes the place of the one that is open."""

@@ -24,7 +24,7 @@ from hdpainter.web.engine import Engine, Loader, Order
 from hdpainter.web.layout import known_things, negative_hint, note
 from hdpainter.web.menu import FORM, SEEDS, Menu
 from hdpainter.web.messages import told
-from hdpainter.web.photos import Photo, check_pixels, load_named, png_data_url, png_record, receive
+from hdpainter.web.photos import check_pixels, load_named, png_data_url, png_record, receive
 from hdpainter.web.recipes import Recipe, as_command, as_yaml
 from hdpainter.web.session import Session, Sessions
 from hdpainter.web.views import (
@@ -131,7 +131,7 @@ class Studio:
         return url, *self._panel(session)
 
     def _load_mask(self, session: Session, file: Path) -> str:
-        photo = _photo(session)
+        photo = session.need_photo()
         check_pixels(file, file.name, self.menu.limits.megapixels)
         grey = load_named(load_mask, file, file.name, photo.size)
         session.loaded_mask = photo.path.with_name("loaded-mask.png")
@@ -159,7 +159,7 @@ class Studio:
         )
 
     def _grey(self, session: Session, mask: str) -> np.ndarray:
-        photo, file = _photo(session), session.loaded_mask
+        photo, file = session.need_photo(), session.loaded_mask
         loaded = load_mask(file, photo.size) if file and file.is_file() else None
         return masks.full_size(masks.painted(mask, photo.paint_size), photo.size, loaded)
 
@@ -167,7 +167,7 @@ class Studio:
         grey = self._grey(session, mask)
         if grey.max() < max(recipe.method.masks.threshold for recipe in recipes):
             raise UserError("the mask is empty: paint over what is to be replaced")
-        photo = _photo(session)
+        photo = session.need_photo()
         name = hashlib.sha256(grey.tobytes()).hexdigest()[:16]
         path = photo.path.parent / name / work.mask_name(photo)
         path.parent.mkdir(exist_ok=True)
@@ -247,7 +247,7 @@ class Studio:
                 session.picked = draft
 
         try:
-            _photo(session)  # nothing else matters before there is one
+            session.need_photo()  # nothing else matters before there is one
             wanted = variants(self.menu.recipe(**dict(zip(FORM, form, strict=True)), seed=seed))
             subject = await asyncio.to_thread(self._subject, session, mask, wanted)
             made = work.make_drafts(subject, wanted, subject.mask.parent)
@@ -310,7 +310,7 @@ class Studio:
         self, session: Session, order_of: Callable[[Draft], Order]
     ) -> AsyncIterator[Outputs]:
         try:
-            order = self._submit(session, order_of(_picked(session)))
+            order = self._submit(session, order_of(session.need_draft()))
         except UserError as error:
             session.error = str(error)
             yield *SAME_PICTURES, *STILL_TOLD, *self._panel(session)
@@ -437,16 +437,3 @@ class Studio:
 
 def _seed(seed: float | None, locked: bool) -> Any:
     return (seed or 0) if locked else secrets.randbelow(SEEDS)
-
-
-def _photo(session: Session) -> Photo:
-    if session.photo is None:
-        raise UserError("there is no photo yet: choose one")
-    session.photo.check()
-    return session.photo
-
-
-def _picked(session: Session) -> Draft:
-    if session.picked is None:
-        raise UserError("there is no draft yet: make some and pick one")
-    return session.picked

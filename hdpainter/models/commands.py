@@ -1,4 +1,4 @@
-"""The command line of the models: ``hdpainter models list|download|verify|convert``."""
+"""The command line of the models: ``hdpainter models list|download|verify|convert|merge``."""
 
 import argparse
 from pathlib import Path
@@ -61,6 +61,24 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--ema", action="store_true", help="take the moving averages (model_ema.*) as the weights"
     )
     command.set_defaults(run=run_convert)
+
+    command = commands.add_parser(
+        "merge", help="make a fine-tune into an inpainting model: fine-tune + (inpainting - base)"
+    )
+    command.add_argument(
+        "--add-difference", type=Path, required=True, metavar="A", help="the fine-tune, a file or folder"
+    )
+    command.add_argument(
+        "--inpainting", type=Path, required=True, metavar="B", help="the inpainting model of its family"
+    )
+    command.add_argument(
+        "--base", type=Path, required=True, metavar="C", help="the model that A and B were trained from"
+    )
+    command.add_argument("target", type=Path, help="the .safetensors file to write")
+    command.add_argument(
+        "--dtype", help="float32, bfloat16 or float16, of the weights (default: as B has them)"
+    )
+    command.set_defaults(run=run_merge)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -193,5 +211,17 @@ def run_convert(args: argparse.Namespace) -> int:
     dropped = convert(args.source, args.target, dtype=dtype, ema=args.ema)
     if dropped:
         print(f"left out: {', '.join(dropped)}")
+    print(f"wrote {args.target} ({args.target.stat().st_size / 1e9:.2f} GB)")
+    return 0
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Merge `args.add_difference`, `args.inpainting` and `args.base` to `args.target`."""
+    from hdpainter.models.devices import dtype_named  # torch takes seconds to import
+    from hdpainter.models.merge import add_difference
+
+    dtype = dtype_named(args.dtype) if args.dtype else None
+    make_folder(args.target.parent)
+    add_difference(args.add_difference, args.inpainting, args.base, args.target, dtype)
     print(f"wrote {args.target} ({args.target.stat().st_size / 1e9:.2f} GB)")
     return 0

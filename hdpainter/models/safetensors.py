@@ -44,3 +44,4 @@ def write_safetensors(
             value = tensor_of(name).to(layout[name].dtype)
             assert value.shape == layout[name].shape, f"{name}: {value.shape}"
             file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            del value  # before the next one is made

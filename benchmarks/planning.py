@@ -24,7 +24,7 @@ from hdpainter.jobs.batch import run
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.models.identity import identify
 
-SIZE = (64, 48)
+SIZE = (32, 24)
 DONE = 1000  # photos that are painted, to be planned again
 
 
@@ -51,7 +51,7 @@ def photos(folder: Path, count: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
     buffer, mask = io.BytesIO(), np.zeros((SIZE[1], SIZE[0]), np.uint8)
     Image.fromarray(noise).save(buffer, "PNG")
-    mask[10:30, 10:30] = 255
+    mask[6:18, 8:24] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     for number in range(count):
         place = folder / f"{number // 1000:03d}"

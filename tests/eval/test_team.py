@@ -88,13 +88,15 @@ def test_samples_that_fail_or_kill_are_told_and_the_others_made(mortal, tmp_path
 def test_a_cluster_makes_the_same_as_this_process(write_config, tiny_pipeline, team):
     methods = {**BASE, "mean": {"kind": "mean"}}
     config = write_config(methods, model=str(tiny_pipeline), batch_size=2)
-    run, _ = made(config, devices=team)
     config.write_text(config.read_text().replace("/run", "/alone"))
     alone, _ = made(config)
-    for name in methods:
-        assert run.done(name) == alone.done(name) == list(range(6))
+    copied = {"kind": "folder", "path": str(alone.folder("mean"))}  # which the driver alone may see
+    config = write_config({**methods, "copied": copied}, model=str(tiny_pipeline), batch_size=2)
+    run, _ = made(config, devices=team)
+    for name, like in (*zip(methods, methods, strict=True), ("copied", "mean")):
+        assert run.done(name) == alone.done(like) == list(range(6))
         for i in range(6):
-            assert np.abs(run.result(name, i).astype(int) - alone.result(name, i)).max() <= 1
+            assert np.abs(run.result(name, i).astype(int) - alone.result(like, i)).max() <= 1
     rows = run.manifest("stable-inpainting")
     assert {row["device"] for row in rows.values()} == {"cpu"} and rows[0]["dtype"] == "float32"
 

@@ -1,5 +1,7 @@
 """Teams: who does what, who dies of what, and that nothing is lost or done twice by that."""
 
+import importlib.util
+import sys
 from collections import Counter
 
 import pytest
@@ -8,10 +10,11 @@ from hdpainter.team import Lost, device_names, open_team
 from ldm.util import UserError
 from tests.hdpainter.team.members import Doublers
 
+HAS_RAY = importlib.util.find_spec("ray") is not None
 TEAMS = [
     ("cpu",),
     ("cpu", "cpu"),
-    pytest.param(("ray:2",), marks=pytest.mark.slow),
+    pytest.param(("ray:2",), marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="needs Ray")]),
 ]
 OF_SEVERAL = TEAMS[1:]
 
@@ -23,8 +26,6 @@ def diary(tmp_path):
 
 def work(devices, recruit, groups):
     """The answers of a team, in no order."""
-    if devices[0].startswith("ray"):
-        pytest.importorskip("ray")
     with open_team(devices, recruit) as team:
         return [(list(items), list(results)) for items, results in team.work(groups)]
 
@@ -93,8 +94,6 @@ def test_what_a_member_raises_ends_the_work(devices, diary):
 
 @pytest.mark.parametrize("devices", OF_SEVERAL)
 def test_a_team_works_again_and_again_with_the_same_members(devices, diary):
-    if devices[0].startswith("ray"):
-        pytest.importorskip("ray")
     recruit = Doublers(diary)
     with open_team(devices, recruit) as team:
         for start in (0, 100):
@@ -111,3 +110,30 @@ def test_devices_that_make_no_sense(text):
 def test_devices():
     assert device_names("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
     assert device_names("ray://head:10001") == ["ray://head:10001"]
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch, diary):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[cluster\]'"):
+        work(("ray",), Doublers(diary), [[1]])
+
+
+@pytest.mark.slow
+def test_a_team_is_no_larger_than_its_cluster(diary):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    try:
+        with pytest.raises(UserError, match=r"3 actors are more than .* processor cores for: give at most 2"):
+            work(("ray:3",), Doublers(diary), [[1]])
+        done = work(("ray",), Doublers(diary), [[n] for n in range(5)])  # one actor with both cores
+        assert len(done) == 5 and len({process for process, _ in Doublers(diary).begun()}) == 1
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_an_address_where_there_is_no_cluster_is_told(diary, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match=r"there is no Ray cluster at 127\.0\.0\.1:9: "):
+        work(("ray",), Doublers(diary), [[1]])

@@ -150,14 +150,14 @@ def test_a_batch_whose_driver_is_killed_goes_on(folder, tiny_pipeline, devices):
         pytest.importorskip("ray")
     words = [sys.executable, "-m", "hdpainter", "batch", str(folder.source), "--out", str(folder.out)]
     words += ["--model", str(tiny_pipeline), "--devices", devices, "--steps", "8", "--no-superres"]
-    with (folder.path / "log").open("w") as log:
-        driver = subprocess.Popen(words, stderr=log)
-        until = time.monotonic() + 300
-        while len(list(folder.out.glob("*.png"))) < 2:
-            assert driver.poll() is None and time.monotonic() < until, (folder.path / "log").read_text()
-            time.sleep(0.01)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
+    with (folder.path / "log").open("w") as log, subprocess.Popen(words, stderr=log) as driver:
+        until = time.monotonic() + 900
+        try:
+            while len(list(folder.out.glob("*.png"))) < 2:
+                assert driver.poll() is None and time.monotonic() < until, (folder.path / "log").read_text()
+                time.sleep(0.01)
+        finally:
+            driver.kill()
     before = {path: path.read_bytes() for path in folder.out.glob("*.png")}
     again = subprocess.run(words, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr

@@ -117,12 +117,17 @@ class Coco:
             )
         return np.array(picture)
 
-    def mask(self, triplet: Triplet) -> np.ndarray:
-        """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there is none in it."""
-        points = self._points(self._coco.anns[triplet.annotation_id])
+    def mask(self, triplet: Triplet, precise: bool = False) -> np.ndarray:
+        """The filled convex hull as bool [H, W], at the image's size. Raises UserError if there is none in it.
+
+        precise: the object itself instead, all that its polygons cover.
+        """
+        annotation = self._coco.anns[triplet.annotation_id]
+        points = self._points(annotation)
         if len(points) == 0:
             raise UserError(f"annotation {triplet.annotation_id} in {self.file} has no polygon points")
-        mask = self._hull(points, self.size(triplet.image_id))
+        size = self.size(triplet.image_id)
+        mask = self._outline(annotation, size) if precise else self._hull(points, size)
         if not mask.any():
             raise UserError(
                 f"annotation {triplet.annotation_id} in {self.file} lies outside its picture: take it out"
@@ -134,6 +139,16 @@ class Coco:
         """The filled convex hull within a picture of (width, height), bool."""
         mask = np.zeros(size[::-1], np.uint8)
         cv2.fillPoly(mask, [cv2.convexHull(points)], 1)
+        return mask.astype(bool)
+
+    @staticmethod
+    def _outline(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+        """The union of an annotation's filled polygons within a picture of (width, height), bool."""
+        mask = np.zeros(size[::-1], np.uint8)
+        for polygon in filter(
+            None, annotation["segmentation"]
+        ):  # one by one: together, overlaps would be holes
+            cv2.fillPoly(mask, [np.reshape(polygon, (-1, 2)).astype(np.int32)], 1)
         return mask.astype(bool)
 
     def usable(self, annotation: Mapping[str, Any]) -> bool:
@@ -172,10 +187,15 @@ class Coco:
         """(width, height) of an image, as the annotation file says."""
         return self._coco.imgs[image_id]["width"], self._coco.imgs[image_id]["height"]
 
-    def _absent(self, image_id: int) -> list[str]:
-        """The labels of nothing in the image, crowds counted too."""
+    def labels(self, image_id: int) -> list[str]:
+        """The labels of all that is in the image, crowds counted too, in the order of their ids."""
         there = self._coco.imgToAnns.get(image_id, [])
         present = {self._coco.cats[annotation["category_id"]]["name"] for annotation in there}
+        return [name for name in dict.fromkeys(self.categories) if name in present]
+
+    def _absent(self, image_id: int) -> list[str]:
+        """The labels of nothing in the image."""
+        present = self.labels(image_id)
         return [name for name in dict.fromkeys(self.categories) if name not in present]
 
     def _other(self, image_id: int, annotation_id: int) -> str:

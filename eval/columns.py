@@ -23,6 +23,9 @@ def _to_psnr(error: float) -> float:
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
+GUIDANCE = "guidance"  # no metric: what `eval.effect` left in the manifest
+
+
 @dataclass(frozen=True)
 class Column:
     """A number of each sample. key: its name in the score file of `metric`. head: as tables print it;
@@ -60,6 +63,8 @@ COLUMNS = (
     Column("saturation_shift", "saturation", "saturation shift", "", 1),
     # not compared: from the baseline it differs by what the shift does, as the original is the same for both
     Column("saturation_contrast", "saturation", "saturation contrast", "", 1, "", None),
+    Column("S", GUIDANCE, "S", "↓", 4),
+    Column("spread", GUIDANCE, "spread", "", 2),
 )
 COLUMN = {column.key: column for column in COLUMNS}
 PAPER_COLUMNS = ("clip", "acc", "acc_release", "probability", "win_rate")
@@ -71,6 +76,8 @@ EXTRA_COLUMNS = (
     "seam_original",
     "saturation_shift",
     "saturation_contrast",
+    "S",
+    "spread",
 )
 
 

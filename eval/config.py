@@ -57,6 +57,7 @@ class Benchmark:
     samples, seed: how many triplets to draw, and the seed of the drawing; or
     list: a CSV file of triplets, as a path or beside the config.
     prompt: the `true` label, or an `other` one that is nowhere in the image.
+    mask: the convex `hull` of an object, or its own outline, `precise`.
     size: longer side in pixels at which everything is made and scored.
     """
 
@@ -68,6 +69,7 @@ class Benchmark:
     seed: Seed = 0
     list: str | None = None
     prompt: Literal["true", "other"] = "true"
+    mask: Literal["hull", "precise"] = "hull"
     size: Annotated[int, Range(8, 8192, "the longer side in pixels, 8 to 8192")] = 512
 
     def __post_init__(self) -> None:
@@ -168,6 +170,13 @@ class Config:
             seed_of(self.seeds.base if entry.seed is None else entry.seed, self.seeds.per_sample, 0)
         if twice := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
             raise UserError(f"methods: {min(twice)!r} is there twice")
+        for place, entry in enumerate(entries):
+            if (other := entry.how.after()) is not None and other not in [
+                earlier.name for earlier in entries[:place]
+            ]:
+                raise UserError(
+                    f"methods: {entry.name} is made from {other!r}, which is no method that stands before it"
+                )
         return entries
 
     def runs(self, names: Sequence[str] | None = None) -> list["Entry"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.columns import COLUMN, EXTRA_COLUMNS, PAPER_COLUMNS, Column, number
+from eval.neglect import SHOWN, THRESHOLD, neglect
 from eval.published import Published
 from eval.stats import FEWEST, MASK_BINS, Difference, Mean
 from eval.summary import Row, Summary
@@ -45,6 +46,7 @@ def grids(summary: Summary, published: Published | None = None) -> list[Grid]:
         _measured(summary, PAPER_COLUMNS, "measured", "Measured", _measured_notes(summary)),
         _measured(summary, EXTRA_COLUMNS, "beyond", "Beyond the paper", _extra_notes(summary)),
         _compared(summary),
+        _neglected(summary),
         *(_binned(summary, column) for column in summary.columns(("clip", "acc"))),
     ]
     return [grid for grid in made if grid is not None] + ([_quoted(published)] if published else [])
@@ -179,6 +181,36 @@ def _compared(summary: Summary) -> Grid | None:
     return Grid("differences", "Paired differences and tests", ("method", *heads), sections, tuple(notes))
 
 
+def _neglected(summary: Summary) -> Grid | None:
+    """What the failed fills of each row show."""
+    judge = summary.judges.get("accuracy")
+    threshold = judge.settings.get("threshold", THRESHOLD) if judge else THRESHOLD
+    found = {row.name: neglect(summary.run, row.members, row.indices, threshold) for row in summary.measured}
+    if not any(found.values()):
+        return None
+
+    def cells(row: Row) -> tuple[str, ...]:
+        counts = found[row.name]
+        if counts is None:
+            return (row.label, *[NOTHING] * (1 + len(SHOWN)))
+        failed = counts.total()
+        return (
+            row.label,
+            str(failed),
+            *(f"{counts[kind]} ({counts[kind] / failed:.0%})" if failed else "0" for kind in SHOWN),
+        )
+
+    sections = tuple(section for section in _sections(summary, cells) if not section.words)
+    notes = [
+        "Of the fills in which the prompt is not found, by the surest detection in the mask's box: of another "
+        f"label that the picture has, none above {threshold:g}, or of any other label. The seeds of a row are "
+        "counted together.",
+    ]
+    if judge:
+        notes.append(f"Detections: {judge.label}.")
+    return Grid("neglect", "What failed fills show", ("method", "failed", *SHOWN), sections, tuple(notes))
+
+
 def _binned(summary: Summary, column: Column) -> Grid:
     found = zip(*np.unique(summary.bins[summary.scored(column.key)], return_counts=True), strict=True)
     sizes = {int(index): int(size) for index, size in found}
@@ -274,6 +306,11 @@ def _extra_notes(summary: Summary) -> tuple[str, ...]:
         )
     if summary.columns(("psnr",)):
         notes.append("PSNR is that of the mean squared error; ∞: no pixel outside the mask changed.")
+    if summary.columns(("S",)):
+        notes.append(
+            "S: Eq. 9 for a pixel and a word, mean over the steps, in the paper's form for all; guidance is to "
+            "lower it. Spread: standard deviation of the final latents in the mask."
+        )
     return tuple(notes)
 
 

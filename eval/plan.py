@@ -91,5 +91,5 @@ def _finished(run: Run, entry: Entry) -> frozenset[int]:
     return frozenset(
         index
         for index in run.done(entry.name)
-        if all(rows[index].get(k, v) == v for k, v in entry.how.source(run.triplets[index]).items())
+        if all(rows[index].get(k, v) == v for k, v in entry.how.source(run.triplets[index], run).items())
     )

@@ -109,6 +109,7 @@ def open_run(
         "list": digest([asdict(triplet) for triplet in triplets]),
         "n": len(triplets),
         "prompt": config.benchmark.prompt,
+        "mask": config.benchmark.mask,
     }
     facts = {
         **{key: value for key, value in benchmark.items() if key != "coco"},
@@ -145,12 +146,13 @@ def write_inputs(run: Run, coco: Coco, triplets: Sequence[Triplet], scratch: Pat
 
     Raises UserError if images are missing, before any is written, or damaged.
     """
+    precise = run.info["benchmark"].get("mask") == "precise"
     missing = [coco.image_path(triplet) for triplet in triplets if not coco.image_path(triplet).is_file()]
     if missing:
         raise UserError(f"{len(missing)} of {len(triplets)} images are missing, the first is {missing[0]}")
 
     def write(triplet: Triplet) -> None:
-        image, mask = coco.image(triplet), _mask(coco, triplet, run.size)
+        image, mask = coco.image(triplet), _mask(coco, triplet, run.size, precise)
         small = Image.fromarray(image).resize(mask.shape[::-1], Image.Resampling.BICUBIC)
         grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
         save_png(small, run.image_path(triplet.index), scratch=scratch)
@@ -173,7 +175,7 @@ def _refuse_unknown(out: Path) -> None:
 def _refuse_others(
     old: Run, facts: Mapping[str, Any], entries: Sequence[Entry], described: Mapping[str, Any]
 ) -> None:
-    before = {**old.info["benchmark"], "size": old.size}
+    before = {"mask": "hull", **old.info["benchmark"], "size": old.size}  # older runs do not say
     if changed := differences({key: before.get(key) for key in facts}, facts):
         raise UserError(f"{old.path} was made with another config ({changed}); give another --out")
     for entry in entries:
@@ -201,18 +203,21 @@ def _write_samples(
 ) -> None:
     say(f"{len(triplets)} samples from {coco.root}")
     prompts = prompts_of(triplets, benchmark)
-    shares = _in_threads(lambda t: float(_mask(coco, t, benchmark.size).mean()), triplets, "masks", say)
+    precise = benchmark.mask == "precise"
+    shares = _in_threads(
+        lambda t: float(_mask(coco, t, benchmark.size, precise).mean()), triplets, "masks", say
+    )
     columns = [field.name for field in fields(Sample)]
     rows = [
-        {**asdict(t), "prompt": prompt, "mask_share": share}
+        {**asdict(t), "prompt": prompt, "mask_share": share, "labels": ";".join(coco.labels(t.image_id))}
         for t, prompt, share in zip(triplets, prompts, shares, strict=True)
     ]
     write_rows(path, columns, rows)
 
 
-def _mask(coco: Coco, triplet: Triplet, size: int) -> np.ndarray:
+def _mask(coco: Coco, triplet: Triplet, size: int, precise: bool) -> np.ndarray:
     """M at evaluation size, bool [h, w]."""
-    mask = coco.mask(triplet)
+    mask = coco.mask(triplet, precise)
     if not mask.any():
         raise UserError(f"sample {triplet.index} (annotation {triplet.annotation_id}) has an empty mask")
     height, width = mask.shape

@@ -68,7 +68,9 @@ def page(summary: Summary, published: str | None = None, max_mb: float = MEGABYT
         "title": escape(figures.title if figures else "Results"),
         "about": "".join(f"<li><b>{escape(k)}</b> {escape(v)}</li>" for k, v in tables.provenance(summary)),
         "tables": "".join(
-            _table(made[key]) for key in ("measured", "beyond", "differences", "quoted") if key in made
+            _table(made[key])
+            for key in ("measured", "beyond", "differences", "neglect", "quoted")
+            if key in made
         ),
         "charts": "".join(_charts(summary)),
         "bins": "".join(_table(grid) for key, grid in made.items() if key.startswith("bins")) or _NOTHING,

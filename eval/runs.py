@@ -37,6 +37,7 @@ class Sample:
 
     index: counts from 0. category: the true label. prompt: the label to paint, true or another.
     mask_share: share of the image's pixels that the mask covers, in (0, 1], at evaluation size.
+    labels: all that the image has, joined by ";"; of older runs the true label alone.
     """
 
     index: int
@@ -48,6 +49,11 @@ class Sample:
     category: str
     prompt: str
     mask_share: float
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            object.__setattr__(self, "labels", self.category)
 
 
 class Run:
@@ -156,6 +162,16 @@ class Run:
         rows = self.manifest(method)
         return {str(rows[index][key]) for index in self.done(method) if rows[index].get(key)}
 
+    def numbers_noted(self, method: str) -> dict[str, np.ndarray]:
+        """The numbers that the manifest has of a method's results by name, [n] each, nan where there is none."""
+        rows = self.manifest(method)
+        found: dict[str, np.ndarray] = {}
+        for index in self.done(method):
+            for key, value in rows[index].items():
+                if isinstance(value, float):
+                    found.setdefault(key, np.full(len(self.triplets), np.nan))[index] = value
+        return found
+
     @cached_property
     def mask_shares(self) -> np.ndarray:
         """mask_share of every sample, float [n]."""
@@ -219,9 +235,11 @@ def still_holds(row: Mapping[str, Any], digest: str, picture: Path, written: int
 def read_samples(path: Path) -> list[Sample]:
     """The samples in a triplets.csv. Raises UserError if it is damaged."""
     hints = get_type_hints(Sample)
-    rows = read_rows(path, list(hints))
+    rows = read_rows(path, [name for name in hints if name != "labels"])
     try:
-        samples = [Sample(**{name: kind(row[name]) for name, kind in hints.items()}) for row in rows]
+        samples = [
+            Sample(**{name: kind(row[name]) for name, kind in hints.items() if name in row}) for row in rows
+        ]
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not all(0 < sample.mask_share <= 1 for sample in samples):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.columns import COLUMN, COLUMNS, Column
+from eval.columns import COLUMN, COLUMNS, GUIDANCE, Column
 from eval.runs import Run
 from eval.stats import REPEATS, ClusterBootstrap, Difference, Mean, mask_bins, mcnemar, preference
 from hdpainter.files import digest, parse_json
@@ -29,10 +29,11 @@ def group_of(kind: Any) -> Literal["method", "bound"]:
 @dataclass(frozen=True)
 class Judge:
     """What a metric's scores were made with. label: its name, with "mini" for a miniature. notes: what it
-    left out."""
+    left out. settings: the metric's own."""
 
     label: str
     notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,11 @@ def _row(run: Run, name: str, members: tuple[str, ...]) -> Row:
         reason = info.get("why_not") or "no results yet; python -m eval generate makes them"
         return Row(name, label, group, members, missing=str(reason))
     values: dict[str, np.ndarray] = {}
-    scores = cache(run.scores)
+
+    @cache
+    def scores(member: str, metric: str) -> Mapping[str, np.ndarray] | None:
+        return run.numbers_noted(member) if metric == GUIDANCE else run.scores(member, metric)
+
     for column in COLUMNS:
         if column.metric == "pickscore":
             continue  # a comparison of two rows
@@ -363,7 +368,8 @@ def _judges(run: Run, names: Sequence[str], preferences: str | None) -> dict[str
                 )
         if records:
             last = list(records.values())[-1]
-            judges[metric] = Judge(str(last["label"]), tuple(last.get("notes") or ()))
+            settings = last.get("settings") or {}
+            judges[metric] = Judge(str(last["label"]), tuple(last.get("notes") or ()), settings)
     return judges
 
 

@@ -101,19 +101,21 @@ def run(args: argparse.Namespace) -> int:
     """Write the tables and say where."""
     summary, name = load(args)
     out = args.out or args.folder / "tables"
-    for path in write_tables(summary, out, name):
+    for path in write_tables(summary, out, name, Path(args.config).stem if args.config else "table"):
         print(path)
     return 0
 
 
-def write_tables(summary: Summary, out: Path, published: str | None = None) -> list[Path]:
+def write_tables(
+    summary: Summary, out: Path, published: str | None = None, name: str = "table"
+) -> list[Path]:
     """Write NAME.md, NAME.tex, NAME.csv (all numbers, unrounded), NAME-quoted.csv and NAME-samples.csv into
     `out`.
 
-    NAME is `published` ("table1", "table2"), or "table". Each file appears whole or not at all.
+    NAME is `published` ("table1", "table2"), or `name`. Each file appears whole or not at all.
     """
     figures = TABLES[published] if published else None
-    name, made = published or "table", grids(summary, figures)
+    name, made = published or name, grids(summary, figures)
     title = figures.title if figures else "Results"
     written = [
         write_text(out / f"{name}.md", markdown(title, provenance(summary), made)),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -19,7 +20,7 @@ from eval.kinds.base import Input, Made, Paint
 from eval.models import ModelCache, dtype_name, weights_in
 from eval.plan import Batch
 from eval.prefetch import AHEAD, prefetch
-from eval.runs import Run
+from eval.runs import Run, digest_of
 from eval.version import code_version
 from hdpainter.console import one_line
 from hdpainter.images import save_png
@@ -92,10 +93,17 @@ def _orders(run: Run, batch: Batch) -> list[Order]:
                 run.image(i),
                 run.mask(i),
                 seed_of(settings["seed"], settings["per_sample"], i),
+                _made_by(run, settings["of"], i) if "of" in settings else None,
             ),
         )
         for i in batch.indices
     ]
+
+
+def _made_by(run: Run, method: str, index: int) -> tuple[np.ndarray, str] | None:
+    """A finished result of another method, and its digest."""
+    row, picture = run.manifest(method).get(index), run.result(method, index)
+    return None if row is None or picture is None else (picture, digest_of(row))
 
 
 def _save(

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# From nothing to a table of the paper and a report: check, generate, score, table, report. reproduce_table1.sh and
-# reproduce_table2.sh call it with the table's name. Started again, it goes on where it stopped. Exit code 1: some
-# results failed, and the table is of the others.
+# From nothing to a table and a report: check, generate, score, table, report. reproduce_table1.sh, reproduce_table2.sh
+# and reproduce_ablation.sh call it with the name of a config, reproduce_all.sh with all: table1, table2, strength
+# (which guidance the sources have), ablation. Started again, it goes on where it stopped. Exit code 1: some results
+# failed, and the table is of the others.
 #
 #   reproduce_table1.sh --mini     the miniatures that ship, on toy COCO, offline; true and other labels as prompts
 #   reproduce_table1.sh            MSCOCO 2017 and the public checkpoints; true labels, as the paper
 #   --prompt true|other            only this kind of prompts
-#   --out DIR                      results go to DIR-true, DIR-other (default: outputs/mini or outputs/mscoco)
+#   --out DIR                      results go to DIR-true, DIR-other (default: outputs/mini or outputs/mscoco; those of
+#                                  the ablation, which has its own samples, to DIR-ablation-true, ...)
 #
 # All other arguments go to `python -m eval check` and `generate`, such as --coco DIR, --devices cuda:0,cuda:1,
 # --dtype bfloat16, --limit 16, --methods painta hd-painter. On a processor that computes in bfloat16, the fastest is
@@ -45,9 +47,11 @@ done
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 config=${mini:+mini-}$table
+out=${out:-outputs/${mini:-mscoco}}
+[ "$table" != ablation ] || out=$out-ablation
 failed=0
 for prompt in ${prompts:-${mini:+other} true}; do
-  run=${out:-outputs/${mini:-mscoco}}-$prompt
+  run=$out-$prompt
   what=(--config "$config" --prompt "$prompt" --out "$run" ${rest[@]+"${rest[@]}"})
   code=0
   python -m eval changed "$run" "${what[@]}" || code=$?

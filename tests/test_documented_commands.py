@@ -130,6 +130,10 @@ SMALLEST = {
     "bash scripts/reproduce_table2.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_table1.sh --mini": Small(MINI, slow=True),
     "bash scripts/reproduce_table2.sh --mini": Small(MINI, slow=True),
+    "bash scripts/reproduce_ablation.sh": Small(code=2, slow=True),
+    "bash scripts/reproduce_ablation.sh --mini": Small(MINI, slow=True),
+    "bash scripts/reproduce_all.sh": Small(code=2, slow=True),
+    "bash scripts/reproduce_all.sh --mini": Small(MINI, slow=True),
     "bash scripts/lock.sh": Small(slow=True),
     "bash scripts/train_mini.sh": Small("mini-autoencoder-f8", slow=True),
 }

@@ -8,6 +8,7 @@ from eval.kinds.base import Kind
 from eval.kinds.bld import BLD
 from eval.kinds.folder import Folder
 from eval.kinds.glide import Glide
+from eval.kinds.joined import Joined
 from eval.kinds.mean import Mean
 from eval.kinds.nuwa_lip import NuwaLip
 from eval.kinds.original import Original
@@ -22,6 +23,7 @@ KINDS: dict[str, type[Kind]] = {
     "glide": Glide,
     "nuwa-lip": NuwaLip,
     "folder": Folder,
+    "joined": Joined,
     "original": Original,
     "squeezed": Squeezed,
     "reconstruction": Reconstruction,

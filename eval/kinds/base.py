@@ -9,18 +9,20 @@ import numpy as np
 from PIL import Image
 
 from eval.models import ModelCache
-from eval.runs import Sample
+from eval.runs import Run, Sample
 from hdpainter.pipeline import OnStep
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a method gets: the sample, its image (RGB uint8 [H, W, 3]) and mask (bool [H, W]), and a seed."""
+    """What a method gets: the sample, its image (RGB uint8 [H, W, 3]) and mask (bool [H, W]), and a seed; where
+    it is made from another method, that one's result and its digest."""
 
     sample: Sample
     image: np.ndarray
     mask: np.ndarray
     seed: int
+    made: tuple[np.ndarray, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,15 @@ class Kind:
         """How tables print it where the config does not say."""
         return name
 
-    def source(self, sample: Sample) -> dict[str, Any]:
-        """What the manifest says of what a result was made from: it is made again once this is another."""
+    def after(self) -> str | None:
+        """The method of the same config that this one is made from, if any."""
+        return None
+
+    def source(self, sample: Sample, run: Run | None = None) -> dict[str, Any]:
+        """What the manifest says of what a result was made from: it is made again once this is another.
+
+        run: where other methods' results are.
+        """
         return {}
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:

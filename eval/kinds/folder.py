@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from eval.kinds.base import Input, Kind, resized
-from eval.runs import Sample
+from eval.runs import Run, Sample
 from hdpainter.blend import blend
 from hdpainter.images import load_image
 from ldm.util import UserError, shown
@@ -43,7 +43,7 @@ class Folder(Kind):
             raise UserError(f"{self.path} is not a folder of results")
         return {**super().identity(), "path": str(Path(self.path).resolve())}
 
-    def source(self, sample: Sample) -> dict[str, Any]:
+    def source(self, sample: Sample, run: Run | None = None) -> dict[str, Any]:
         try:
             about = self._file(sample).stat()
         except (OSError, UserError):  # without it, its copy stays

@@ -4,16 +4,22 @@ import copy
 import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from eval.effect import Effect
 from eval.kinds.base import Input, Kind, Made, Paint
 from eval.models import ModelCache, is_inpainting_model, model_identity
-from hdpainter.masks import padded_size
+from hdpainter.inpaint import Inpainting
+from hdpainter.masks import MaskSettings, padded_size, prepare
+from hdpainter.models.loading import PipelineModels
+from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import PipelineSpec, check_method
 from hdpainter.pipeline import HDPainter, OnStep
+from hdpainter.prompts import token_indices
 from hdpainter.settings import Adjustments, Method
+from ldm.checkpoint import build
 from ldm.util import UserError
 
 
@@ -21,10 +27,12 @@ from ldm.util import UserError
 class Pipeline(Adjustments, Kind):
     """HD-Painter's stage 1 by any method of ``configs/methods``, or a YAML file, with the user's adjustments.
 
+    known_region: besides the method's ways, `decoded`: stage 1's picture as it is, which the authors score.
     override: values of the method by their place, such as ``{"rasg.logit_shift": 1}``. painta_levels,
     rasg_levels: downsampling factors of the latent that the two act on; the model's own by default.
     """
 
+    known_region: Literal["exact", "blended", "decoded"] | None = None  # type: ignore[assignment]  # one more
     method: str = "hd-painter"
     painta_levels: list | None = None
     rasg_levels: list | None = None
@@ -41,7 +49,13 @@ class Pipeline(Adjustments, Kind):
 
     def resolved(self) -> Method:
         """The method with its values replaced. Raises UserError for what it does not have."""
-        return Method.load(self.method).adjusted(self).override(self.override)
+        ours = dataclasses.replace(self, known_region=None) if self.decoded else self
+        return Method.load(self.method).adjusted(ours).override(self.override)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the result is stage 1's picture as it is."""
+        return self.known_region == "decoded"
 
     def spec(self) -> PipelineSpec:
         """The pipeline with its levels replaced."""
@@ -59,15 +73,27 @@ class Pipeline(Adjustments, Kind):
             raise UserError(f"model {spec.name} is a kind of its own here: give the entry kind: {spec.kind}")
         check_method(method, spec.kind, spec.name)
         method.check_model(spec.name, not is_inpainting_model(self.model))
+        values = dataclasses.asdict(method) | ({"known_region": "decoded"} if self.decoded else {})
         unused = ("name", "superres")
         return {
-            "method": {key: value for key, value in dataclasses.asdict(method).items() if key not in unused},
+            "method": {key: value for key, value in values.items() if key not in unused},
             "model": {
                 **model_identity(self.model),
                 "painta_levels": spec.painta_levels,
                 "rasg_levels": spec.rasg_levels,
             },
         }
+
+    def check(self, size: int) -> None:
+        """Raise UserError for levels at which the UNet has no attention; it is built without its weights."""
+        method, spec = self.resolved(), self.spec()
+        given = ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels))
+        if not any(acts and levels for acts, levels in given):
+            return
+        unet: Any = build(stage_model(spec.inpainting).config["params"]["unet_config"])
+        for acts, levels in given:
+            if acts and levels:
+                unet.transformer_blocks(levels)
 
     def cost(self) -> float:
         method = self.resolved()
@@ -81,22 +107,35 @@ class Pipeline(Adjustments, Kind):
         own = copy.copy(models.get(self.model))  # with the same weights
         own.spec = self.spec()
         painter, method = HDPainter(own), self.resolved()
-        unet = own.stage1.model.diffusion_model
-        for acts, levels in ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels)):
-            if acts and levels:
-                unet.transformer_blocks(levels)  # raises for levels that it does not have
 
         def paint(inputs: Sequence[Input]) -> list[Made]:
-            results = painter(
-                [one.image for one in inputs],
-                [one.mask for one in inputs],
-                [one.sample.prompt for one in inputs],
-                method=method,
-                seed=[one.seed for one in inputs],
-                size=max(inputs[0].image.shape[:2]),
-                superres=False,
-                progress=progress,
-            )
-            return [Made(np.array(result.image)) for result in results]
+            with self._effect(own, method, inputs) as effect:
+                results = painter(
+                    [one.image for one in inputs],
+                    [one.mask for one in inputs],
+                    [one.sample.prompt for one in inputs],
+                    method=method,
+                    seed=[one.seed for one in inputs],
+                    size=max(inputs[0].image.shape[:2]),
+                    superres=False,
+                    progress=progress,
+                    observer=effect,
+                )
+            pictures = [result.low_res if self.decoded else result.image for result in results]
+            return [
+                Made(np.array(picture), note) for picture, note in zip(pictures, effect.notes(), strict=True)
+            ]
 
         return paint
+
+    def _effect(self, models: PipelineModels, method: Method, inputs: Sequence[Input]) -> Effect:
+        """At the model's own levels and with the paper's masks, whatever the method has: to compare methods."""
+        spec, masks = PipelineSpec.load(self.model), MaskSettings()
+        stage = Inpainting(models.stage1, spec.painta_levels, spec.rasg_levels)
+        fills = [prepare(np.uint8(255) * one.mask, one.mask.shape, spec.multiple, masks) for one in inputs]
+        return Effect(
+            models.stage1.model.diffusion_model,
+            [token_indices(one.sample.prompt, method.prompts.positive) for one in inputs],
+            stage.level_masks(fills, spec.rasg_levels, masks.levels),
+            stage.level_masks(fills, [1], masks.concat)[1],
+        )

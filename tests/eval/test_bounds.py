@@ -164,7 +164,8 @@ def test_a_deep_run_file(run):
 def test_shares_of_a_mask_are_shares(run, share):
     path = run.path / "triplets.csv"
     rows = path.read_text().splitlines()
-    rows[1] = ",".join([*rows[1].split(",")[:-1], share])
+    place = rows[0].split(",").index("mask_share")
+    rows[1] = ",".join(share if i == place else cell for i, cell in enumerate(rows[1].split(",")))
     path.write_text("\n".join(rows) + "\n")
     assert "mask_share" in line(Run.open, run.path)
 

@@ -1,5 +1,6 @@
 """Configs of the benchmark: grids, seeds, and mistakes told in one line before anything is made."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_seeds(base, other, index, another):
             {},
             "methods: a: kind 'magic' is not one of pipeline, bld, glide, nuwa-lip",
         ),
-        ({"a": {}}, {}, "unknown method 'a'; known: glide, hd-painter"),
+        ({"a": {}}, {}, "unknown method 'a'; known: bld"),
         ({"painta": {"step": 3}}, {}, "methods: painta: unknown key 'step'; did you mean 'steps'?"),
         ({"painta": {"steps": "x"}}, {}, "methods: painta: steps must be a whole number, not 'x'"),
         ({"painta": {"rasg.scale": 2}}, {}, "method painta has no 'rasg', so rasg.scale cannot be set"),
@@ -161,3 +162,61 @@ def test_the_configs_that_come_with_the_repository(name):
     assert config.for_tables["published"] == name.removeprefix("mini-")
     if config.benchmark.list:
         assert Path(config.benchmark.list).is_file()
+
+
+@pytest.mark.parametrize("mini", ["", "mini-"])
+def test_the_tables_share_what_they_make_and_are_scored_as_by_the_authors(mini):
+    tables = [Config.load(f"{mini}{name}") for name in ("table1", "table2", "strength")]
+    assert len({config.out for config in tables}) == 1
+    assert all((config.seeds.base, config.seeds.per_sample) == (1, False) for config in tables)
+    known: dict[str, dict] = {}
+    for config in tables:
+        for entry in config.entries():
+            if entry.kind in ("pipeline", "bld", "reconstruction"):
+                assert entry.how.known_region == "decoded"
+            values = {key: value for key, value in vars(entry.how).items() if key != "model"}
+            assert known.setdefault(entry.name, values) == values
+    joined = {entry.how.of for entry in tables[1].entries() if entry.kind == "joined"}
+    assert joined == {entry.name for entry in tables[1].entries() if entry.kind == "pipeline"}
+
+
+@pytest.mark.parametrize("name", ["ablation", "mini-ablation"])
+def test_the_ablation_changes_one_thing_a_row(name):
+    """Against HD-Painter, but for the seeds, the two parts and the paper's argument."""
+    config = Config.load(name)
+    entries = {entry.name: entry for entry in config.entries()}
+    ours = entries["hd-painter"].how
+    assert (config.for_tables["ours"], config.for_tables["baseline"]) == ("hd-painter", "hd-painter")
+    changes = {}
+    for entry in entries.values():
+        if entry.base in ("stable-inpainting", "painta", "rasg", "seeds", "reweighted", "post-hoc"):
+            continue
+        how = entry.how
+        pair = [
+            {"method": each.resolved(), "levels": (each.painta_levels, each.rasg_levels)}
+            for each in (how, ours)
+        ]
+        flat = [places_of(each) for each in pair]
+        changes[entry.name] = {key for key in flat[0] if flat[0][key] != flat[1][key]}
+    for entry, changed in changes.items():
+        if entry.startswith("cumulative"):
+            assert changed <= {"rasg.sigma", "sampler.eta"} and "rasg.sigma" in changed
+        elif entry != "hd-painter":
+            assert len(changed) == 1, entry
+    assert {"sampler.eta", "sampler.steps", "painta.until", "painta.smoothing", "painta.query", "rasg.objective",
+            "rasg.center", "painta_levels", "rasg_levels"} <= set().union(*changes.values())  # fmt: skip
+    assert entries["post-hoc,rasg.scale=0.1"].how.resolved().rasg.scale == 0.1
+    assert len([entry for entry in entries.values() if entry.base == "seeds"]) == 3
+
+
+def places_of(each) -> dict:
+    """All values of a method by their place, and the levels that it acts on."""
+    method = asdict(each["method"])
+    found = dict(zip(("painta_levels", "rasg_levels"), each["levels"], strict=True))
+    for part, values in method.items():
+        found |= (
+            {f"{part}.{key}": value for key, value in values.items()}
+            if isinstance(values, dict)
+            else {part: values}
+        )
+    return found

@@ -340,6 +340,21 @@ def test_script_does_nothing_where_nothing_has_changed_since_it_finished(called)
     assert code == 0 and [command.split()[2] for command in commands] == ["changed"] * 2
 
 
+def test_every_table_has_a_script_and_the_ablation_its_own_folder(called):
+    code, commands = called("reproduce_all.sh", "--mini", "--prompt", "other")
+    assert code == 0 and len(commands) == 4 * 7
+    runs = [
+        command.split()[command.split().index("--out") + 1] for command in commands if "generate" in command
+    ]
+    assert runs == ["outputs/mini-other"] * 3 + ["outputs/mini-ablation-other"]
+    for table, part in zip(("table2", "table1", "strength", "ablation"), range(0, 28, 7), strict=True):
+        assert all("generate" not in c or f"--config mini-{table} " in c for c in commands[part : part + 7])
+    assert called("reproduce_all.sh", "--mini", "--prompt", "other", fail="generate", code=1)[0] == 1
+    assert len(called("reproduce_all.sh", "--mini", fail="check")[1]) == 2  # nor any other table
+    words = called("reproduce_ablation.sh", "--mini", "--prompt", "true", "--out", "there")[1][1].split()
+    assert words[words.index("--out") + 1].endswith("there-ablation-true")
+
+
 def test_script_can_be_told_some_methods(called):
     code, commands = called(
         "reproduce_table2.sh", "--mini", "--prompt", "true", "--methods", "painta", "rasg", "--limit", "3"

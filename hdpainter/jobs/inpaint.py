@@ -16,7 +16,7 @@ from hdpainter.jobs.job import MAX_NAME, Job, make_jobs, name_key, with_method
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import save_result
 from hdpainter.jobs.sheet import contact_sheet
-from hdpainter.models.registry import PipelineSpec
+from hdpainter.models.registry import PipelineSpec, pipeline_names
 from hdpainter.records import SUFFIXES
 from ldm.util import UserError
 
@@ -29,7 +29,13 @@ def inpaint(args: argparse.Namespace) -> int:
         raise UserError("out is missing: give --out FILE.png, or a folder")
     folder = args.out.is_dir() or not args.out.suffix
     jobs = _jobs(args, made, args.out if folder else None)
-    own = {"model": made.model} if made and made.model and not args.checkpoint else {}
+    own = {}
+    if made and not (args.model or args.checkpoint):
+        if made.model not in pipeline_names():
+            raise UserError(
+                f"{made.path} is by the model {made.model}, which has no name here: give --model or --checkpoint"
+            )
+        own = {"model": made.model}
     model = flags.model_choice(args, own).resolve()
     spec = PipelineSpec.load(model)
     jobs = [with_method(job, spec.method) for job in jobs]

@@ -184,7 +184,9 @@ def warn_of_prompts(jobs: Sequence[Job], spec: PipelineSpec) -> None:
     """Warn, once each, of prompts in another program's syntax, and of those that name nothing the model knows."""
     texts = [text for job in jobs for text in (job.prompt, job.settings.negative_prompt or "")]
     if weighted := [text for text in texts if has_weights(text)]:
-        _warn(weighted, "weights such as (word:1.3) and <lora:...> mean nothing here and are read as words")
+        _warn(
+            weighted, "weights such as (word:1.3) and <lora:...> are read as words here (--lora adds a LoRA)"
+        )
     prompts = [job.prompt for job in jobs if job.prompt.strip()]
     if spec.knows and (strange := [text for text in prompts if not names_any(text, spec.knows)]):
         _warn(strange, f"{spec.name} knows nothing that is named there; it knows {', '.join(spec.knows)}")

@@ -95,6 +95,18 @@ def test_lossy_files_say_that_they_are(here, capsys, suffix):
     assert record(here / f"o{suffix}")["output"]["file"] == f"o{suffix}"
 
 
+def test_a_result_of_a_model_without_a_name_wants_it_told(here, capsys):
+    assert run(*INPAINT, "--out", "o.png") == 0
+    content = record(here / "o.png")
+    content["metadata"]["models"] = {"model": "mini+style"}
+    (here / "o.json").write_text(json.dumps(content))
+    assert run("inpaint", "--from", "o.json", "--out", "p.png") == 2
+    assert (
+        "o.json is by the model mini+style, which has no name here: give --model" in capsys.readouterr().err
+    )
+    assert run("inpaint", "--from", "o.json", "--model", "mini", "--out", "p.png") == 0
+
+
 @pytest.mark.parametrize("given", ["one/o.png", "one/o.json"])
 def test_a_result_is_made_again_from_anywhere(here, capsys, monkeypatch, given):
     words = ("--seed", 7, "--steps", 20, "--no-superres", "--grow", 2, "--set", "rasg.sigma=per_step")
@@ -218,7 +230,9 @@ def test_prompts_of_other_programs_are_read_as_words_with_one_warning(here, caps
     assert run(*words, "--out", "o.png") == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     (line,) = said
-    assert line.endswith("weights such as (word:1.3) and <lora:...> mean nothing here and are read as words")
+    assert line.endswith(
+        "weights such as (word:1.3) and <lora:...> are read as words here (--lora adds a LoRA)"
+    )
 
 
 def test_the_miniature_says_what_it_knows_where_the_prompt_names_nothing_of_it(here, capsys):

@@ -16,7 +16,7 @@ from PIL import Image
 from hdpainter.cli import main
 from hdpainter.explain import explain
 from hdpainter.explain.animation import animate
-from hdpainter.explain.panels import Bar, Cell, Panels
+from hdpainter.explain.panels import Bar, Cell, Panels, readable
 from hdpainter.inpaint import Inpainting
 from hdpainter.masks import prepare
 from hdpainter.models.identity import identify
@@ -361,3 +361,25 @@ def test_command_line(painter, sample, tmp_path, monkeypatch, capsys):
     (tmp_path / "other" / "results.png").write_bytes(b"mine")
     code, output = run(*words, "--out", "other")
     assert code == 2 and "other is not empty" in output
+
+
+def test_a_window_is_explained_as_a_picture_of_its_own(painter, photo):
+    picture, mask = photo(96, 80)[0], Image.new("L", (96, 80))
+    mask.paste(255, (70, 50, 80, 60))
+    explained = explain(painter, picture, mask, "boat", ["painta"], frames=1, steps=2, only_masked=10)
+    box = (60, 40, 90, 70)
+    alone = explain(painter, picture.crop(box), mask.crop(box), "boat", ["painta"], frames=1, steps=2)
+    assert explained.image.size == (64, 64) and explained.mask.sum() == alone.mask.sum() > 64
+    one, other = (e.methods["painta"].result.image for e in (explained, alone))
+    assert one.size == (30, 30) and one.tobytes() == other.tobytes()
+    mask.paste(255, (2, 2, 8, 8))
+    with pytest.raises(
+        UserError, match="the mask has 2 holes to fill one after the other: explain them one by"
+    ):
+        explain(painter, picture, mask, "boat", ["painta"], frames=1, steps=2, each_hole=True)
+
+
+def test_words_that_the_font_lacks_have_their_number(painter, sample, recwarn):
+    explained = explain(painter, *sample, "红色的钟 café", ["painta"], frames=1, steps=1)
+    assert explained.figures and not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert readable("café", "word 2") == "café" and readable("红色的钟", "word 1") == "word 1"

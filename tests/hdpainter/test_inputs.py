@@ -1,9 +1,12 @@
 """How masks and pictures are read by the user's settings, and what is painted on canvases of any kind."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from hdpainter.cli import main
 from hdpainter.inputs import InputSettings, described, read
 from hdpainter.settings import Method
 from ldm.util import UserError
@@ -167,3 +170,29 @@ def test_a_draft_in_a_window_is_finished_there(painter, pair):
 def test_blending_wants_room_around_the_mask():
     with pytest.raises(UserError, match="only_masked is 16: where the known region is blended"):
         METHOD.override({"input.only_masked": 16, "known_region": "blended"})
+
+
+def test_a_batch_file_has_the_same_settings(painter, tiny_pipeline, pair, tmp_path):
+    picture, mask = pair
+    picture.save(tmp_path / "a.png")
+    mask.save(tmp_path / "m.png")
+    job = {
+        "image": "a.png",
+        "mask": "m.png",
+        "prompt": "boat",
+        "method": "painta",
+        "steps": 1,
+        "superres": False,
+    }
+    jobs = [
+        job | {"name": "window", "only_masked": 20},
+        job | {"name": "wide", "outpaint": "left=10", "mask": None},
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
+    words = ["batch", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--model", str(tiny_pipeline)], load=lambda *_: painter) == 0
+    plain = painter(picture, mask, "boat", method="painta", steps=1, superres=False, only_masked=20)
+    with Image.open(tmp_path / "out" / "window.png") as made:
+        assert (np.array(made) == np.array(plain.image)).all()
+    with Image.open(tmp_path / "out" / "wide.png") as made:
+        assert made.size == (210, 120)

@@ -198,3 +198,8 @@ def test_every_mask_is_in_the_bin_that_holds_it(share):
     assert edges[index] <= share <= edges[index + 1]
     if share in (0.1, 0.5, 1.0):
         assert edges[index + 1] == share
+
+
+def test_the_bins_of_tables_are_those_that_they_name():
+    shares = np.array([1e-6, 0.05, 0.051, 0.1, 0.101, 0.2, 0.201, 0.4, 0.401, 1.0])
+    assert mask_bins(shares).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

@@ -184,3 +184,34 @@ def test_a_mask_over_most_of_a_2048_picture_takes_seconds():
     result = blend(original, generated, mask)
     assert time.process_time() - start < 6
     assert np.array_equal(result[~mask], original[~mask])
+
+
+def test_a_shift_beyond_black_and_white_stops_there():
+    """Beside M the generated picture is darker, or lighter, by 55: what is white, or black, in M stays so."""
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    for far, beside in ((255, 200), (0, 55)):
+        original = np.full((40, 40, 3), far, np.uint8)
+        generated = np.full_like(original, beside)
+        generated[mask] = far
+        assert (membrane_blend(original, generated, mask, reach=0)[mask] == far).all()
+
+
+def test_a_shift_of_parts_of_a_grey_level_is_rounded():
+    """Where M reaches the upper and lower border, the shift goes evenly from 0 to 1, left to right."""
+    mask = np.zeros((8, 42), bool)
+    mask[:, 1:41] = True
+    original = np.full((8, 42, 3), 100, np.uint8)
+    original[:, 41] = 101
+    result = membrane_blend(original, np.full_like(original, 100), mask, reach=0)
+    assert (result[:, 1:15] == 100).all() and (result[:, 27:41] == 101).all()
+
+
+@pytest.mark.parametrize(("scale", "reach"), [(1, 8), (1.01, 9), (1.06, 9), (2.6, 21)])
+def test_the_reach_grows_with_the_picture_and_is_rounded_up(scale, reach):
+    original, generated = pictures((96, 96))
+    mask = np.zeros((96, 96), bool)
+    mask[40:56, 40:56] = True
+    result = blend(original, generated, mask, scale=scale)
+    assert np.array_equal(result, membrane_blend(original, generated, mask, reach))
+    assert not np.array_equal(result, membrane_blend(original, generated, mask, reach - 1))

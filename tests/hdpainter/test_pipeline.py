@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hdpainter.blend import blend
 from hdpainter.images import save_png
 from hdpainter.jobs.painting import remark
 from hdpainter.models.devices import dtype_policy
@@ -277,3 +278,34 @@ def test_unknown_devices_are_told(tiny_pipeline):
     for name in ("cuda:99", "toaster", "mps"):
         with pytest.raises(UserError, match=f"device '{name}' is not available"):
             HDPainter.from_config(tiny_pipeline, device=name)
+
+
+def test_the_joining_knows_how_much_larger_the_picture_is(painter, photo):
+    picture, mask = photo(200, 150)
+    draft = photo(64, 48, seed=5)[0]
+    result = painter.finish(picture, mask, "a red kite", draft, superres=False)
+    large, fill = np.array(draft.resize((200, 150), Image.Resampling.LANCZOS)), np.array(mask) > 127
+    joined = [blend(np.array(picture), large, fill, scale=scale) for scale in (200 / 64, 1)]
+    assert np.array_equal(result.image, joined[0]) and not np.array_equal(*joined)
+
+
+def test_stage_2_fills_all_that_thin_strokes_touch(painter, photo, monkeypatch):
+    """In a picture larger than stage 2's, nearest neighbour would lose lines of one pixel."""
+    picture, _ = photo(600, 400)
+    strokes = np.zeros((400, 600), np.uint8)
+    strokes[13::37], strokes[:, 11::41] = 255, 255
+    seen = []
+
+    class Recorder:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, image, low_res, mask, *_):
+            seen.append(mask)
+            return image
+
+    monkeypatch.setattr("hdpainter.pipeline.SuperResolution", Recorder)
+    painter.finish(picture, Image.fromarray(strokes), "a kite", photo(64, 42)[0])
+    assert seen[0].shape == (168, 256)
+    rows, columns = np.nonzero(strokes)
+    assert seen[0][rows * 168 // 400, columns * 256 // 600].mean() > 0.99

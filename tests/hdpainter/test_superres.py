@@ -189,3 +189,20 @@ def test_a_noise_level_that_the_upscaler_does_not_know_is_refused(model):
     image, mask = np.zeros((256, 256, 3), np.uint8), np.ones((256, 256), bool)
     with pytest.raises(UserError, match=r"superres.noise_level is 350: .* with 0 to 349"):
         SuperResolution(model)(image, image[::4, ::4], mask, "x", SuperResSettings(noise_level=350))
+
+
+@pytest.mark.parametrize("how", ["hard", "soft"])
+def test_padding_is_reflection_of_picture_draft_and_mask(model, how):
+    """A picture of no multiple of the size is that which is its own reflection at the edge."""
+    stage, rng = SuperResolution(model, multiple=16), np.random.default_rng(6)
+    image, low_res = rng.integers(0, 256, (56, 48, 3), np.uint8), rng.integers(0, 256, (14, 12, 3), np.uint8)
+    mask = np.zeros((56, 48), bool)
+    mask[30:50, 20:47] = True
+    settings = SuperResSettings(steps=2, mask=how)
+
+    def reflected(array, pixels):
+        return np.pad(array, [(0, 2 * pixels), (0, 4 * pixels), (0, 0)][: array.ndim], mode="reflect")
+
+    result = stage(image, low_res, mask, "a kite", settings, seed=1)
+    whole = stage(reflected(image, 4), reflected(low_res, 1), reflected(mask, 4), "a kite", settings, seed=1)
+    assert np.array_equal(result, whole[:56, :48])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter.files import make_folder, replacing
-from ldm.util import UserError
+from ldm.util import UserError, cut
 
 
 def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -21,7 +21,8 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
+        found = cut(" ".join(", ".join(columns).split()), 200)
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {found or 'none'}")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"{path} line {number} does not have {len(columns)} values")

@@ -26,6 +26,8 @@ _MARKS = {"logvar", "lvlb_weights", "scale_factor", "v_pred", "ztsnr"}  # what t
 _COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
 # What files of models that cannot be run here, or of no model, have in their names.
 _OTHERS = {
+    r"padding_embedding": "a network of GLIDE: give --model glide, which finds it by its public name",
+    r"image_bos_emb": "NUWA-LIP: give --model nuwa-lip, which finds it by its published name",
     r"conditioner\.embedders\.|.*add_embedding\.": "a Stable Diffusion XL model: only 1 and 2 run here",
     r".*(joint_blocks|double_blocks|single_transformer_blocks|transformer_blocks\.0\.attn\.add)": "a "
     "transformer such as Stable Diffusion 3 or FLUX: only Stable Diffusion 1 and 2 run here",

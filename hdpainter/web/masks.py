@@ -11,11 +11,22 @@ import io
 import numpy as np
 from PIL import Image
 
-from hdpainter.masks import MaskSettings, dilate, pad_to_multiple, prepare, shrink, stage_size
+from hdpainter.masks import (
+    MaskSettings,
+    binarize,
+    dilate,
+    pad_to_multiple,
+    prepare,
+    shrink,
+    stage_size,
+    touched,
+)
 from hdpainter.models.registry import PipelineSpec
 from ldm.util import UserError
 
 PNG_URL = "data:image/png;base64,"
+# Of the baselines: cells a side that are painted or not, and the sizes of their squares.
+_SQUARES = {"glide": (64, "64 × 64 and 256 × 256"), "nuwa-lip": (32, "256 × 256")}
 TINT = np.array([255, 64, 129])  # latent cells to be filled, in the picture of what the model sees
 
 
@@ -80,6 +91,8 @@ def as_seen(
     picture: the photo or a copy that is large enough. grey: the mask [H, W].
     Raises UserError where the mask is empty.
     """
+    if spec.kind != "ldm":
+        return _square_seen(picture, grey, settings, *_SQUARES[spec.kind])
     from hdpainter.inpaint import FACTOR  # brings the networks, which take longer to import than the page
 
     height, width = stage_size(grey.shape[0], grey.shape[1], long_side or spec.size)
@@ -91,6 +104,22 @@ def as_seen(
     seen = np.where(mask[..., None], np.uint8(128), image)
     seen[cells] = (0.6 * seen[cells] + 0.4 * TINT).astype(np.uint8)
     padding = "" if seen.shape[:2] == (height, width) else f", padded to {seen.shape[1]} × {seen.shape[0]}"
-    share = 100 * float((grey >= settings.threshold).mean())
-    filled = f"{share:.0f} %" if share >= 1 else "under 1 %"
-    return Image.fromarray(seen), f"{width} × {height} pixels{padding}; {filled} of the photo is filled"
+    filled = _filled(grey >= settings.threshold)
+    return Image.fromarray(seen), f"{width} × {height} pixels{padding}; {filled}"
+
+
+def _square_seen(
+    picture: Image.Image, grey: np.ndarray, settings: MaskSettings, cells: int, sizes: str
+) -> tuple[Image.Image, str]:
+    """The same of a baseline, which gets squares and paints the cells of a grid that the mask touches."""
+    side = 256
+    mask = binarize(grey, settings.threshold)
+    hidden = touched(mask, (cells, cells)).repeat(side // cells, 0).repeat(side // cells, 1)
+    seen = np.array(picture.resize((side, side), Image.Resampling.BICUBIC))
+    seen[hidden] = 128
+    return Image.fromarray(seen), f"squeezed to {sizes} pixels; {_filled(mask)}"
+
+
+def _filled(mask: np.ndarray) -> str:
+    share = 100 * float(mask.mean())
+    return f"{f'{share:.0f} %' if share >= 1 else 'under 1 %'} of the photo is filled"

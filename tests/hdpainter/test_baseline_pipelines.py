@@ -13,6 +13,7 @@ from hdpainter.baselines.glide.tokens import words_cut
 from hdpainter.cli import main
 from hdpainter.models.identity import identify
 from hdpainter.models.loading import load
+from hdpainter.models.recognise import recognise
 from hdpainter.models.registry import PipelineSpec
 from hdpainter.pipeline import HDPainter
 from hdpainter.settings import GlideMethod, Method, NuwaLipMethod
@@ -187,6 +188,15 @@ def test_wrong_files_are_told_with_what_they_are(copied):
     assert "is GLIDE's base.pt, which does not inpaint: give base_inpaint.pt" in message(load, glide)
     base.unlink()
     assert "tiny-base.safetensors" in message(load, glide)
+
+
+def test_a_baselines_file_given_alone_is_recognised(copied):
+    assert "looks like a network of GLIDE: give --model glide" in message(
+        recognise, copied / "tiny-base.safetensors"
+    )
+    assert "looks like NUWA-LIP: give --model nuwa-lip" in message(
+        recognise, copied / "tiny-nuwa.safetensors"
+    )
 
 
 def test_missing_public_files_are_told_with_what_can_be_done(tmp_path, monkeypatch):

@@ -104,3 +104,18 @@ def test_what_the_model_sees(photo):
     assert not (pixels[170, 250] == tinted).all()
     with pytest.raises(UserError, match="marks nothing"):
         masks.as_seen(picture, np.zeros((70, 100), np.uint8), spec, Method.load("hd-painter").masks, None)
+
+
+@pytest.mark.parametrize(("model", "cells", "sizes"), [("glide", 64, "64 × 64 and "), ("nuwa-lip", 32, "")])
+def test_what_a_baseline_sees(photo, model, cells, sizes):
+    picture, mask = photo(100, 70)
+    spec = PipelineSpec.load(model)
+    seen, text = masks.as_seen(picture, np.array(mask), spec, Method.load(model).masks, None)
+    assert text.startswith(f"squeezed to {sizes}256 × 256 pixels; ")
+    grey = (np.array(seen) == 128).all(axis=2)
+    assert grey[128, 128] and not grey[250, 250]
+    edge = 256 // cells
+    blocks = grey.reshape(cells, edge, cells, edge)
+    assert (blocks.all((1, 3)) | ~blocks[:, edge // 2, :, edge // 2]).all(), "whole cells are hidden"
+    with pytest.raises(UserError, match="marks nothing"):
+        masks.as_seen(picture, np.zeros((70, 100), np.uint8), spec, Method.load(model).masks, None)

@@ -120,6 +120,7 @@ SMALLEST = {
     "python -m studies.joining": Small("--model {tiny} --samples 1 --out {new} " + CPU, slow=True),
     "python -m studies.miniatures": Small("--model {tiny} --n 1 --out {new}", slow=True),
     "python -m studies.rasg": Small("--model {tiny} --samples 1 --device cpu", slow=True),
+    "python -m studies.superres": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
     "python -m studies.seam": Small("--out {new}.png"),
     "python scripts/make_random_checkpoint.py": Small("--config {config} --out {new}.safetensors"),
     "bash scripts/demo.sh": Small("--examples 0 --out {new}", slow=True),
@@ -134,6 +135,7 @@ SMALLEST = {
     "bash scripts/reproduce_ablation.sh --mini": Small(MINI, slow=True),
     "bash scripts/reproduce_all.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_all.sh --mini": Small(MINI, slow=True),
+    "bash scripts/reproduce_superres.sh": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
     "bash scripts/lock.sh": Small(slow=True),
     "bash scripts/train_mini.sh": Small("mini-autoencoder-f8", slow=True),
 }

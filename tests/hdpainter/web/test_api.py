@@ -183,6 +183,15 @@ def test_a_job_has_the_keys_of_a_job_file(client, form, picture, mask, tiny_pipe
     assert record["hash"] == client.call("inpaint", *files, *form())[1][1]["hash"]
 
 
+def test_a_job_may_look_at_the_masks_surroundings_alone(client, picture, mask, tiny_pipeline):
+    files = client.upload(picture), client.upload(mask)
+    settings = {"method": "painta", "steps": 1, "superres": False, "only_masked": 8, "grow": 1}
+    event, (_, record) = client.call("job", *files, "a boat", str(tiny_pipeline), settings)
+    assert event == "complete" and record["inputs"]["method"]["input"]["only_masked"] == 8
+    (hole,) = record["metadata"]["holes"]
+    assert hole["prompt"] == "a boat" and hole["window"][0] >= 0
+
+
 def test_nothing_is_fetched_from_a_url(client, form, picture, mask):
     uploaded = client.upload(mask)
     for url in ("http://127.0.0.1:9/a.png", "https://127.0.0.1:9/a.png"):

@@ -129,7 +129,7 @@ class Form:
             self.method = gr.Dropdown(
                 labelled(menu.methods), value=own.name, label="Method", scale=4, min_width=150
             )
-            self.model = gr.Dropdown(list(menu.models), value=first, label="Model", scale=2, min_width=90)
+            self.model = gr.Dropdown(list(menu.models), value=first, label="Model", scale=2, min_width=105)
             self.count = gr.Slider(
                 1, menu.limits.drafts, value=2, step=1, label="Drafts", elem_id="count", scale=1, min_width=70
             )

@@ -400,7 +400,6 @@ async function show(shown) { // a photo, with or without a mask
   photo.src = shown.photo;
   closer = shown.view;
   stage.style.setProperty("--ratio", shown.width / shown.height);
-  stage.style.setProperty("--width", `${shown.width}px`);
   outline.setAttribute("viewBox", `0 0 ${shown.width} ${shown.height}`);
   canvas.width = shown.width;
   canvas.height = shown.height;

@@ -136,6 +136,10 @@ SMALLEST = {
     "bash scripts/reproduce_all.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_all.sh --mini": Small(MINI, slow=True),
     "bash scripts/reproduce_superres.sh": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
+    "bash scripts/reproduce_figures.sh": Small(
+        "--model {tiny} --pictures configs/inference/pictures --count 1 --steps 1 --out {new} " + CPU,
+        slow=True,
+    ),
     "bash scripts/lock.sh": Small(slow=True),
     "bash scripts/train_mini.sh": Small("mini-autoencoder-f8", slow=True),
 }

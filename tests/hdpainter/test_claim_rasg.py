@@ -1,7 +1,7 @@
 """Claim 1 with RASG's direction in the noise's place: what becomes of mean and variance of x_t, on Gaussian data.
 
 Claim 1 is about noise: independent of x_t, of mean 0 and variance 1. The standardised gradient has the variance
-over the values of one image, and is a function of x_t. The two ends of what it can be, through RASG's own step: it
+over the values of one image, and is a function of x_t. The two ends of what it can be, by RASG's own step: it
 points somewhere else at every step, like noise, or it is the same at every step, which is what guidance is for.
 """
 

@@ -82,8 +82,8 @@ def killed(
     while count.tried < kills:
         turn += 1
         work, contents = prepare(folder / f"turn-{turn}")
-        deaths = 0
-        while deaths < 200 and child(work, rng.uniform(0, length)) == -signal.SIGKILL:
+        deaths, most = 0, min(10, kills - count.tried)
+        while deaths < most and child(work, rng.uniform(0, length)) == -signal.SIGKILL:
             deaths += 1
         count.tried += deaths
         if child(work, None) is None:

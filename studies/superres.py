@@ -13,9 +13,9 @@ mask and its label as the prompt: so what there should be is known. Rows:
     autoencoder        the scene itself through the upscaler's autoencoder: no latent can be drawn better
 
 Columns, means over the scenes with 95% intervals (normal): PSNR, SSIM and LPIPS in the mask, against the scene;
-LPIPS where its weights are here (python -m eval score --metric fidelity --download fetches them). Seam: of the result
-pasted into the scene, see `eval.metrics.pixels.Seam`; the last row has the scene's own. PSNR outside: before anything
-is pasted.
+LPIPS where its weights are here (python -m eval score --metric fidelity --download fetches them). Seam: of the
+result pasted into the scene, see `eval.metrics.pixels.Seam`; the last row has the scene's own. PSNR outside: not
+pasted.
 """
 
 import argparse

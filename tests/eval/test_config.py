@@ -166,7 +166,7 @@ def test_the_configs_that_come_with_the_repository(name):
 
 @pytest.mark.parametrize("mini", ["", "mini-"])
 def test_the_tables_share_what_they_make_and_are_scored_as_by_the_authors(mini):
-    tables = [Config.load(f"{mini}{name}") for name in ("table1", "table2", "strength")]
+    tables = [Config.load(f"{mini}{name}") for name in ("table1", "table2", "strength", "blended")]
     assert len({config.out for config in tables}) == 1
     assert all((config.seeds.base, config.seeds.per_sample) == (1, False) for config in tables)
     known: dict[str, dict] = {}

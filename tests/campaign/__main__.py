@@ -35,7 +35,7 @@ def memory(folder: Path, scale: float, seed: int) -> Iterator[Count]:
     (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
     file = read_jobs(folder / "jobs.jsonl")
     outcome = run_batch(
-        file, folder / "out", MODEL, "painta", FakePainter, batch_size=1, stream=io.StringIO()
+        file, folder / "out", MODEL, "painta", lambda *_: FakePainter(), batch_size=1, stream=io.StringIO()
     )
     gc.collect()
     count.tried, count.held = number, len(outcome.done)

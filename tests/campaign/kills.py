@@ -76,8 +76,11 @@ def killed(
     count = Count(part)
     work, contents = prepare(folder / "whole")
     started = time.monotonic()
-    child(work, None)
+    status = child(work, None)
     length, whole = time.monotonic() - started, contents()
+    if status or not whole:
+        count.note("lost", f"the work ends with status {status} where nobody disturbs it")
+        return count
     turn = 0
     while count.tried < kills:
         turn += 1
@@ -133,7 +136,7 @@ def _batch(folder: Path) -> tuple[Callable, Callable]:
     def work() -> None:
         painter = FakePainter(delay=0.005, diary=diary)
         file = read_jobs(folder / "jobs.jsonl")
-        run_batch(file, folder / "out", MODEL, "hd-painter", lambda: painter, stream=io.StringIO())
+        run_batch(file, folder / "out", MODEL, "hd-painter", lambda *_: painter, stream=io.StringIO())
 
     def contents() -> Contents:
         found = {
@@ -237,8 +240,9 @@ def _full_disk(folder: Path, number: int, seed: int) -> Count:
     """A batch whose files may not grow beyond a random size, and then may again."""
     count, rng = Count("full disk: batch"), random.Random(f"{seed} full")
     work, contents = _batch(folder / "whole")
-    child(work, None)
-    whole = contents()
+    if child(work, None) or not (whole := contents()):
+        count.note("lost", "the work fails where nobody disturbs it")
+        return count
     for turn in range(number):
         work, contents = _batch(folder / f"turn-{turn}")
         count.tried += 1

@@ -205,7 +205,7 @@ def test_the_ablation_changes_one_thing_a_row(name):
             assert len(changed) == 1, entry
     assert {"sampler.eta", "sampler.steps", "painta.until", "painta.smoothing", "painta.query", "rasg.objective",
             "rasg.center", "painta_levels", "rasg_levels"} <= set().union(*changes.values())  # fmt: skip
-    assert entries["post-hoc,rasg.scale=0.1"].how.resolved().rasg.scale == 0.1
+    assert entries["post-hoc,rasg.scale=10"].how.resolved().rasg.scale == 10
     assert len([entry for entry in entries.values() if entry.base == "seeds"]) == 3
 
 

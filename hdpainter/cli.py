@@ -36,7 +36,7 @@ def main(
     def command(words: list[str]) -> int | None:
         args = parser().parse_args(words)
         trusted = getattr(args, "trust_config", False)
-        args.load = load or partial(_load, trusted=trusted)
+        args.load = load or partial(_load, trusted=trusted, offload=getattr(args, "offload", False))
         found = identify or _identify
         args.identify = partial(found, trusted=True) if trusted else found
         return args.run(args)
@@ -67,11 +67,18 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _load(
-    model: str | PipelineSpec, device: str | None, dtype: str | None, superres: bool, trusted: bool = False
+    model: str | PipelineSpec,
+    device: str | None,
+    dtype: str | None,
+    superres: bool,
+    trusted: bool = False,
+    offload: bool = False,
 ) -> Painter:
     from hdpainter.pipeline import HDPainter  # takes seconds, so only once it is needed
 
-    return HDPainter.from_config(model, device=device, dtype=dtype, superres=superres, trusted=trusted)
+    return HDPainter.from_config(
+        model, device=device, dtype=dtype, superres=superres, trusted=trusted, offload=offload
+    )
 
 
 def _identify(model: str | PipelineSpec, superres: bool, trusted: bool = False) -> dict[str, Any]:

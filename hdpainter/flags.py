@@ -127,6 +127,11 @@ def add_machine(group: Any) -> None:
         "--device", help="cuda, cuda:1, mps or cpu (default: the first of these that is there)"
     )
     group.add_argument("--dtype", help="float32, bfloat16, float16 (default: by the device)")
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep only the stage at work on the GPU, the other in main memory: less GPU memory, slower",
+    )
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class HDPainter:
         dtype: str | torch.dtype | None = None,
         superres: bool = True,
         trusted: bool = False,
+        offload: bool = False,
         **weights: Any,
     ) -> "HDPainter":
         """A painter with the models of a pipeline: "mini", "sd2", "sd15", ... or the path of a pipeline's YAML.
@@ -103,6 +104,7 @@ class HDPainter:
             the default.
         superres: whether stage 2 will be used; if not, its checkpoint need not be there.
         trusted: whether the models' configs may name classes of other projects, which then run.
+        offload: keep only the stage at work on the device, the other in main memory: slower, less GPU memory.
         weights: checkpoint, parameterization, ema and lora (a list), in place of the pipeline's own stage 1; see
             `ModelChoice`.
         Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
@@ -111,9 +113,8 @@ class HDPainter:
         if not isinstance(name_or_yaml, PipelineSpec):
             model = None if name_or_yaml is None else str(name_or_yaml)
             name_or_yaml = ModelChoice(model=model, **weights).resolve()
-        return cls(
-            load(name_or_yaml, device, dtype_policy(dtype, device), superres=superres, trusted=trusted)
-        )
+        options = {"superres": superres, "trusted": trusted, "offload": offload}
+        return cls(load(name_or_yaml, device, dtype_policy(dtype, device), **options))
 
     @overload
     def __call__(self, image: Source, mask: Source | None, prompt: str, **settings: Any) -> Result: ...
@@ -311,6 +312,7 @@ class HDPainter:
         spec = self.models.spec
         if spec.kind != "ldm":
             return self._paint_squares(tasks, method, progress, observer)
+        self.models.begin("inpainting")
         stage = Inpainting(self.models.stage1, spec.painta_levels, spec.rasg_levels)
         decoded = stage(
             [task.image for task in tasks],
@@ -356,6 +358,7 @@ class HDPainter:
         # All that M touches: otherwise thin strokes over pictures larger than stage 2's count as known there, and
         # what they are to remove comes back.
         mask = shrink(task.mask, size[::-1], "bicubic>0")
+        self.models.begin("upscaler")
         assert self.models.upscaler is not None, "no stage 2"
         stage = SuperResolution(self.models.upscaler, spec.multiple)
         high_res = stage(
@@ -383,6 +386,7 @@ class HDPainter:
         if self.models.spec.kind == "ldm":
             count_cut: Callable[[str], int] = words_cut
             device, dtype = self.models.stage1.device, _dtype_of(self.models.stage1)
+            device = self.models.device if self.models.offload else device
         else:
             baseline = self.models.baseline
             count_cut, device, dtype = baseline.words_cut, baseline.device, baseline.dtype

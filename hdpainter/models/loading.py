@@ -13,6 +13,7 @@ from torch import nn
 from hdpainter.baselines.square import SquareInpainter
 from hdpainter.configs import read_model_config
 from hdpainter.files import digest
+from hdpainter.memory import release_memory
 from hdpainter.models.diffusers_folder import weights_files
 from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sha256, stamp
 from hdpainter.models.lora import add_loras, stage_loras
@@ -51,12 +52,14 @@ class PipelineModels:
     Models are in eval mode, their weights want no gradients. Checkpoints are looked for at construction or,
     where that was not asked for, when the model is first used (`checkpoint` finds one without loading it).
     trusted: whether the models' configs may name classes of other projects, see `hdpainter.configs.read_yaml`.
+    offload: only the model at work is on the device, the other one waits in main memory; see `begin`.
     """
 
     spec: PipelineSpec
     device: torch.device
     dtype: DTypes = None
     trusted: bool = False
+    offload: bool = False
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
     _loaded: dict[str, _Loaded] = field(default_factory=dict, repr=False)
 
@@ -110,6 +113,17 @@ class PipelineModels:
         """Stage 2; None if the pipeline has none."""
         return self._load("upscaler", LatentUpscaleDiffusion) if self.spec.upscaler else None
 
+    def begin(self, stage: str) -> None:
+        """Before `inpainting` or `upscaler` works: with `offload`, bring it to the device and the other away."""
+        if not self.offload or self._of_baseline(stage):
+            return
+        names = {"inpainting": "stage1", "upscaler": "upscaler"}
+        for other, name in names.items():
+            if other != stage and isinstance(model := vars(self).get(name), nn.Module):
+                model.to("cpu")
+        release_memory()
+        getattr(self, names[stage]).to(self.device)
+
     def check(self, stage: str) -> None:
         """Raise UserError where the config of a stage, which is not loaded for it, is that of another model."""
         config = self.spec.stages[stage].config
@@ -146,7 +160,9 @@ class PipelineModels:
             policy: Any = model.dtype_policy
             dtype = policy(most or torch.float32)
         loras = stage_loras(stage_files)
-        load_into(model, path, recognised.name, dtype=dtype, device=self.device, weights=weights)
+        waits = self.offload and not self._of_baseline(stage)
+        device = torch.device("cpu") if waits else self.device
+        load_into(model, path, recognised.name, dtype=dtype, device=device, weights=weights)
         add_loras(model, loras)
         for file in files:
             if stamp(file) != before[file]:
@@ -207,6 +223,7 @@ def load(
     *,
     superres: bool = True,
     trusted: bool = False,
+    offload: bool = False,
 ) -> PipelineModels:
     """The models of the pipeline `name_or_yaml`: "sd2", "mini", ..., a pipeline's YAML file, or a spec.
 
@@ -214,12 +231,13 @@ def load(
         for one: ``{"": torch.float16, "upscaler.first_stage_model": torch.float32}``; None: as in the files.
     superres: whether the upscaler will be used; if not, its checkpoint need not be there.
     trusted: whether the models' configs may name classes of other projects, which are then imported and called.
+    offload: see `PipelineModels`.
 
     Stage 1 is loaded at once, the upscaler when it is first used. Raises UserError for an unknown name or bad
     YAML, and for a missing checkpoint before anything is built.
     """
     spec = PipelineSpec.load(name_or_yaml)
-    models = PipelineModels(spec, torch.device(device), dtype, trusted)
+    models = PipelineModels(spec, torch.device(device), dtype, trusted, offload)
     for stage in spec.stages if superres else spec.stage1:
         models.checkpoint(stage)
         models.check(stage)

@@ -25,7 +25,7 @@ from hdpainter.canvas import Canvas, Task
 from hdpainter.images import Pixels, Source
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.masks import shrink, stage_size
-from hdpainter.models.choice import ModelChoice
+from hdpainter.models.choice import choose
 from hdpainter.models.devices import dtype_policy, usable_device
 from hdpainter.models.loading import PipelineModels, load
 from hdpainter.models.registry import PipelineSpec, check_method
@@ -105,16 +105,13 @@ class HDPainter:
         superres: whether stage 2 will be used; if not, its checkpoint need not be there.
         trusted: whether the models' configs may name classes of other projects, which then run.
         offload: keep only the stage at work on the device, the other in main memory: slower, less GPU memory.
-        weights: checkpoint, parameterization, ema and lora (a list), in place of the pipeline's own stage 1; see
-            `ModelChoice`.
+        weights: checkpoint, lora (a list) and what else `ModelChoice` has, for stage 1.
         Raises UserError for an unknown name, device or dtype and for missing or wrong checkpoints.
         """
         device = usable_device(device)
-        if not isinstance(name_or_yaml, PipelineSpec):
-            model = None if name_or_yaml is None else str(name_or_yaml)
-            name_or_yaml = ModelChoice(model=model, **weights).resolve()
+        spec = choose(name_or_yaml, **weights)
         options = {"superres": superres, "trusted": trusted, "offload": offload}
-        return cls(load(name_or_yaml, device, dtype_policy(dtype, device), **options))
+        return cls(load(spec, device, dtype_policy(dtype, device), **options))
 
     @overload
     def __call__(self, image: Source, mask: Source | None, prompt: str, **settings: Any) -> Result: ...
@@ -385,8 +382,7 @@ class HDPainter:
         height, width = canvas.mask.shape
         if self.models.spec.kind == "ldm":
             count_cut: Callable[[str], int] = words_cut
-            device, dtype = self.models.stage1.device, _dtype_of(self.models.stage1)
-            device = self.models.device if self.models.offload else device
+            device, dtype = self.models.device, _dtype_of(self.models.stage1)
         else:
             baseline = self.models.baseline
             count_cut, device, dtype = baseline.words_cut, baseline.device, baseline.dtype

@@ -1,6 +1,5 @@
 """What a user may say of a model: which pipeline, and which weights in place of its own."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +84,8 @@ class ModelChoice(Checked):
         )
 
 
-def choose(values: Mapping[str, Any]) -> str | PipelineSpec:
-    """`ModelChoice.resolve` of values by name."""
-    return ModelChoice(**values).resolve()
+def choose(model: str | Path | PipelineSpec | None, **weights: Any) -> str | PipelineSpec:
+    """`ModelChoice.resolve` of a model by name or file and of weights; a pipeline, as it is."""
+    if isinstance(model, PipelineSpec):
+        return model
+    return ModelChoice(model=None if model is None else str(model), **weights).resolve()

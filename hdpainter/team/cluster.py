@@ -94,12 +94,14 @@ class Cluster:
                 number, content = pool.get_next_unordered()
             except ray.exceptions.RayTaskError:
                 raise
-            except ray.exceptions.RayError:
+            except ray.exceptions.RayError as outage:
+                if not isinstance(outage, ray.exceptions.ActorDiedError):
+                    pool.pop_idle()  # the pool takes it for alive, and has put it back last
                 for number, error in _failed(under_way):
                     dead = under_way.pop(number)
-                    if isinstance(error, ray.exceptions.ActorDiedError):  # the pool has let it go
-                        self._actors.discard(dead.actor)
-                        pool.push(self._start())
+                    self._actors.discard(dead.actor)
+                    ray.kill(dead.actor)  # it may only have been out of reach
+                    pool.push(self._start())
                     if lost := agenda.died(dead.group, one_line(error)):
                         yield dead.group.items, lost
                 continue

@@ -79,7 +79,10 @@ class Run:
             info = parse_json(file.read_text(encoding="utf-8"))
             _ = int(info["size"]), info["benchmark"].items()
             _ = [(entry["label"], entry.items()) for entry in info["methods"].values()]
-            for name in info["methods"]:
+            for name, entry in info["methods"].items():
+                parts = [entry.get("settings"), entry.get("varied")]
+                if not (isinstance(entry["label"], str) and all(isinstance(p, dict | None) for p in parts)):
+                    raise TypeError(f"the entry of {shown(name)} is none of a method")
                 if name != Path(name).name or name in ("", "..") or "\\" in name:
                     raise ValueError(f"{shown(name)} is not the name of a method's folder")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -155,6 +155,14 @@ def test_methods_of_a_run_lie_in_its_folder(run, name):
     assert "is damaged" in line(Run.open, run.path)
 
 
+@pytest.mark.parametrize(("key", "value"), [("settings", [1]), ("varied", "x"), ("label", 3)])
+def test_entries_of_methods_are_mappings(run, key, value):
+    info = json.loads((run.path / "run.json").read_text())
+    info["methods"]["painta"][key] = value
+    (run.path / "run.json").write_text(json.dumps(info))
+    assert "run.json is damaged (the entry of 'painta'" in line(Run.open, run.path)
+
+
 def test_a_deep_run_file(run):
     (run.path / "run.json").write_text("[" * 100_000)
     assert "run.json is damaged (it is nested too deeply)" in line(Run.open, run.path)

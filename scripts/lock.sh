@@ -2,7 +2,7 @@
 # Writes requirements.txt: the versions of the active environment. To move to newer ones, make a fresh environment:
 #
 #   python3.11 -m venv /tmp/fresh && source /tmp/fresh/bin/activate
-#   pip install ./shims/opencv-python -e '.[all,dev]'
+#   pip install ./shims/opencv-python -e '.[all,dev,docs]'
 #   bash scripts/lock.sh
 #
 # Then run the tests, and let other versions of Python try the file: pip install --dry-run with the words of setup.sh.

@@ -273,5 +273,5 @@ def test_an_ambiguous_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(("source", "jobs"), [("example.yaml", 4), ("methods.yaml", 6), ("pictures", 4)])
 def test_the_examples_that_ship_are_without_mistakes(tmp_path, source, jobs):
     file = read_jobs(CONFIGS / "inference" / source)
-    tasks, problems = plan(file, tmp_path, {"size": 256, "multiple": 64}, "hd-painter")
+    tasks, problems = plan(file, tmp_path, {"name": "mini", "size": 256, "multiple": 64}, "hd-painter")
     assert len(tasks) == jobs and not problems

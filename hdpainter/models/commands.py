@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     command.set_defaults(run=run_list)
 
-    command = commands.add_parser("download", help="fetch checkpoints; an interrupted download is continued")
+    command = commands.add_parser("download", help="fetch checkpoints; broken transfers are continued")
     command.add_argument("names", nargs="+", metavar="NAME", help="a model or checkpoint that `list` shows")
     command.add_argument(
         "--to", type=Path, metavar="FOLDER", help="default: the first folder that `list` shows"

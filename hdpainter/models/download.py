@@ -1,10 +1,11 @@
-"""Resumable, checked downloads with the standard library only."""
+"""Checked downloads: of the Hugging Face hub by its own client, of all other servers by a resumable one here."""
 
 import os
 import re
 import shutil
 import stat
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from hdpainter.files import file_sha256, make_folder, parse_json, write_json, writing
 from hdpainter.models.hashes import record_sha256
+from hdpainter.models.hub import HubFile, Refused
 from ldm.util import UserError, cut
 
 _BLOCK = 1 << 20
@@ -25,10 +27,6 @@ _ATTEMPTS = 1000  # of one source at most, however little each of them brings
 _TOLERANCE = 0.05  # share by which a size may be off where it is known about
 _LEAST = 64 * 2**10  # bytes that a source must deliver while it is waited for; less is as good as nothing
 _LARGEST = 64 * 10**9  # bytes of a file of which nobody says how large it is
-
-
-class _Refused(Exception):
-    """This source does not have the file; there is no point in asking it again."""
 
 
 def download(
@@ -49,6 +47,10 @@ def download(
     with what the server announced, its hash with `sha256` (or else with one that the server announces), and
     its content is a checkpoint's. The hash is recorded in ``target.sha256``.
 
+    What lies on the Hugging Face hub comes through its cache, which its own client fills and other programs
+    share; `target` is a hard link to the file there, or a copy where file systems know none or are two. A link
+    takes no room, and outlives the cache. Nothing here writes to a file through its name: it gets a new one.
+
     approximate_bytes: a file whose size is off by more than 5%, announced or not, is refused.
     attempts: how often in a row a source may fail without bringing more than there was before; pause: seconds
     before the second attempt, doubled every time. patience: seconds without an answer, or with hardly any data,
@@ -59,13 +61,17 @@ def download(
     make_folder(target.parent)
     part = _Part(target)
     reasons = []
-    for url in sorted(urls, key=lambda url: url != part.state.get("url")):  # the one begun with comes first
+    ordered = sorted(urls, key=lambda url: url != part.state.get("url"))  # the one begun with comes first
+    for number, url in enumerate(ordered, 1):
         failures, most = 0, part.resumable(url)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                announced = _fetch(url, part, approximate_bytes, progress, patience)
+                if at_hub := HubFile.at(url):
+                    announced = _take(at_hub, part, approximate_bytes, patience)
+                else:
+                    announced = _fetch(url, part, approximate_bytes, progress, patience)
                 digest = _check(part, sha256 or announced)
-            except _Refused as error:
+            except Refused as error:
                 reasons.append(f"{url}: {error}")
                 break
             except (OSError, HTTPException) as error:
@@ -79,6 +85,9 @@ def download(
                 part.finish()
                 record_sha256(target, digest)
                 return target
+        if number < len(ordered):
+            told = " ".join(reasons[-1].split())
+            warnings.warn(f"{told}; the next source is {ordered[number]}", stacklevel=2)
     raise UserError(
         f"{target.name} could not be downloaded ({'; '.join(reasons) or 'no source is known'}); "
         f"name another source in $HDPAINTER_MIRRORS or put the file at {target}"
@@ -143,6 +152,15 @@ class _Part:
 
             yield write
 
+    def adopt(self, file: Path) -> None:
+        """Be a hard link to `file`, or a copy of it: a link is not written to, see `size`. Raises CannotWrite."""
+        self.discard()
+        try:
+            os.link(file, self.path)
+        except OSError:  # of another file system, or of somebody else
+            with writing(self.path):
+                shutil.copyfile(file, self.path)
+
     def discard(self) -> None:
         self.state = {}
         with writing(self.path):
@@ -168,12 +186,24 @@ class _Redirects(HTTPRedirectHandler):
     ) -> Any:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https"):
-            raise _Refused(f"redirects to {cut(newurl, 100)}, not an http or https address")
+            raise Refused(f"redirects to {cut(newurl, 100)}, not an http or https address")
         if urlsplit(req.full_url).scheme == "https" and scheme != "https":
-            raise _Refused(f"redirects to the insecure address {cut(newurl, 100)}")
+            raise Refused(f"redirects to the insecure address {cut(newurl, 100)}")
         tag = headers.get("X-Linked-Etag", "").strip('"')
         self.sha256 = tag if re.fullmatch("[0-9a-f]{64}", tag) else self.sha256
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _take(at_hub: HubFile, part: _Part, approximate_bytes: int | None, patience: float) -> str | None:
+    """Make `part` the file of the hub; the SHA-256 that the hub announces, if any."""
+    file, announced = at_hub.fetch(lambda size: _check_size(size, approximate_bytes), patience)
+    part.adopt(file)
+    return announced
+
+
+def _check_size(size: int, approximate_bytes: int | None) -> None:
+    if approximate_bytes and size and abs(size / approximate_bytes - 1) > _TOLERANCE:
+        raise Refused(f"has {size:,} bytes where about {approximate_bytes:,} are expected")
 
 
 def _fetch(
@@ -190,11 +220,10 @@ def _fetch(
         elif response.status == 200:
             have = 0
             total = _content_length(response.headers)
-            if approximate_bytes and total and abs(total / approximate_bytes - 1) > _TOLERANCE:
-                raise _Refused(f"has {total:,} bytes where about {approximate_bytes:,} are expected")
+            _check_size(total or 0, approximate_bytes)
             part.begin(url=url, version=_version(response.headers), bytes=total, sha256=announced)
         else:
-            raise _Refused(f"unexpected answer, HTTP {response.status}")
+            raise Refused(f"unexpected answer, HTTP {response.status}")
         total = part.state["bytes"]
         free = shutil.disk_usage(part.path.parent).free
         if total and total - have > free:
@@ -210,7 +239,7 @@ def _fetch(
                 have += len(block)
                 if have > most or part.size + len(block) > most:
                     part.discard()
-                    raise _Refused(f"sends more than the {most:,} bytes that the file should have")
+                    raise Refused(f"sends more than the {most:,} bytes that the file should have")
                 write(block)
                 bar.update(len(block))
     if total and part.size != total:
@@ -226,23 +255,23 @@ def _open(url: str, part: _Part, have: int, patience: float) -> tuple[HTTPRespon
     redirects = _Redirects()
     try:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise _Refused("is not an http or https address")
+            raise Refused("is not an http or https address")
         response = build_opener(redirects).open(Request(url, headers=headers), timeout=patience)
     except HTTPError as error:
         if error.code == 416:  # the server's file is shorter than ours
             part.discard()
         if error.code >= 500 or error.code in (408, 416, 429):
             raise
-        raise _Refused(f"HTTP {error.code} {cut(' '.join(str(error.reason).split()), 100)}") from None
+        raise Refused(f"HTTP {error.code} {cut(' '.join(str(error.reason).split()), 100)}") from None
     except (ValueError, InvalidURL) as error:  # of an address or a redirect that no client can take apart
-        raise _Refused(f"is or leads to no proper address ({error})") from None
+        raise Refused(f"is or leads to no proper address ({error})") from None
     return response, redirects.sha256
 
 
 def _content_length(headers: HTTPMessage) -> int | None:
     lengths = headers.get_all("Content-Length", [])
     if not all(re.fullmatch("[0-9]{1,15}", length) for length in lengths) or len(set(lengths)) > 1:
-        raise _Refused(f"announces a size that is none: {cut(', '.join(lengths), 100)}")
+        raise Refused(f"announces a size that is none: {cut(', '.join(lengths), 100)}")
     return int(lengths[0]) if lengths else None
 
 
@@ -290,5 +319,5 @@ def _check(part: _Part, sha256: str | None) -> str:
             read_safetensors(part.path)
     except UserError as error:
         part.discard()
-        raise _Refused(str(error)) from None
+        raise Refused(str(error)) from None
     return digest

@@ -282,7 +282,8 @@ def test_a_full_disk_is_foreseen(site, target, monkeypatch):
 def test_https_is_not_left_for_http():
     from urllib.request import Request
 
-    from hdpainter.models.download import _Redirects, _Refused
+    from hdpainter.models.download import _Redirects
+    from hdpainter.models.hub import Refused
 
-    with pytest.raises(_Refused, match="insecure"):
+    with pytest.raises(Refused, match="insecure"):
         _Redirects().redirect_request(Request("https://a/x"), None, 302, "", {}, "http://b/x")

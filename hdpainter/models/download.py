@@ -70,7 +70,7 @@ def download(
                     announced = _take(at_hub, part, approximate_bytes, patience)
                 else:
                     announced = _fetch(url, part, approximate_bytes, progress, patience)
-                digest = _check(part, sha256 or announced)
+                digest = _check(part, sha256 or announced, at_hub)
             except Refused as error:
                 reasons.append(f"{url}: {error}")
                 break
@@ -307,7 +307,7 @@ def _blocks(response: HTTPResponse, patience: float) -> Iterator[bytes]:
             since, arrived = time.monotonic(), 0
 
 
-def _check(part: _Part, sha256: str | None) -> str:
+def _check(part: _Part, sha256: str | None, at_hub: HubFile | None) -> str:
     """The file's hash. Throws the file away if it should be another, or if it is no checkpoint."""
     from ldm.checkpoint import file_format, read_safetensors  # torch takes seconds to import
 
@@ -319,5 +319,6 @@ def _check(part: _Part, sha256: str | None) -> str:
             read_safetensors(part.path)
     except UserError as error:
         part.discard()
-        raise Refused(str(error)) from None
+        advice = f"; if it is the cache that is damaged: hf cache rm {at_hub.cached_as}" if at_hub else ""
+        raise Refused(f"{error}{advice}") from None
     return digest

@@ -38,6 +38,11 @@ class HubFile:
                 return cls(repository, revision, file)
         return None
 
+    @property
+    def cached_as(self) -> str:
+        """The repository's name in the hub's cache, for ``hf cache``."""
+        return f"model/{self.repository}"
+
     def fetch(self, accept: Callable[[int], None], patience: float) -> tuple[Path, str | None]:
         """(the file in the hub's cache, the SHA-256 that the hub announces for it), fetched if need be.
 

@@ -240,6 +240,16 @@ def test_a_file_of_another_hash_is_refused(hub, target, known):
     assert f"SHA-256 is {SHA256} instead of {wrong}" in text
 
 
+def test_a_damaged_cache_is_told_with_the_way_out(hub, target):
+    fetch(target.with_name("first.safetensors"))
+    for path in target.parent.iterdir():
+        path.unlink()
+    (blob,) = hub.cache.rglob(f"blobs/{SHA256}")
+    blob.write_bytes(DATA[:-1] + b"x")
+    assert "hf cache rm model/owner/models" in refusal(target)
+    assert blob.exists()  # it is shared: to remove it is up to its owner
+
+
 def test_a_page_is_no_checkpoint(hub, target):
     hub.files[f"/{FILE}"], hub.tag = b"<html>", hashlib.sha256(b"<html>").hexdigest()
     assert "web page" in refusal(target)

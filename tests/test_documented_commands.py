@@ -37,7 +37,7 @@ from tests.hdpainter.conftest import tiny_pipeline  # noqa: F401 (a fixture)
 
 SKIPPED = (
     ".git",
-    ".venv",
+    ".venv*",
     "outputs",
     "runs",
     "build",
@@ -73,8 +73,10 @@ MINI = "--prompt true --methods stable-inpainting --limit 1 --devices cpu --dtyp
 PICTURE = "--image photo.jpg --mask mask.png --prompt boat"
 SMALLEST = {
     "source .venv/bin/activate": NotRun("the tests run in an environment already"),
-    "conda env": NotRun("conda is not everywhere; tests/test_environment.py reads the file"),
-    "pip install": NotRun("the registry is not asked; tests/test_environment.py reads what is installed"),
+    "source .venv-cpu/bin/activate": NotRun("the tests run in an environment already"),
+    "python3 -m venv": NotRun("the tests run in an environment already"),
+    "conda": NotRun("conda is not everywhere; tests/test_project_files.py reads the file"),
+    "pip install": NotRun("the registry is not asked; tests/test_cpu_install.py reads what is installed"),
     "hdpainter --help": Small(),
     "hdpainter --version": Small(),
     "hdpainter inpaint": Small("--model {tiny} --steps 1 --out {new}.png " + CPU, PICTURE),

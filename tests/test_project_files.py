@@ -68,7 +68,7 @@ def test_conda_installs_what_the_scripts_do():
     *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     script = (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8")
     words = re.search(r"^install=\(pip install (.*)\)$", script, re.MULTILINE)[1]
-    assert " ".join(pip["pip"]) == words.replace('"', "").replace("$extras", "all,dev")
+    assert " ".join(pip["pip"]) == words.replace('"', "").replace("$extras", "all")
 
 
 def test_extras_that_documents_and_messages_name_are_there():

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from hdpainter.files import write_json
 from hdpainter.models.download import download
 from hdpainter.models.hashes import checkpoint_sha256, recorded_sha256
 from ldm.util import UserError
@@ -83,7 +86,15 @@ def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name in (
+        "HF_TOKEN",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     # The library reads these variables of the environment when it is imported.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -270,3 +281,28 @@ def test_other_servers_have_nothing_to_do_with_the_cache(hub, target):
     hub.files["/files/model.safetensors"] = DATA
     fetch(target, f"{hub.url}/files/model.safetensors")
     assert methods(hub) == ["GET"] and not hub.cache.exists()
+
+
+def test_the_command_with_the_variables_of_a_shell(hub, target, tmp_path):
+    entry = {"title": "T", "file": target.name, "config": "sd2-inpainting.yaml", "licence": "L"}
+    size = {"parameters": 60_000, "dtype": "float32", "sha256": SHA256}
+    lost = "https://huggingface.co/owner/lost/resolve/main/model.safetensors"
+    registry = {"checkpoints": {"known": entry | size | {"urls": [lost, URL]}}}  # JSON is YAML
+    shell = {
+        "HDPAINTER_REGISTRY": str(write_json(tmp_path / "registry.yaml", registry)),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_secret",
+    }
+    hub.needs = "hf_secret"
+    done = subprocess.run(
+        [sys.executable, "-m", "hdpainter", "models", "download", "known", "--to", target.parent],
+        env=os.environ | shell,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{target} SHA-256 {SHA256}" in done.stdout and "Traceback" not in done.stderr
+    assert f"warning: {lost}: HTTP 404" in done.stderr and f"the next source is {URL}" in done.stderr
+    assert target.read_bytes() == DATA
+    assert (tmp_path / "home" / "hub" / "models--owner--models").is_dir()

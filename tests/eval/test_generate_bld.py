@@ -55,11 +55,13 @@ def test_bld_on_a_checkpoint_of_the_registry(write_config, tiny_pipeline, tmp_pa
     params = config["model"]["params"]
     config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentDiffusion"
     params["conditioning_key"] = "crossattn"
-    params["unet_config"]["params"]["in_channels"] = 4
+    levels = {"channel_mult": [1, 1, 1], "attention_resolutions": [1, 2, 4]}  # the grids of public models
+    params["unet_config"]["params"] |= {"in_channels": 4, **levels}
     del params["finetune_keys"]
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
     write_random_checkpoint(tmp_path / "base.yaml", tmp_path / "base.safetensors")
-    entry = {"title": "", "file": str(tmp_path / "base.safetensors"), "config": str(tmp_path / "base.yaml")}
+    monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
+    entry = {"title": "", "file": "base.safetensors", "config": str(tmp_path / "base.yaml")}
     entry |= {"licence": "", "parameters": 1, "dtype": "float32", "urls": []}
     (tmp_path / "registry.yaml").write_text(yaml.safe_dump({"checkpoints": {"tiny-base": entry}}))
     monkeypatch.setenv("HDPAINTER_REGISTRY", str(tmp_path / "registry.yaml"))

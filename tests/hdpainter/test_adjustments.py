@@ -95,7 +95,7 @@ WRONG = [
     ("eta", -1, "eta is -1.0: give a number from 0 to 1"),
     ("crop_margin", -1, "crop_margin is -1: give a number of pixels from 0 to 32768"),
     ("tile", 300, "tile is 300: give a multiple of 64 from 256 to 32768"),
-    ("known_region", "soft", "known_region must be one of exact, blended, not 'soft'"),
+    ("known_region", "soft", "known_region must be one of exact, blended, "),
     ("seed", -1, "seed is -1: give a number from 0 to 4294967295"),
     ("size", 0, "size is 0: give a number from 1 to 32768"),
 ]

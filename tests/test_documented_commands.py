@@ -135,7 +135,9 @@ SMALLEST = {
     "bash scripts/reproduce_table2.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_table1.sh --mini": Small(MINI, slow=True),
     "bash scripts/reproduce_table2.sh --mini": Small(MINI, slow=True),
+    "bash scripts/reproduce_ablation.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_ablation.sh --mini": Small(MINI, slow=True),
+    "bash scripts/reproduce_all.sh": Small(code=2, slow=True),
     "bash scripts/reproduce_all.sh --mini": Small(MINI, slow=True),
     "bash scripts/reproduce_superres.sh": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
     "bash scripts/reproduce_figures.sh": Small(

@@ -1,7 +1,6 @@
 """Where the weights of the judges lie, and how they get into models. Nothing is downloaded unless asked for."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,12 @@ from hdpainter.console import one_line
 from hdpainter.files import parse_json
 from hdpainter.models.download import download
 from hdpainter.models.hashes import checkpoint_sha256
+from hdpainter.models.hub import HubFile
 from hdpainter.models.registry import checkpoint_folders, within
 from ldm.checkpoint import INERT_GLOBALS, read_state_dict
 from ldm.util import CONFIGS, UserError
 
 HOW_TO_INSTALL = "get it as scripts/setup.sh does: pip install ./shims/opencv-python -e '.[eval]'"
-_HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/(.+)")
 
 
 class MissingWeights(UserError):
@@ -35,8 +34,8 @@ def find_weights(file: str | Path, urls: Sequence[str], metric: str, fetch: bool
     for place in (Path(file), *(folder / file for folder in checkpoint_folders())):
         if place.is_file():
             return place
-    for repository, name in (match.groups() for url in urls if (match := _HUB.fullmatch(url))):
-        cached = try_to_load_from_cache(repository, name)
+    for found in filter(None, map(HubFile.at, urls)):
+        cached = try_to_load_from_cache(found.repository, found.file, revision=found.revision)
         if isinstance(cached, str):
             return Path(cached)
     folders = " or ".join(map(str, checkpoint_folders()))

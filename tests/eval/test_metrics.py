@@ -47,7 +47,7 @@ def picked(tmp_path_factory):
 def no_weights(tmp_path, monkeypatch):
     """An empty folder of checkpoints, and no caches."""
     monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path / "here"))
-    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_, **__: None)
     return tmp_path / "here"
 
 

@@ -229,7 +229,7 @@ def test_check_finds_labels_of_toy_coco_before_it_is_drawn(
 
 def test_the_hint_fetches_the_weights_that_the_config_needs(write_config, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
-    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_, **__: None)
     metrics = {"clip": {"model": "ViT-L-14", "weights": "laion2b_s32b_b82k"}}
     path = str(write_config({"mean": {"kind": "mean"}}, metrics=metrics))
     assert main(["check", "--config", path, "--devices", "cpu"]) == 2

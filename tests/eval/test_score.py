@@ -368,7 +368,7 @@ def test_plain_folders_must_belong_together(folders, capsys):
 )
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, extra, complaint):
     monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path / "none"))
-    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_, **__: None)
     assert main(["score", str(run.path), *extra]) == 2
     told = capsys.readouterr().err
     assert complaint in told
@@ -377,7 +377,7 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, extra, compla
 
 def test_weights_can_be_fetched_without_results(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HDPAINTER_CHECKPOINTS", str(tmp_path))
-    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("eval.metrics.weights.try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr("eval.metrics.weights.download", lambda urls, target: target)
     assert main(["score", "--metric", "clip", "--download", "--device", "cpu"]) == 0
     assert "weights of clip" in capsys.readouterr().out

@@ -26,20 +26,25 @@ from hdpainter.models.identity import identify
 
 SIZE = (32, 24)
 DONE = 1000  # photos that are painted, to be planned again
+PAINTED = 3000  # of all
 
 
 @dataclass
 class Idle:
-    """A painter that gives back what it gets, and notes when it was first asked. Ctrl-C after `few` photos."""
+    """A painter that gives back what it gets, and notes when it was first asked, and at what memory in MB.
+
+    Ctrl-C after `few` photos.
+    """
 
     few: int | None = None
     began: float = 0.0
+    memory: float = 0.0
     made: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     image: Image.Image = field(default_factory=lambda: Image.new("RGB", SIZE))
 
     def __call__(self, image: list, *_: Any, **__: Any) -> list:
-        self.began = self.began or time.monotonic()
+        self.began, self.memory = self.began or time.monotonic(), self.memory or megabytes()
         self.made += len(image)
         if self.few is not None and self.made > self.few:
             raise KeyboardInterrupt
@@ -104,12 +109,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{done} planned again: {each:.2f} ms of CPU each, {seconds:.1f} s")
         (folder / "out").rename(folder / "old")
         many, cpu = jobs(folder, args.photos), time.process_time()
-        seconds = planned(many, Idle(few=10))
+        planned(many, Idle(few=0))
         each = 1e3 * (time.process_time() - cpu) / args.photos
-        print(
-            f"{args.photos} planned: {each:.2f} ms of CPU each, {seconds:.1f} s until the first was painted"
-        )
+        print(f"{args.photos} planned: {each:.2f} ms of CPU each")
         print(f"memory at most {megabytes():.0f} MB, {before:.0f} MB of it before")
+        (folder / "out").rename(folder / "older")
+        painter = Idle(few=PAINTED)
+        seconds = planned(many, painter)
+        print(
+            f"{seconds:.1f} s until the first was painted, memory at most {painter.memory:.0f} MB then, "
+            f"{megabytes():.0f} MB after {painter.made - 1}"
+        )
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def load_mask(
     channel: Literal["grey", "alpha"] = "grey",
     invert: bool = False,
     resize: bool = False,
+    threshold: int = 128,
 ) -> Grey:
     """A mask as grey uint8 [H, W], white = fill; sources as for `load_image`, and bool arrays.
 
@@ -106,7 +107,7 @@ def load_mask(
     `channel` "alpha" they are what is filled, as in a picture into which a hole was erased. `invert` fills what
     else would be kept. `size` is the image's (width, height), as PIL's `image.size`; `resize` brings a mask of
     another size, but the same proportions, to it. Raises UserError for a mask of another size, and for a picture
-    that does not look like a mask; warns of one that fills nearly everything.
+    that does not look like a mask; warns of one that fills nearly everything (of a dim one: from `threshold` on).
     """
     image, name = _read(source, name, profiles=("CMYK",))
     (mask_w, mask_h), (w, h) = image.size, size
@@ -132,13 +133,15 @@ def load_mask(
         rgb = _flattened(image, "black")
         if alpha is not None:
             check_transparency(alpha, np.asarray(image.convert("RGB").convert("L")), name)
-        check_mask(rgb, name)
+        check_mask(rgb, name, transparent=alpha is not None)
         grey = np.array(rgb.convert("L"))
     if image.size != tuple(size):
         grey = np.array(Image.fromarray(grey).resize(size, Image.Resampling.NEAREST))
     if invert:
         grey = 255 - grey
-    share = np.mean(grey > 127)
+    share = np.mean(
+        grey > 127 if grey.max() > 127 else grey >= threshold
+    )  # `binarize` refuses grey for black
     if share > LARGE:
         warnings.warn(
             f"{name} fills {share:.0%} of the picture: white is filled, black is kept", stacklevel=2
@@ -148,9 +151,9 @@ def load_mask(
 
 @cache
 def suffixes() -> frozenset[str]:
-    """How the names of files in FORMATS end: ".png", ".jpg", ".jfif", ..., in lower case."""
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+    """How the names of pictures end that are read here: ".png", ".jpg", ".jfif", ..., in lower case."""
+    known = formats()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in known)
 
 
 def header_size(path: str | os.PathLike) -> tuple[int, int] | None:

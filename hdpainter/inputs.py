@@ -83,6 +83,7 @@ def read(
             channel=settings.mask_channel,
             invert=settings.invert_mask,
             resize=settings.resize_mask,
+            threshold=threshold,
         )
     elif settings.outpaint:
         grey = np.zeros(picture.size[::-1], np.uint8)
@@ -118,7 +119,15 @@ def prompts_of(mask: Mask, prompt: str, settings: InputSettings) -> list[str]:
 
 def described(mask: Mask) -> str:
     """What M fills, in words: "fills 11% of the picture, 2 parts"."""
-    parts = cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
-    share = mask.mean()
+    return told(float(mask.mean()), parts_of(mask))
+
+
+def parts_of(mask: Mask) -> int:
+    """How many parts of M do not touch."""
+    return cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+
+
+def told(share: float, parts: int) -> str:
+    """The words of `described`, by the share of the picture and the number of parts."""
     percent = f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
     return f"fills {percent} of the picture{f', {parts} parts' if parts > 1 else ''}"

@@ -24,6 +24,7 @@ from hdpainter.blend import blend
 from hdpainter.canvas import Canvas, Task
 from hdpainter.images import Pixels, Source
 from hdpainter.inpaint import Inpainting, Observer
+from hdpainter.inputs import parts_of
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.choice import choose
 from hdpainter.models.devices import dtype_policy, usable_device
@@ -403,6 +404,7 @@ class HDPainter:
             "stage1_size": list(first.task.size[::-1]),
             "superres": stage2,
             "mask_share": float(canvas.mask.mean()),
+            "mask_parts": parts_of(canvas.mask),
             "models": self.models.info,
             "device": str(device),
             "dtype": {stage: str(dtype).removeprefix("torch.") for stage, dtype in dtypes.items()},

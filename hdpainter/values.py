@@ -133,8 +133,9 @@ def check_keys(keys: Collection[Any], known: Collection[str], where: str = "") -
 
 def nearest(name: str, known: Collection[str]) -> str:
     """ "did you mean 'this'?", where one of the known names is near; else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
-    return f"did you mean {close[0]!r}?" if close else ""
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.65)
+    return f"did you mean {folded[close[0]]!r}?" if close else ""
 
 
 def unknown(what: str, name: Any, known: Collection[str], besides: str = "") -> UserError:

@@ -17,21 +17,24 @@ from hdpainter.console import one_line
 from hdpainter.files import parse_json, write_json
 from hdpainter.jobs.hashes import Hashes
 from hdpainter.jobs.job_files import JobFile, Problem
-from hdpainter.jobs.painting import Answer, Failure, Order, Painter, Painters, order_of, remark
+from hdpainter.jobs.painting import Answer, Failure, Order, Painter, Painters, filled, order_of, remark
 from hdpainter.jobs.plan import Planned, Task, plan
 from hdpainter.jobs.progress import Progress
 from hdpainter.jobs.results import locked, relative_to, save_content
+from hdpainter.mask_check import LARGE
 from hdpainter.team import Lost, Team, is_alone, open_team
 from ldm.util import UserError
 
 
 @dataclass
 class BatchOutcome:
-    """How a run ended: names of the results made now and of those made before, and what failed."""
+    """How a run ended: names of the results made now and of those made before, and what failed. large: those made
+    now whose mask fills nearly the whole picture."""
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[Problem] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     @property
@@ -102,6 +105,10 @@ def run(
                 outcome.interrupted = True
         facts = {"source": relative_to(out, file.source), "seconds": round(time.monotonic() - started, 1)}
         write_json(report, {**facts, **dataclasses.asdict(outcome)}, scratch)
+        if outcome.large:
+            names = ", ".join(outcome.large[:3])
+            more = f" and {len(outcome.large) - 3} more" if len(outcome.large) > 3 else ""
+            progress.say(f"the mask fills over {LARGE:.0%} of the picture (white is filled): {names}{more}")
         progress.say(f"{outcome} -> {report}")
     return outcome
 
@@ -163,7 +170,10 @@ def _paint_all(
                 sha256 = save_content(task.path, made.content, made.size, made.record, scratch)
                 hashes.keep(task.path, sha256, ours=True)
                 outcome.done.append(task.job.name)
-                said = f"{task.job.name}: done in {made.seconds:.1f} s{remark(made.record['metadata'])}"
+                facts = made.record["metadata"]
+                if facts["mask_share"] > LARGE:
+                    outcome.large.append(task.job.name)
+                said = f"{task.job.name}: done in {made.seconds:.1f} s, {filled(facts)}{remark(facts)}"
                 progress.finish(said)
 
 

@@ -1,12 +1,14 @@
 """The commands that make pictures: ``hdpainter inpaint | batch``."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hdpainter import flags
+from hdpainter.inputs import described
 from hdpainter.jobs import batch, inpaint, plan
 from hdpainter.jobs.job_files import Problem, read_jobs
 from hdpainter.jobs.painting import Painter
@@ -14,6 +16,7 @@ from hdpainter.models.registry import DEFAULT_MODEL, PipelineSpec
 from hdpainter.team import DEVICES_HELP, device_names
 from ldm.util import UserError
 
+LOOKED_AT = 1000  # masks, by a dry run
 JOB_FILES = ".yaml, .csv or .jsonl file, or a folder of images with masks"
 
 
@@ -131,14 +134,26 @@ class _Loading:
 
 
 def _dry_run(tasks: Sequence[plan.Planned], problems: Sequence[Problem], out: Path) -> int:
+    bad, counts, looked = list(problems), Counter[str](), 0
     for task in tasks:
         note = f": {task.state.message}" if task.state.message else ""
-        print(f"{task.state.kind:8} {task.path.name}  {task.job.prompt!r} in {task.job.image.name}{note}")
-    for problem in problems:
+        mask = ""
+        if task.state.kind in ("todo", "changed") and looked < LOOKED_AT:
+            looked += 1
+            try:
+                mask = f", {described(plan.look_at_mask(task.job, task.method))}"
+            except UserError as error:
+                bad.append(Problem(task.job.where, str(error)))
+                continue
+        counts[task.state.kind] += 1
+        image = task.job.image.name
+        print(f"{task.state.kind:8} {task.path.name}  {task.job.prompt!r} in {image}{mask}{note}")
+    for problem in bad:
         print(f"{'bad':8} {problem}")
-    counts = {
-        kind: sum(task.state.kind == kind for task in tasks) for kind in ("todo", "changed", "done", "taken")
-    }
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    print(f"{told or 'nothing to do'}{f', {len(problems)} bad' if problems else ''} -> {out}")
-    return int(bool(problems) or counts["taken"] > 0)
+    told = ", ".join(
+        f"{counts[kind]} {kind}" for kind in ("todo", "changed", "done", "taken") if counts[kind]
+    )
+    if looked == LOOKED_AT:
+        print(f"only the first {looked} masks were looked at: with thousands it would take minutes")
+    print(f"{told or 'nothing to do'}{f', {len(bad)} bad' if bad else ''} -> {out}")
+    return int(bool(bad) or counts["taken"] > 0)

@@ -4,6 +4,7 @@ A mistake in one job (a missing key, a value out of range) becomes a `Problem` a
 that no job has stops the whole file with a UserError: then the file is not what its writer thinks it is.
 """
 
+import codecs
 import itertools
 import re
 import unicodedata
@@ -125,11 +126,18 @@ def _beside(base: Path, name: str) -> str:
 def _read_text(path: Path) -> str:
     refuse_device(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        marked = content.startswith(
+            (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        )  # the "Unicode text" of spreadsheets
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    if "\0" in text:  # UTF-16 without a mark
+        raise UserError(f"{path} is not UTF-8 text, it has zero bytes; save it as UTF-8")
+    return text
 
 
 def _entry(values: Mapping[str, Any], where: str) -> _Entry:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hdpainter.console import one_line
 from hdpainter.files import digest
 from hdpainter.images import Hashed, encode
+from hdpainter.inputs import told
 from hdpainter.jobs.hashes import Hashes
 from hdpainter.jobs.plan import Planned, Task, make_task
 from hdpainter.jobs.results import FORMAT, relative_to
@@ -94,6 +95,11 @@ def remark(metadata: Mapping[str, Any]) -> str:
         for key, name in (("words_cut", "prompt"), ("negative_words_cut", "negative prompt"))
         if (cut := metadata.get(key))
     )
+
+
+def filled(metadata: Mapping[str, Any]) -> str:
+    """What the mask of a result filled, in words."""
+    return told(metadata["mask_share"], metadata["mask_parts"])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from hdpainter.files import digest, file_sha256
 from hdpainter.images import header_size
 from hdpainter.inputs import prompts_of, read
@@ -178,6 +180,16 @@ def check_pixels(job: Job, method: Method) -> tuple[tuple[int, int], Mask]:
     mask = binarize(grey, method.masks.threshold, f"mask {job.mask}" if job.mask else "mask")
     prompts_of(mask, job.prompt, method.input)
     return image.size, mask
+
+
+def look_at_mask(job: Job, method: Method) -> Mask:
+    """M of a job of which `check_files` had nothing to say, without decoding its picture. Raises UserError where
+    the mask cannot be used."""
+    size = header_size(job.image)
+    if size is None:
+        return check_pixels(job, method)[1]
+    grey = read(Image.new("RGB", size), job.mask, method.input, method.masks.threshold)[1]
+    return binarize(grey, method.masks.threshold, f"mask {job.mask}" if job.mask else "mask")
 
 
 def warn_of_prompts(jobs: Sequence[Job], spec: PipelineSpec) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hdpainter.inputs import read
+from hdpainter.inputs import parts_of, read
 
 MODEL = {
     "name": "fake",
@@ -51,7 +51,10 @@ class FakePainter:
             colour = hashlib.sha256(repr((text, number, sorted(settings.items()))).encode()).digest()[:3]
             pixels = np.array(picture)
             pixels[grey >= method.masks.threshold] = list(colour)
-            results.append(FakeResult(Image.fromarray(pixels), {"seed": number, "seconds": self.delay * 4}))
+            mask = grey >= method.masks.threshold
+            facts = {"mask_share": float(mask.mean()), "mask_parts": parts_of(mask)}
+            facts |= {"seed": number, "seconds": self.delay * 4}
+            results.append(FakeResult(Image.fromarray(pixels), facts))
         if self.diary:
             with self.diary.open("a") as file:
                 file.writelines(f"{os.getpid()} {text}\n" for text in prompt)

@@ -254,8 +254,8 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(here, capsys):
     assert run("batch", "jobs.yaml", "--dry-run", loader=loader) == 1
     assert capsys.readouterr().out.splitlines() == [
         "done     a-boat.png  'boat' in a.png",
-        "todo     a-hat.png  'hat' in a.png",
-        "changed  a-kite.png  'kite' in a.png: making it again: steps 50 -> 20",
+        "todo     a-hat.png  'hat' in a.png, fills 25% of the picture",
+        "changed  a-kite.png  'kite' in a.png, fills 25% of the picture: making it again: steps 50 -> 20",
         "bad      jobs.yaml, job 4: prompt must be text, not 1",
         f"1 todo, 1 changed, 1 done, 1 bad -> {here / 'jobs-results'}",
     ]

@@ -36,11 +36,11 @@ def refusal(image: Image.Image) -> str:
     return str(caught.value)
 
 
-def quietly(image: Image.Image) -> np.ndarray:
+def quietly(image, size=None) -> np.ndarray:
     """The mask, which must be read without a remark."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return load_mask(image, image.size)
+        return load_mask(image, size or image.size)
 
 
 TONES = {
@@ -151,6 +151,47 @@ def test_several_greys_are_refused():
     assert "colour picture" in refusal(Image.merge("RGB", (disc(), *[Image.new("L", (256, 256))] * 2)))
 
 
+@pytest.mark.parametrize("name", ["garden", "snow"])
+@pytest.mark.parametrize("tone", [lambda v: v // 6, lambda v: 200 + v // 5])
+def test_dark_and_bright_photos_are_no_masks(name, tone):
+    image = Image.open(PICTURES / f"{name}.png").convert("L").resize((300, 200))
+    assert "with many greys" in refusal(image.point([tone(v) for v in range(256)]))
+
+
+def test_a_dithered_photo_and_one_of_few_colours_are_no_masks():
+    for size in (128, 1500):
+        assert "scattered dots" in refusal(photo(size).convert("1"))
+    assert "colour picture" in refusal(photo().quantize(32))
+    labels = Image.new("P", (256, 256))
+    labels.paste(1, (60, 60, 120, 200))
+    labels.putpalette([0, 0, 0, 128, 0, 0])  # as the datasets of segmentation have it
+    assert "colour picture" in refusal(labels)
+
+
+def test_labels_are_told_apart():
+    one = np.asarray(disc()) // 255  # 0 and 1
+    assert np.array_equal(quietly(Image.fromarray(one)), one)
+    several = np.repeat(np.arange(6, dtype=np.uint8), 32)[None].repeat(192, 0)
+    assert "several areas of grey (values 1, 2, 3, 4)" in refusal(Image.fromarray(several))
+    dim = Image.fromarray(np.where(np.asarray(disc(radius=0.08)), 0, 90).astype(np.uint8))
+    with pytest.warns(UserWarning, match="mask fills 98% of the picture"):
+        load_mask(dim, dim.size, threshold=1)
+    assert not (quietly(dim) > 127).any()
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp", ".jpg"])
+def test_one_mask_in_every_mode_and_format(tmp_path, kind, suffix):
+    mask = np.asarray(disc())
+    image = Image.fromarray(mask.astype(np.uint16) * 257) if kind == "I;16" else disc().convert(kind)
+    try:
+        image.save(tmp_path / f"m{suffix}", quality=95)
+    except (OSError, KeyError):
+        return  # the format has no such pictures
+    other = (quietly(tmp_path / f"m{suffix}", image.size) > 127) != (mask > 127)
+    assert other.mean() <= (0.01 if suffix in (".jpg", ".webp") else 0)
+
+
 # --- transparency ---
 
 
@@ -169,8 +210,18 @@ def test_a_picture_with_an_erased_hole_is_refused_or_read_by_its_alpha(radius, s
     assert "colour picture" in refusal(erased(photo(), hole))
     for picture in (white, photo()):
         assert np.array_equal(load_mask(erased(picture, hole), hole.size, channel="alpha"), hole)
+        assert "mask_channel alpha" in refusal(erased(picture, hole))
     with pytest.raises(UserError, match="has no transparent part"):
         load_mask(hole, hole.size, channel="alpha")
+
+
+def test_black_with_a_transparent_part_is_told(tmp_path):
+    for shape in (disc(), disc().point(lambda v: 255 - v)):  # strokes of black, a hole in black
+        told = refusal(Image.merge("LA", (Image.new("L", shape.size), shape)))
+        assert "is black with a transparent part" in told and "mask_channel alpha" in told
+    listed = disc().convert("1").convert("P")
+    listed.save(tmp_path / "p.png", transparency=0)  # a palette whose black is nothing: strokes of white
+    assert np.array_equal(quietly(tmp_path / "p.png", listed.size), disc())
 
 
 @pytest.mark.parametrize("radius", [0.05, 0.2, 0.35])

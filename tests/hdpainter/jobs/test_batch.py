@@ -88,7 +88,7 @@ def test_every_job_gets_a_picture_and_a_record_of_what_made_it(folder):
     assert record["inputs"]["method"]["sampler"]["eta"] == 0.25
     assert record["inputs"]["model"] == MODEL
     assert record["files"] == {"image": "../a.png", "mask": "../m.png"}
-    assert record["metadata"] == {"seed": 0, "seconds": 0.0}
+    assert record["metadata"] == {"mask_share": 0.25, "mask_parts": 1, "seed": 0, "seconds": 0.0}
     assert (record["output"]["width"], record["output"]["height"]) == picture.size
     assert json.loads(picture.info["hdpainter"]) == {k: v for k, v in record.items() if k != "output"}
     assert set(folder.files()) == {"summary.json"} | {

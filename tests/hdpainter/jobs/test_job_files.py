@@ -244,7 +244,7 @@ def test_a_folder_with_a_table_of_prompts(tmp_path):
     touch(tmp_path, "a.png", "a_mask.png", "b.png", "b_mask.png", "c.png", "c_mask.png", "round.png")
     table = "image,prompt,seed,mask\na.png,boat,3,\na,kite,,round.png\nb.png,,,\nd.png,hat,,\n"
     write(tmp_path / "prompts.csv", table)
-    (tmp_path / "round.png").rename(tmp_path / "round.heic")
+    (tmp_path / "round.png").rename(tmp_path / "round.psd")
     file = read_jobs(tmp_path)
     assert [(job.name, job.prompt, job.settings.seed, job.mask.name) for job in file.jobs] == [
         ("a-boat", "boat", 3, "a_mask.png"),

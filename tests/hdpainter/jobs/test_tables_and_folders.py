@@ -39,6 +39,13 @@ def refusal(path):
         ';"image";"mask";"prompt"\n17;"a.png";"m.png";"a clock, old"\n',
         'image,mask,prompt,,\na.png,m.png,"a clock, old",,\n,,,,\n',
         '\ufeffprompt,image,mask\r\n"a clock, old",a.png,m.png\r\n',
+        "\ufeffsep=;\r\nimage;mask;prompt\r\na.png;m.png;a clock, old\r\n",
+        "sep=;\rimage;mask;prompt\ra.png;m.png;a clock, old\r",
+        '\n \r\nimage,mask,prompt\n\na.png,m.png,"a clock, old"\n\n',
+        'Unnamed: 0,image,mask,prompt\n0,a.png,m.png,"a clock, old"\n',
+        '"",image,mask,prompt\n0.0,a.png,m.png,"a clock, old"\n',
+        'image,mask,prompt\na.png,m.png,"a clock, old",,\n',
+        'image,mask,prompt\na.png, m.png, "a clock, old"\n',
     ],
 )
 def test_one_job_in_many_dialects(tmp_path, text):
@@ -46,6 +53,21 @@ def test_one_job_in_many_dialects(tmp_path, text):
     assert not file.problems
     (job,) = file.jobs
     assert (job.image.name, job.mask.name, job.prompt) == ("a.png", "m.png", "a clock, old")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_tables_of_spreadsheets_in_their_encodings(tmp_path, encoding, ending):
+    text = ending.join(["image\tmask\tprompt", "a.png\tm.png\tun château", ""])
+    (tmp_path / "jobs.csv").write_bytes(text.encode(encoding))
+    (job,) = read_jobs(tmp_path / "jobs.csv").jobs
+    assert job.prompt == "un château"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "cp1252"])
+def test_other_encodings_are_one_line(tmp_path, encoding):
+    (tmp_path / "jobs.csv").write_bytes("image,mask,prompt\na.png,m.png,un château\n".encode(encoding))
+    assert "jobs.csv is not UTF-8 text" in refusal(tmp_path / "jobs.csv")
 
 
 def test_spaces_belong_to_prompts_where_the_head_has_none(tmp_path):
@@ -61,6 +83,8 @@ def test_spaces_belong_to_prompts_where_the_head_has_none(tmp_path):
         (",image,mask,prompt\nx,a,b,c\n", "jobs.csv, line 1: column 1 has no name: give it one"),
         ("image,mask,prompt,\na,b,c,d\n", "jobs.csv, line 1: column 4 has no name"),
         ("image,,mask,prompt\na,1,b,c\n", "jobs.csv, line 1: column 2 has no name"),
+        ("IMAGE,mask,prompt\na,b,c\n", "jobs.csv, line 1: unknown key 'IMAGE'; did you mean 'image'?"),
+        ("\nimage,mask,promt\na,b,c\n", "jobs.csv, line 2: unknown key 'promt'; did you mean 'prompt'?"),
         ("sep=;\nimage;mask;promt\n", "jobs.csv, line 2: unknown key 'promt'; did you mean 'prompt'?"),
         ("image,image,mask,prompt\na,a,b,c\n", "jobs.csv, line 1: a column stands twice"),
         ('sep=;\nimage;mask;prompt\na;b;"c\n', "jobs.csv, line 3 is not valid CSV"),

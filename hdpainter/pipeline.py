@@ -5,13 +5,11 @@ is brought to the input's exact size and joined with it.
 """
 
 import dataclasses
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -35,7 +33,7 @@ from hdpainter.settings import Adjustments, Method, Seed, Size
 from hdpainter.superres import SCALE, SuperResolution
 from hdpainter.tensors import to_image
 from hdpainter.values import convert
-from hdpainter.version import __version__
+from hdpainter.version import versions
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError
 
@@ -422,16 +420,6 @@ def _silent(stage: str, step: int, steps: int) -> None:
 
 def _dtype_of(model: LatentDiffusion) -> torch.dtype:
     return next(model.model.parameters()).dtype
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = ("torch", "open-clip-torch", "numpy", "pillow", "opencv-python-headless")
-    found = {"python": platform.python_version(), "hdpainter-ldm": __version__}
-    for package in packages:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""The version of this package."""
+"""The version of this package, and of what it depends on."""
 
+import platform
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 
 from ldm.util import CONFIGS
@@ -15,3 +17,13 @@ def _version() -> str:
 
 
 __version__ = _version()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("torch", "open-clip-torch", "numpy", "pillow", "opencv-python-headless")
+    found = {"python": platform.python_version(), "hdpainter-ldm": __version__}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

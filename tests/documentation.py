@@ -33,6 +33,14 @@ def fences(page: Path, language: str) -> list[str]:
     return [block for found, block in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
+def replace_part(page: Path, name: str, text: str) -> None:
+    """Put `text` between a page's comments ``<!-- name -->`` and ``<!-- end of name -->``."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    content = page.read_text(encoding="utf-8")
+    before, after = content.split(begin)[0], content.split(end)[1]
+    page.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+
+
 def is_script(block: str) -> bool:
     """Whether a block of bash is one script, with variables and functions, not a list of commands."""
     return re.search(r"^\w+(\(\)|=)", block, re.MULTILINE) is not None

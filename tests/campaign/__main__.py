@@ -20,9 +20,9 @@ from hdpainter.jobs.batch import run as run_batch
 from hdpainter.jobs.job_files import read_jobs
 from tests.campaign import fuzz, kills
 from tests.campaign.count import MOST_MEMORY, Count, peak_memory
+from tests.documentation import replace_part
 from tests.hdpainter.fakes import MODEL, FakePainter, make_mask, make_picture
 
-BEGIN, END = "<!-- campaign -->\n", "<!-- end of campaign -->\n"
 Part = Callable[[Path, float, int], Iterator[Count]]
 
 
@@ -102,9 +102,7 @@ def main() -> int:
     text = table(counts, args.scale, args.seed, time.monotonic() - started)
     print(text)
     if args.out:
-        page = args.out.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        args.out.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
+        replace_part(args.out, "campaign", text)
     return int(any(count.bad for count in counts) or peak_memory() > MOST_MEMORY)
 
 

@@ -1,126 +1,148 @@
-"""The mutation score: ``python -m tests.mutation [MODULE ...] [--every N] [--seconds S] [--out FILE]``.
+"""The mutation score: ``python -m tests.mutation [MODULE ...] [--resume] [--jobs N] [--every N] [--out FILE]``.
 
-Each mutant is imported in the place of its module and the module's tests are run, in a process of its own that is
-forked from one in which the libraries are there already. What the tests notice, or do not survive in time, is
-killed; every mutant that survives is printed and written to a table.
+The tests of a module are collected once, run as they are, and then once for each mutant in a process forked from
+that one: those that run the changed lines, likely killers first, until one fails. Tests marked slow are left out.
+Verdicts are appended to ``outputs/mutation.jsonl`` at once. Exit status 1 where a survivor is not explained in
+``tests/mutation/equivalent.yaml``.
 """
 
 import argparse
-import importlib.abc
-import importlib.util
+import importlib
+import json
 import os
-import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 
+from tests.documentation import replace_part
+from tests.mutation.forks import fork
+from tests.mutation.live import ROOT, Instead
 from tests.mutation.mutants import Mutant, mutants
+from tests.mutation.results import Results, table
+from tests.mutation.session import ARGUMENTS, Ordered, Session, Verdict
 
-ROOT = Path(__file__).resolve().parents[2]
 # The tests of each module, those that are quick and near first.
 TESTS = {
     "hdpainter/blend.py": ["tests/hdpainter/test_blend.py"],
     "hdpainter/masks.py": ["tests/hdpainter/test_masks.py"],
-    "hdpainter/painta.py": ["tests/hdpainter/test_painta.py", "tests/hdpainter/test_variants.py"],
-    "hdpainter/rasg.py": ["tests/hdpainter/test_rasg.py", "tests/hdpainter/test_variants.py"],
-    "hdpainter/superres.py": ["tests/hdpainter/test_superres.py", "tests/hdpainter/test_pipeline.py"],
-    "hdpainter/inpaint.py": ["tests/hdpainter/test_inpaint.py", "tests/hdpainter/test_pipeline.py"],
-    "hdpainter/pipeline.py": ["tests/hdpainter/test_pipeline.py", "tests/hdpainter/test_draft.py"],
-    "ldm/models/diffusion/ddim.py": ["tests/ldm/test_ddim.py", "tests/ldm/test_schedules.py"],
     "eval/stats.py": ["tests/eval/test_stats.py"],
     "eval/coco.py": ["tests/eval/test_coco.py", "tests/eval/test_bounds.py"],
+    "ldm/models/diffusion/ddim.py": ["tests/ldm/test_ddim.py", "tests/ldm/test_schedules.py"],
+    "hdpainter/inpaint.py": ["tests/hdpainter/test_inpaint.py", "tests/hdpainter/test_pipeline.py"],
+    "hdpainter/superres.py": ["tests/hdpainter/test_superres.py", "tests/hdpainter/test_pipeline.py"],
+    "hdpainter/painta.py": ["tests/hdpainter/test_painta.py", "tests/hdpainter/test_variants.py"],
+    "hdpainter/rasg.py": ["tests/hdpainter/test_rasg.py", "tests/hdpainter/test_variants.py"],
+    "hdpainter/pipeline.py": ["tests/hdpainter/test_pipeline.py", "tests/hdpainter/test_draft.py"],
 }
+LIBRARIES = ("numpy", "torch", "cv2", "scipy.stats", "hypothesis", "pytest", "PIL.Image", "omegaconf")
+OUT = ROOT / "docs" / "reliability.md"
 
 
-class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from other code."""
-
-    def __init__(self, module: str, code: str):
-        self.name = module.removesuffix(".py").replace("/", ".")
-        self.path, self.code = ROOT / module, code
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> object:
-        if fullname != self.name:
-            return None
-        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
-
-    def create_module(self, spec: object) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.code, str(self.path), "exec"), vars(module))
-
-
-def outcome(module: str, code: str, tests: Sequence[str], seconds: float) -> str:
-    """What the tests make of the module with other code: "killed", "survived", or "timeout", also a kill."""
-    child = os.fork()
-    if child == 0:
-        with suppress(BaseException):
-            os.setsid()
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, 1), os.dup2(nothing, 2)
-            sys.meta_path.insert(0, _Instead(module, code))
-            import pytest
-
-            status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "", *tests])
-            os._exit(int(status))
-        os._exit(3)
-    started = time.monotonic()
-    while time.monotonic() - started < seconds:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
+def judge(module: str, tried: list[Mutant], results: Results, jobs: int, seconds: float) -> None:
+    """Have a verdict on each mutant of a module in `results`."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _warm(module, tried, results, jobs, seconds, report)
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        if status or not report.is_file():
+            sys.exit(f"{module}: stopped")
+        content = json.loads(report.read_text(encoding="utf-8"))
+    results.read()
+    order = [name for name, _ in results.kills(module).most_common()]
+    for index, passed in content["cold"]:
+        mutant = tried[index]
+        child = fork(_cold(module, mutant, order, passed), seconds + 5 * content["seconds"])
+        while not (found := child.finished()):
+            time.sleep(0.02)
+        test = "" if found == "survived" else child.said
+        digests = content["digests"]
+        _tell(module, mutant, found, test)
+        results.add(module, mutant, found, test, digests.get(test, ""), () if test else digests.values())
 
 
-def score(module: str, every: int, seconds: float) -> tuple[int, list[Mutant]]:
-    """(how many mutants were tried, those that survived). Raises SystemExit where the tests fail without any."""
-    source, tests = (ROOT / module).read_text(encoding="utf-8"), TESTS[module]
-    started = time.monotonic()
-    if (found := outcome(module, source, tests, 3600)) != "survived":
-        sys.exit(f"{module}: its tests fail as it is ({found})")
-    limit = max(seconds, 5 * (time.monotonic() - started))
-    tried = [*mutants(source)][::every]
-    survivors = []
-    for number, mutant in enumerate(tried, 1):
-        found = outcome(module, mutant.code, tests, limit)
-        if found == "survived":
-            survivors.append(mutant)
-        print(f"[{number}/{len(tried)}] {module}:{mutant.line} {found}: {mutant.change[:150]}", flush=True)
-    return len(tried), survivors
+def _warm(module: str, tried: list[Mutant], results: Results, jobs: int, seconds: float, report: Path) -> int:
+    """The mutants within functions, in a session that has all imported; the others are left in `report`."""
+    import pytest
+
+    seen: dict[str, str] = {}
+
+    def known(mutant: Mutant, digests: dict[str, str]) -> list[str] | None:
+        seen.update(digests)
+        return results.left(module, mutant, digests)
+
+    def judged(verdict: Verdict, digests: dict[str, str]) -> None:
+        _tell(module, verdict.mutant, verdict.found, verdict.test)
+        passed = () if verdict.test else digests.values()
+        results.add(
+            module, verdict.mutant, verdict.found, verdict.test, digests.get(verdict.test, ""), passed
+        )
+
+    session = Session(module, tried, results.kills(module), jobs, seconds, known, judged)
+    status = pytest.main([*ARGUMENTS, *TESTS[module]], plugins=[session])
+    cold = [(tried.index(mutant), passed) for mutant, passed in session.cold]
+    content = {"cold": cold, "digests": seen, "seconds": sum(session.times.values())}
+    report.write_text(json.dumps(content), encoding="utf-8")
+    return int(status)
 
 
-def main() -> None:
+def _cold(
+    module: str, mutant: Mutant, order: list[str], passed: list[str]
+) -> Callable[[Callable[[str], None]], bool]:
+    """A mutant of what runs at import: everything of ours is imported anew."""
+
+    def work(say: Callable[[str], None]) -> bool:
+        sys.meta_path.insert(0, Instead(module, mutant.code))
+        import pytest
+
+        say("import")
+        return pytest.main([*ARGUMENTS, *TESTS[module]], plugins=[Ordered(order, passed, say)]) == 0
+
+    return work
+
+
+def _tell(module: str, mutant: Mutant, found: str, test: str) -> None:
+    print(f"{module}:{mutant.line} {found}: {mutant.change[:150]}  [{test.split('::')[-1]}]", flush=True)
+
+
+def main() -> int:
     """Try the mutants of some modules and write the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("modules", nargs="*", default=list(TESTS), help="default: all of TESTS")
-    parser.add_argument("--every", type=int, default=1, help="try only each N-th mutant")
-    parser.add_argument("--seconds", type=float, default=60, help="least time that tests have")
-    parser.add_argument("--out", type=Path, default=Path("outputs/mutation.md"))
+    parser.add_argument("modules", nargs="*", default=list(TESTS), metavar="MODULE", help="default: all")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="try only each N-th mutant")
+    parser.add_argument("--first", type=int, metavar="N", help="try only the first N of each module")
+    parser.add_argument("--seconds", type=float, default=20, help="least time of a CPU that tests have")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at the same time")
+    parser.add_argument("--resume", action="store_true", help="keep the verdicts of the log that still hold")
+    parser.add_argument("--log", type=Path, default=ROOT / "outputs" / "mutation.jsonl")
+    parser.add_argument("--out", type=Path, help=f"Markdown file whose table is replaced, as {OUT.name}")
     args = parser.parse_args()
     os.chdir(ROOT)
-    for library in ("numpy", "torch", "cv2", "scipy.stats", "hypothesis", "pytest", "PIL.Image", "open_clip"):
+    for library in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(library)
-    lines, left = ["| module | mutants | killed | score |", "|---|---|---|---|"], []
-    total = alive = 0
+    results = Results(args.log, args.resume)
+    tried = {}
     for module in args.modules:
-        tried, survivors = score(module, args.every, args.seconds)
-        total, alive = total + tried, alive + len(survivors)
-        killed = tried - len(survivors)
-        lines.append(f"| `{module}` | {tried} | {killed} | {killed / max(tried, 1):.1%} |")
-        left += [f"- `{module}:{one.line}`: `{one.change}`" for one in survivors]
-    lines.append(f"| all | {total} | {total - alive} | {(total - alive) / max(total, 1):.1%} |")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join([*lines, "", *left]) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+        tried[module] = [*mutants((ROOT / module).read_text(encoding="utf-8"))][:: args.every][: args.first]
+        started = time.monotonic()
+        judge(module, tried[module], results, args.jobs, args.seconds)
+        print(f"{module}: {time.monotonic() - started:.0f} s", flush=True)
+    text, unexplained = table(results, tried)
+    print(text)
+    if args.out:
+        replace_part(args.out, "mutation", text)
+    return int(unexplained > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -54,23 +54,56 @@ _UNWRAPPED = {"rint", "clip", "round", "abs", "sorted"}  # calls of which the fi
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change: where, in words, and the code of the whole module with it."""
+    """A change: where, in words, and the code of the whole module with it.
+
+    function: the qualified name of the outermost function or method around it, "" at the top of module or class.
+    lines: those of its statement, of compound ones their head; one of them runs where the change matters.
+    """
 
     line: int
     change: str
     code: str
+    function: str
+    lines: range
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """All small changes of a module. Annotations, docstrings and messages of errors stay as they are."""
     tree = ast.parse(source)
+    places = _places(tree)
     for index, node in enumerate(_changeable(tree)):
         if _change(copy.deepcopy(node)):
             changed = copy.deepcopy(tree)
             target = _changeable(changed)[index]
             before = ast.unparse(target)
             _change(target)
-            yield Mutant(node.lineno, f"{before}  ->  {ast.unparse(target)}", ast.unparse(changed))
+            change = f"{before}  ->  {ast.unparse(target)}"
+            yield Mutant(node.lineno, change, ast.unparse(changed), *places[node])
+
+
+def _places(tree: ast.Module) -> dict[ast.AST, tuple[str, range]]:
+    """The function and the lines of every node, as `Mutant` has them."""
+    found: dict[ast.AST, tuple[str, range]] = {}
+
+    def visit(node: ast.AST, names: tuple[str, ...], function: str, lines: range) -> None:
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
+            lines = range(node.lineno, end + 1)
+        found[node] = function, lines
+        named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        for name, value in ast.iter_fields(node):
+            inner, inside = names, function
+            if named and name == "body":
+                inner = (*names, node.name)
+                if not isinstance(node, ast.ClassDef):
+                    inside = function or ".".join(inner)
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    visit(child, inner, inside, lines)
+
+    visit(tree, (), "", range(0))
+    return found
 
 
 def _changeable(tree: ast.AST) -> list[ast.expr | ast.stmt]:

@@ -33,8 +33,18 @@ def test_mutants_are_one_change_each_of_what_computes():
 
 
 @pytest.mark.slow
-def test_a_small_campaign_finds_nothing():
-    subprocess.run([sys.executable, "-m", "tests.campaign", "--scale", "0.02"], check=True)
+def test_a_small_campaign_finds_nothing_and_keeps_its_counts(tmp_path):
+    log = tmp_path / "counts.json"
+    command = [sys.executable, "-m", "tests.campaign", "--scale", "0.01", "--log", str(log)]
+    subprocess.run(command, check=True)
+    before = json.loads(log.read_text())
+    subprocess.run([*command, "--only", "memory"], check=True)
+    after = json.loads(log.read_text())
+    assert before.keys() == after.keys() > {"fuzz", "kills", "web"}
+    assert before["memory"] != after["memory"]  # it took another time
+    assert {name: before[name] for name in before if name != "memory"} == {
+        name: after[name] for name in after if name != "memory"
+    }
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ MOST_MEMORY = 4.0  # GB
 @dataclass
 class Count:
     """Counts of one part. held: what was as it should be. refused: of these, inputs that one line refused.
-    tracebacks, hangs, lost, repeated, half_written: what must not be; `examples` names the first of these."""
+    tracebacks, hangs, lost, repeated, half_written: what must not be; `examples` names the first of these.
+    slowest: seconds of one input. memory: GB at most. scale, seed, seconds: of the run."""
 
     part: str
     tried: int = 0
@@ -28,12 +29,17 @@ class Count:
     repeated: int = 0
     half_written: int = 0
     slowest: float = 0.0
+    memory: float = 0.0
+    scale: float = 1.0
+    seed: int = 0
+    seconds: float = 0.0
     examples: list[str] = field(default_factory=list)
 
     @property
     def bad(self) -> int:
         """All that must not be."""
-        return self.tracebacks + self.hangs + self.lost + self.repeated + self.half_written
+        wrong = self.tracebacks + self.hangs + self.lost + self.repeated + self.half_written
+        return wrong + (self.memory > MOST_MEMORY)
 
     def note(self, kind: str, example: str) -> None:
         """Count something that must not be."""

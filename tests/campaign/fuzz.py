@@ -2,17 +2,14 @@
 
 import io
 import json
-import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save
 
 from eval.coco import Coco, sample
 from eval.config import Config
@@ -24,89 +21,12 @@ from hdpainter.jobs.job_files import read_jobs
 from hdpainter.masks import binarize
 from hdpainter.models.registry import MODELS, PipelineSpec
 from hdpainter.settings import METHOD_FILES, Method
-from ldm.checkpoint import build, read_state_dict
+from ldm.checkpoint import build
 from ldm.util import CONFIGS
 from tests.campaign.count import Count
+from tests.campaign.damage import damaged, texts
 from tests.eval.fake_run import fake_run
 from tests.hdpainter.fakes import make_mask, make_picture
-
-NASTY: tuple[Any, ...] = (
-    None,
-    True,
-    0,
-    -1,
-    1,
-    3.5,
-    10**9,
-    10**90,
-    -(2**63),
-    2**64,
-    1e308,
-    float("inf"),
-    float("nan"),
-    "",
-    " ",
-    "x",
-    "x" * 5000,
-    "../../x",
-    "/etc/passwd",
-    "${oc.env:HOME}",
-    "os.system",
-    "a\0b",
-    "\ud800",
-    "é\u0301",
-    [],
-    [[]],
-    {},
-    {"target": "os.system"},
-    [1] * 2000,
-)
-
-
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """The bytes with a few changed, cut, repeated or put in."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        place = rng.randrange(len(data) + 1)
-        match rng.randrange(6):
-            case 0:
-                data[place : place + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del data[place:]
-            case 2:
-                del data[place : place + rng.randrange(1, 64)]
-            case 3:
-                data[place:place] = data[place : place + rng.randrange(1, 64)]
-            case 4:
-                data[place:place] = rng.choice(
-                    (b"\0", b"\xff" * 8, b"[" * 2000, b"9" * 5000, b"-", b'"', b"\n", b"*a")
-                )
-            case 5:
-                data[place : place + 4] = rng.randbytes(4)
-    return bytes(data)
-
-
-def twisted(values: Any, rng: random.Random) -> Any:
-    """Plain values with one of them, or a key, replaced by a nasty one."""
-    if isinstance(values, dict) and values and rng.random() < 0.9:
-        key = rng.choice(list(values))
-        if rng.random() < 0.1:
-            return {**values, str(rng.choice(NASTY))[:50]: values[key]}
-        return {**values, key: twisted(values[key], rng)}
-    if isinstance(values, list) and values and rng.random() < 0.8:
-        place = rng.randrange(len(values))
-        return [*values[:place], twisted(values[place], rng), *values[place + 1 :]]
-    return rng.choice(NASTY)
-
-
-def texts(values: Any, rng: random.Random, dump: Callable[[Any], str]) -> Iterator[bytes]:
-    """Endless variants of a file of plain values: half of them damaged bytes, half of them twisted values."""
-    plain = dump(values).encode("utf-8", "surrogatepass")
-    while True:
-        if rng.random() < 0.5:
-            yield damaged(plain, rng)
-        else:
-            yield dump(twisted(values, rng)).encode("utf-8", "surrogatepass")
 
 
 def pictures(rng: random.Random, pixels: Image.Image) -> Iterator[tuple[str, bytes]]:
@@ -127,16 +47,6 @@ def pictures(rng: random.Random, pixels: Image.Image) -> Iterator[tuple[str, byt
     while True:
         suffix = rng.choice(list(whole))
         yield suffix, damaged(whole[suffix], rng)
-
-
-class _Runs:
-    """What a pickle must never do."""
-
-    def __init__(self, made: Path):
-        self.made = made
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return (open, (str(self.made), "w"))
 
 
 def run(folder: Path, scale: float, seed: int) -> Iterator[Count]:
@@ -210,19 +120,6 @@ def run(folder: Path, scale: float, seed: int) -> Iterator[Count]:
         values, dump = (json.loads(intact), json.dumps) if part == "run.json" else (intact, str)
         yield each(part, name, texts(values, rng(part), dump), lambda _: _summary(results.path))
         path.write_text(intact, encoding="utf-8")
-    made = folder / "made by a pickle"
-    safe = save({"a.weight": torch.arange(6.0).reshape(2, 3)})
-    torch.save({"state_dict": {"a": torch.zeros(3)}}, buffer := io.BytesIO())
-    evil = pickle.dumps({"state_dict": _Runs(made)})
-
-    def weights(chance: random.Random) -> Iterator[bytes]:
-        while True:
-            yield damaged(chance.choice((safe, buffer.getvalue(), evil)), chance)
-
-    count = each("checkpoints", "w.ckpt", weights(rng("checkpoints")), read_state_dict)
-    if made.exists():
-        count.note("tracebacks", "a pickle ran")
-    yield count
 
 
 def _build(path: Path) -> None:

@@ -25,6 +25,7 @@ from hdpainter.jobs.batch import run as run_batch
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.mini.world import toycoco
 from hdpainter.models.download import download
+from tests.campaign import training
 from tests.campaign.count import HANG, Count
 from tests.hdpainter.fakes import MODEL, FakePainter, make_mask, make_picture
 
@@ -101,13 +102,13 @@ def killed(
             count.note("half_written", f"turn {turn}: {sorted(more)[:3]}")
         elif other := [name for name in whole if whole[name] != found[name]]:
             count.note("half_written", f"turn {turn}: {other[:3]} differ")
-    count.held = count.tried - count.bad
+    count.held = max(count.tried - count.bad, 0)
     return count
 
 
 def run(folder: Path, scale: float, seed: int) -> Iterator[Count]:
-    """50 kills of each kind at scale 1."""
-    kills = max(int(50 * scale), 3)
+    """40 kills of each kind at scale 1."""
+    kills = max(int(40 * scale), 3)
     root = folder / "toy"
     toycoco.export("val", 6, 64, root, 1)
     server = _server(folder / "site")
@@ -116,9 +117,9 @@ def run(folder: Path, scale: float, seed: int) -> Iterator[Count]:
         ("generate", _generate(root)),
         ("score", _score(root)),
         ("download", server),
+        ("train", training.prepare),
     ):
         yield killed(f"kill -9: {part}", random.Random(f"{seed} {part}"), kills, prepare, folder / part)
-    yield _full_disk(folder / "full", max(int(50 * scale), 3), seed)
 
 
 def _files(path: Path) -> Contents:
@@ -236,19 +237,25 @@ def _server(site: Path) -> Callable[[Path], tuple[Callable, Callable]]:
     return prepare
 
 
-def _full_disk(folder: Path, number: int, seed: int) -> Count:
-    """A batch whose files may not grow beyond a random size, and then may again."""
-    count, rng = Count("full disk: batch"), random.Random(f"{seed} full")
-    work, contents = _batch(folder / "whole")
-    if child(work, None) or not (whole := contents()):
-        count.note("lost", "the work fails where nobody disturbs it")
-        return count
-    for turn in range(number):
-        work, contents = _batch(folder / f"turn-{turn}")
-        count.tried += 1
-        if child(work, None, largest=rng.randrange(0, 6000)) is None or child(work, None) is None:
-            count.note("hangs", f"turn {turn}")
-        if contents() != whole:
-            count.note("lost", f"turn {turn}")
-    count.held = count.tried - count.bad
-    return count
+def full_disk(folder: Path, scale: float, seed: int) -> Iterator[Count]:
+    """Batches, benchmarks and scorings whose files may not grow beyond a random size, and then may again."""
+    number = max(int(20 * scale), 3)
+    toycoco.export("val", 6, 64, folder / "toy", 1)
+    for part, prepare in (
+        ("batch", _batch),
+        ("generate", _generate(folder / "toy")),
+        ("score", _score(folder / "toy")),
+    ):
+        count, rng = Count(f"full disk: {part}"), random.Random(f"{seed} full {part}")
+        work, contents = prepare(folder / part / "whole")
+        if child(work, None) or not (whole := contents()):
+            count.note("lost", "the work fails where nobody disturbs it")
+        for turn in range(number):
+            work, contents = prepare(folder / part / f"turn-{turn}")
+            count.tried += 1
+            if child(work, None, largest=rng.randrange(0, 6000)) is None or child(work, None) is None:
+                count.note("hangs", f"turn {turn}")
+            if contents() != whole:
+                count.note("lost", f"turn {turn}")
+        count.held = count.tried - count.bad
+        yield count

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from hdpainter.files import refuse_name
 from ldm.util import UserError, cut, leaves, refuse_device, shown
 
 # What a file may name without being trusted: classes of this project, and what SD2's public configs name besides.
@@ -22,6 +23,7 @@ def read_yaml(path: str | Path, trusted: bool = False) -> dict[str, Any]:
     must be a network of this project unless the file is `trusted`, and nothing may refer to other values: those
     of ``${oc.env:HOME}`` are the user's own.
     """
+    refuse_name(path)
     refuse_device(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")

@@ -5,6 +5,7 @@ Exit codes: 0 all done; 1 some results failed, or an error of the program; 2 a m
 """
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from hdpainter.values import nearest
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 DEBUG = "--debug"
 
@@ -88,6 +89,8 @@ def finish(
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return fail(f"error: {shown(error.filename)} cannot be the path of a file: it is too long", 2)
         return fail(f"error: {one_line(error)} (--debug shows where)", 1)
 
 

@@ -3,6 +3,7 @@
 A file appears whole or not at all: it is written under another name, brought to the disk and then renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,11 +14,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 
 class CannotWrite(UserError):
     """A file or folder cannot be written: the disk is full, or its permissions do not allow it."""
+
+
+def refuse_name(path: str | Path) -> None:
+    """Raise UserError for what can be the path of no file. Else what asks whether there is one would raise."""
+    try:
+        Path(path).lstat()
+    except ValueError as error:
+        raise UserError(f"{shown(str(path))} cannot be the path of a file: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{shown(str(path))} cannot be the path of a file: it is too long") from None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from hdpainter.files import make_folder, replacing
+from hdpainter.files import make_folder, refuse_name, replacing
 from hdpainter.mask_check import LARGE, check_mask, check_transparency
 from hdpainter.masks import Grey
 from ldm.util import UserError
@@ -269,6 +269,7 @@ def _open(source: Source, name: str, files: ExitStack) -> Image.Image:
 
 
 def _check_file(path: Path, name: str) -> None:
+    refuse_name(path)
     if not path.is_file():
         raise UserError(
             f"{name} is {'a folder' if path.is_dir() else 'not there'}: give the path of a picture"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from hdpainter.baselines.glide.timesteps import spaced_timesteps
 from hdpainter.blend import KnownRegion
 from hdpainter.configs import read_yaml
+from hdpainter.files import refuse_name
 from hdpainter.inputs import PADDING, Grow, InputSettings, MaskChannel, Outpaint, Padding
 from hdpainter.masks import MaskSettings
 from hdpainter.records import read_record, settings_of
@@ -288,6 +289,7 @@ class Method(Checked):
         Raises UserError for an unknown name, and for keys or values that the settings do not have.
         """
         path = Path(name_or_path)
+        refuse_name(path)
         if path.suffix in RESULTS:
             return cls.from_values(settings_of(read_record(path))["method"], str(path))
         if path.suffix not in (".yaml", ".yml"):

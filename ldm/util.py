@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,10 @@ CONFIGS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message is one line: what is wrong, where, and the fix."""
+    """A mistake that the user can mend. The message is one line, too long words cut: what, where, and the fix."""
+
+    def __init__(self, message: str):
+        super().__init__(re.sub(r"\S{400,}", lambda found: cut(found.group(), 100), message))
 
 
 def shown(value: Any, limit: int = 100) -> str:
@@ -58,9 +62,7 @@ def exists(value: Any) -> bool:
 
 def default(value: Any, fallback: Any) -> Any:
     """`value`, or `fallback` if it is None; a callable fallback is called."""
-    if value is not None:
-        return value
-    return fallback() if inspect.isfunction(fallback) else fallback
+    return value if value is not None else fallback() if inspect.isfunction(fallback) else fallback
 
 
 def count_params(model: "nn.Module", verbose: bool = False) -> int:
@@ -132,8 +134,7 @@ def _check_params(target: str, factory: type, params: Mapping[str, Any]) -> None
             break
     else:
         return  # takes anything
-    unknown = [name for name in params if name not in known]
-    if unknown:
+    if unknown := [name for name in params if name not in known]:
         raise UserError(
             f"{target} has no parameter {shown(unknown[0])}; it takes {', '.join(dict.fromkeys(known))}"
         )

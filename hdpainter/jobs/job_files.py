@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hdpainter.configs import parse_yaml
-from hdpainter.files import parse_json
+from hdpainter.files import parse_json, refuse_name
 from hdpainter.images import suffixes
 from hdpainter.jobs.job import JOB_KEYS, Job, JobSettings, check_values, make_jobs, name_key, parse_values
 from hdpainter.jobs.tables import read_table
@@ -120,6 +120,7 @@ def _model(header: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
 def _beside(base: Path, name: str) -> str:
     """`name`, which may end in a LoRA's scale, as a path where there is such a file beside the job file."""
+    refuse_name(base / name)
     return str(base / name) if (base / name).exists() or (base / name.rpartition(":")[0]).is_file() else name
 
 

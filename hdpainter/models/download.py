@@ -1,5 +1,6 @@
 """Checked downloads: of the Hugging Face hub by its own client, of all other servers by a resumable one here."""
 
+import glob
 import os
 import re
 import shutil
@@ -166,6 +167,8 @@ class _Part:
         with writing(self.path):
             self.path.unlink(missing_ok=True)
             self._state_path.unlink(missing_ok=True)
+            for left in self.path.parent.glob(f".{glob.escape(self.target.name)}.*.part.*"):
+                left.unlink(missing_ok=True)  # of a download that was killed while it noted something
 
     def finish(self) -> None:
         with writing(self.target):

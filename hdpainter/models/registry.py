@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hdpainter.configs import read_yaml
+from hdpainter.files import refuse_name
 from hdpainter.settings import Kind, Method, Pixels, Size, method_names
 from hdpainter.values import Range, from_mapping, unknown
 from ldm.util import CONFIGS, UserError, shown
@@ -90,6 +91,7 @@ class PipelineSpec:
         if isinstance(name_or_yaml, PipelineSpec):
             return name_or_yaml
         path = Path(name_or_yaml)
+        refuse_name(path)
         if path.suffix not in (".yaml", ".yml"):
             path = MODELS / f"{name_or_yaml}.yaml"
             if not path.is_file():
@@ -149,6 +151,7 @@ def check_method(method: Method, kind: Kind, model: str) -> None:
 
 def _beside(path: Path, name: str, *elsewhere: Path) -> str:
     """`name` as a path relative to the file `path`, or to a folder of `elsewhere`, if it exists there."""
+    refuse_name(path.parent / name)
     found = (folder / name for folder in (path.parent, *elsewhere) if (folder / name).exists())
     return str(next(found, name))
 
@@ -248,6 +251,7 @@ def find_checkpoint(name: str | Path, model: str | None = None) -> Path:
     it, and all that the model lacks.
     """
     name = Path(name)
+    refuse_name(name)
     for candidate in dict.fromkeys((name, name.with_suffix(".safetensors"))):
         for folder in (Path(), *checkpoint_folders()):
             if (folder / candidate).is_file() or (folder / candidate / "unet").is_dir():

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hdpainter import HDPainter
 from hdpainter.cli import main
+from hdpainter.models.identity import identify
 from hdpainter.models.random_weights import write_random_checkpoint
 from hdpainter.models.registry import MODELS
 from ldm.util import CONFIGS
@@ -123,6 +124,13 @@ def test_any_file_is_a_picture_whatever_its_name(here, name):
     (here / "a.png").rename(here / name)
     words = ("inpaint", "--image", name, "--mask", "m.png", "--prompt", "面" * 40, "--out", "out.png")
     assert run(*words) == 0 and (here / "out.png").is_file()
+
+
+@pytest.mark.parametrize("flag", ["image", "mask", "method", "model", "checkpoint", "lora", "out"])
+def test_a_name_too_long_for_a_file_is_one_short_line(here, capsys, flag):
+    code = main([*INPAINT, "--out", "out.png", f"--{flag}", "x" * 5000 + ".png"], identify=identify)
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and len(error) < 300 and "too long" in error
 
 
 def test_a_full_disk_is_one_line(here, capsys, monkeypatch):

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdpainter.configs import parse_yaml, read_model_config, read_yaml
+from hdpainter.images import load_image
+from hdpainter.models.registry import PipelineSpec, find_checkpoint
+from hdpainter.settings import Method
 from ldm.util import CONFIGS, UserError, instantiate_from_config
 
 
@@ -215,3 +218,15 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     for path in (tmp_path / "pipe.yaml", "/dev/zero"):
         with pytest.raises(UserError, match=f"{path} is a pipe, a socket or a device"):
             read_yaml(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "a\0b"])
+def test_what_can_be_no_path_is_told_in_a_short_line(tmp_path, name):
+    for read in (read_yaml, PipelineSpec.load, Method.load, load_image, find_checkpoint):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path / f"{name}.yaml")
+        assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    content = {"inpainting": {"config": "mini-inpainting.yaml", "checkpoint": name}, "size": 64}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"pipeline": content}))
+    with pytest.raises(UserError, match="cannot be the path of a file"):
+        PipelineSpec.load(tmp_path / "own.yaml")

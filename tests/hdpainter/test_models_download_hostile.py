@@ -231,6 +231,17 @@ def test_a_damaged_note_of_a_part_counts_as_none(serve, target, state):
     assert target.read_bytes() == DATA
 
 
+def test_what_a_killed_download_was_just_noting_does_not_stay(serve, target):
+    target.parent.mkdir()
+    for end in ("part.json.0123456789ab.part.json", "sha256.0123456789ab.part.sha256"):
+        target.with_name(f".{target.name}.{end}").write_text("{")
+    beside = target.with_name(".other.safetensors.part.json.0123456789ab.part.json")
+    beside.write_text("{")
+    fetch(target, serve(whole))
+    hidden = [path for path in target.parent.iterdir() if path.name.startswith(".")]
+    assert hidden == [beside] and target.read_bytes() == DATA
+
+
 @pytest.mark.parametrize("file", ["../x.ckpt", "/tmp/x.ckpt", "a/../../x", "..", "", "a\\..\\x"])
 def test_a_registry_names_no_file_outside_the_folder(tmp_path, monkeypatch, file):
     path = tmp_path / "registry.yaml"

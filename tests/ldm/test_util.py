@@ -98,3 +98,8 @@ def test_messages_shorten_what_they_quote():
     assert shown("ab") == "'ab'" and shown([1, {"a": None}]) == "[1, {'a': None}]"
     assert shown("x" * 5000) == "'" + "x" * 99 + "... (5,002 characters)"
     assert shown(10**5000) == "a int too long to show" and len(shown(10**4000)) < 130
+    assert str(UserError(f"a.yaml: {'y' * 5000} is no number")) == (
+        f"a.yaml: {'y' * 100}... (5,000 characters) is no number"
+    )
+    place = "/" + "/".join(["folder"] * 40) + "/a.yaml"
+    assert str(UserError(f"{place} is not there")) == f"{place} is not there"

@@ -312,6 +312,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache, monkeypatch):
         "config": str(CONFIGS / "models/mini-inpainting.yaml"),
     }
     config = OmegaConf.merge(config, {"training": {"params": small | {"steps": 2}}})
+    (tmp_path / "evaluation.csv").touch()  # of a run that died as it had just made it
     run(config, tmp_path, gpu=False)
     first = json.loads((tmp_path / "model.json").read_text())
     assert first["steps"] == 2
@@ -323,6 +324,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cache, monkeypatch):
     assert stopped.keys() == weights.keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in stopped.items())
     assert not torch.equal(noise, other_noise)
+    assert (tmp_path / "evaluation.csv").read_text().startswith("step,minutes,")
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["steps"] == 5
     assert card["minutes"] >= first["minutes"]

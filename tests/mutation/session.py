@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,11 +212,12 @@ class Session:
     def _warm(self, items: Sequence[Any]) -> None:
         """Set up what lives as long as the session and does not run the module, for all children."""
         self.warming, seen = True, set[str]()
+        only_session = SimpleNamespace(listchain=lambda: items[0].listchain()[:1])  # all else is torn down
         for item in items:
             names = self._shared(item)
             if names - seen and not any(self.lines.get(name) for name in names):
                 seen |= names
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=items[0])
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=only_session)
         self.warming = False
 
     def _shared(self, item: Any) -> set[str]:

@@ -16,6 +16,7 @@ from hdpainter.masks import Mask, bbox
 KnownRegion = Literal["exact", "blended"]
 
 REACH = 8  # pixels of stage 1's picture: it paints whole latents
+PAD, DILATION = 32, 48  # pixels of `poisson_blend`, as the authors' release has them
 _JACOBI = 0.8 / 4  # the damping that best smooths a 5-point Laplacian's error, over its diagonal
 
 
@@ -37,7 +38,7 @@ def blend(
 
 
 def poisson_blend(
-    original: Pixels, generated: Pixels, mask: Mask, pad: int = 32, dilation: int = 48
+    original: Pixels, generated: Pixels, mask: Mask, pad: int = PAD, dilation: int = DILATION
 ) -> Pixels:
     """Poisson blending (Pérez et al.) of the generated picture over M dilated by a square of `dilation` pixels.
 

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import gradio as gr
 
+from hdpainter.blend import DILATION
 from hdpainter.settings import Method, describe
 from hdpainter.web.menu import FORM, MAX_SIZE, PROMPT_LENGTH, Menu
 from hdpainter.web.work import LABELS
@@ -162,6 +163,15 @@ class Form:
             )
             self.size = gr.Number(
                 value=0, minimum=0, maximum=MAX_SIZE, label="Longer side of a draft; 0: the model's"
+            )
+            self.known_region = gr.Dropdown(
+                [
+                    ("exact: nothing outside the mask changes", "exact"),
+                    (f"soft: blended over {DILATION // 2} pixels around the mask, as released", "blended"),
+                ],
+                value="exact",
+                label="Edge",
+                elem_id="edge",
             )
             self.superres = gr.Checkbox(menu.models[first], label="Super-resolution of the picked draft")
         with gr.Row(elem_id="start-row"):

@@ -18,7 +18,7 @@ MAX_SIZE = 2048  # of stage 1
 # What the page's form has, by the names that `Menu.recipe` takes; beside it, the seed.
 FORM = (
     *("prompt", "model", "method", "steps", "guidance_scale", "eta"),
-    *("negative_prompt", "size", "superres"),
+    *("negative_prompt", "size", "known_region", "superres"),
 )
 BLANK = {"method": "", "negative_prompt": "", "size": 0}  # how a form leaves these open
 SEEDS = 1_000_000  # to draw one from: short enough to be read
@@ -63,14 +63,17 @@ class Menu:
         """The recipe of what a form or a script sends: whatever it is, as nobody has checked it yet.
 
         settings: values of `JobSettings` by name; None, and what BLANK has, leave one to the method or the model.
-        Pixels outside the mask stay bit-identical by every method, as the page promises.
+        Pixels outside the mask stay bit-identical by every method, as the page promises, unless `known_region` is
+        told.
         Raises UserError for what is not on the menu, out of range or over the limits.
         """
         prompt, model = convert(str, prompt, "prompt").strip(), convert(str, model, "model")
         given: dict[str, Any] = {
             key: None if key in BLANK and value == BLANK[key] else value for key, value in settings.items()
         }
-        wanted: JobSettings = from_mapping(JobSettings, given | {"known_region": "exact"})
+        wanted: JobSettings = from_mapping(
+            JobSettings, given | {"known_region": given.get("known_region") or "exact"}
+        )
         if max(len(prompt), len(wanted.negative_prompt or "")) > PROMPT_LENGTH:
             raise UserError(f"the prompt is longer than {PROMPT_LENGTH} characters: make it shorter")
         if (wanted.size or 0) > MAX_SIZE:
@@ -108,6 +111,7 @@ class Menu:
                 "negative_prompt": method["prompts"]["negative"],
                 "seed": inputs["seed"],
                 "size": inputs["size"],
+                "known_region": method["known_region"],
             }
             model = model if model in self.models else next(iter(self.models))
             superres = bool(inputs["superres"]) and self.models[model]

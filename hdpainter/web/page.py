@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from hdpainter.blend import DILATION
 from hdpainter.web.api import add_api
 from hdpainter.web.layout import Layout
 from hdpainter.web.studio import Studio
@@ -23,6 +24,11 @@ OPEN = """async (shown) => {
 # The session's token and the form's values stay in the browser's tab over a reload.
 KEEP = "(...values) => { window.hdpainter?.keep(values); }"
 KEPT = "() => JSON.parse(sessionStorage.getItem('hdpainter') ?? '[\"\", null]')"
+# How far the joining reaches beyond the mask, for the editor to show.
+SOFTEN = f"""async (edge) => {{
+  while (!window.hdpainter) await new Promise((ready) => setTimeout(ready, 50)); // the page is being drawn
+  window.hdpainter.soften(edge === "blended" ? {DILATION // 2} : 0);
+}}"""
 LOAD = "(url) => { window.hdpainter.load(url); }"
 # (text, the button's own name) -> its name: told where people look, and told only when it is true.
 COPY = """async (text, name) => {
@@ -131,6 +137,7 @@ def answer_form(layout: Layout, studio: Studio) -> None:
         [form.about, form.known],
         **AT_ONCE,
     )
+    form.known_region.change(None, form.known_region, js=SOFTEN, **QUIET)
     gr.on([field.change for field in form.settings], None, form.settings, js=KEEP, **QUIET)
     inputs = [layout.carriers.mask, form.seed, form.locked, form.count, *form.recipe]
     outputs = [form.seed, *results.pictures, *results.told, *form.panel]

@@ -93,6 +93,7 @@ def settings_of(recipe: Recipe) -> Outputs:
         method.sampler.eta,
         settings.negative_prompt or "",
         settings.size or 0,
+        method.known_region,
         settings.superres,
         settings.seed,
         True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hdpainter.blend import blend
+from hdpainter.blend import DILATION, PAD, blend, poisson_blend
 from hdpainter.images import save_png
 from hdpainter.inputs import read
 from hdpainter.jobs import plan
@@ -126,7 +126,7 @@ def make_drafts(subject: Subject, recipes: Sequence[Recipe], folder: Path) -> Wo
 def _joined(
     photo: Photo, picture: Image.Image, mask: Path, low_res: Image.Image, method: Method
 ) -> Image.Image:
-    """A draft in the photo's small copy, without a seam."""
+    """A draft in the photo's small copy, joined as the finished picture will be."""
     canvas, grey = read(picture, mask, method.input, method.masks.threshold)
     filled = grey >= method.masks.threshold
     small = photo.proxy
@@ -143,7 +143,11 @@ def _joined(
     original = pixels[part]
     generated = np.array(low_res.resize(original.shape[1::-1], Image.Resampling.LANCZOS))
     shown = shrink(filled, (height, width), "nearest")[part]
-    pixels[part] = blend(original, generated, shown, scale=max(original.shape) / max(low_res.size))
+    if method.known_region == "exact":
+        pixels[part] = blend(original, generated, shown, scale=max(original.shape) / max(low_res.size))
+    else:
+        pad, dilation = (max(round(n * width / canvas.width), 1) for n in (PAD, DILATION))
+        pixels[part] = poisson_blend(original, generated, shown, pad, dilation)
     return Image.fromarray(pixels)
 
 

@@ -241,12 +241,23 @@ function look({ scale, x, y }) {
   if (scale > 1.3 && closer) [photo.src, closer] = [closer, null];
 }
 
-function zoomAt(point, factor) { // the point of the window stays where it is
+// The soft edge that the joining will have: so many pixels of the photo around the mask; 0: none.
+let rim = 0;
+
+function soften(pixels = rim) {
+  rim = pixels;
+  editor.classList.toggle("hdp-soft", rim > 0);
+  const scale = canvas.width ? canvas.clientWidth / canvas.width : 0;
+  find("#hdp-rim feMorphology").setAttribute("radius", rim * scale);
+}
+new ResizeObserver(() => soften()).observe(canvas);
+
+function zoomAt(point, factor, from = point) { // what is seen at `from`, a point of the window, is then at `point`
   const box = stage.getBoundingClientRect();
-  const left = point.x - box.left, top = point.y - box.top;
   const most = Math.max(4, (8 * canvas.width) / stage.clientWidth);
   const scale = Math.min(Math.max(eye.scale * factor, 1), most), by = scale / eye.scale;
-  look({ scale, x: left - (left - eye.x) * by, y: top - (top - eye.y) * by });
+  const moved = (to, place, start, offset) => to - start - (place - start - offset) * by;
+  look({ scale, x: moved(point.x, from.x, box.left, eye.x), y: moved(point.y, from.y, box.top, eye.y) });
 }
 
 function middle() {
@@ -265,6 +276,9 @@ function follow() { // the brush stays in view
 const fingers = new Map(); // by pointer, where it is in the window
 let space = false, byKeys = false, hovering = false, moving = false;
 
+const apart = (one, other) => Math.hypot(one.x - other.x, one.y - other.y);
+const between = (one, other) => ({ x: (one.x + other.x) / 2, y: (one.y + other.y) / 2 });
+
 canvas.addEventListener("pointerdown", (event) => {
   fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
   byKeys = false;
@@ -282,7 +296,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (before) fingers.set(event.pointerId, now);
   if (before && moving) {
     const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
-    if (other) zoomAt(other, Math.hypot(now.x - other.x, now.y - other.y) / Math.max(Math.hypot(before.x - other.x, before.y - other.y), 1));
+    if (other) zoomAt(between(now, other), apart(now, other) / Math.max(apart(before, other), 1), between(before, other));
     else look({ ...eye, x: eye.x + now.x - before.x, y: eye.y + now.y - before.y });
   } else if (stroke && before) {
     const parts = event.getCoalescedEvents?.() ?? [];
@@ -413,5 +427,6 @@ async function show(shown) { // a photo, with or without a mask
   alpha = new Uint8Array(canvas.width * canvas.height);
   if (shown.mask) keep(whole(), painted(whole()));
   look({ scale: 1, x: 0, y: 0 });
+  soften();
   changed();
 }

@@ -111,6 +111,7 @@ window.hdpainter = {
     commit(whole());
   },
   mask: async () => (editor.hidden ? "" : dataUrl(await encoded())),
+  soften,
   choose: () => document.body.classList.toggle("hdp-choosing"),
   keep(values) {
     saved[1] = values;

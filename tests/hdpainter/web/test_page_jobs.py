@@ -34,7 +34,7 @@ def ready(visitor, picture, prompt="a boat"):
 def in_window(visitor, *selectors):
     """Whether all of these are seen whole, without scrolling."""
     page = visitor.page
-    page.evaluate("window.scrollTo(0, 0)")
+    assert page.evaluate("window.scrollY") == 0  # nor has it been scrolled on the way
     boxes = [page.locator(selector).bounding_box() for selector in selectors]
     return all(box["y"] >= 0 and box["y"] + box["height"] <= LAPTOP["height"] for box in boxes)
 
@@ -58,6 +58,11 @@ def test_a_job_from_the_photo_to_the_download_needs_no_scrolling(visitor, tmp_pa
     assert in_window(visitor, "#editor canvas", "#prompt", "#status", "#drafts", "#result", "#download")
     assert "primary" in visitor.page.locator("#download").get_attribute("class")
     assert "secondary" in visitor.page.locator("#finish").get_attribute("class")
+    with visitor.page.expect_download() as download:
+        visitor.press("download")
+    download.value.save_as(tmp_path / "made.png")
+    assert Image.open(tmp_path / "made.png").size == size
+    assert visitor.page.evaluate("window.scrollY") == 0
 
 
 def test_the_buttons_say_what_they_will_do(visitor, picture):
@@ -155,6 +160,35 @@ def test_a_reload_forgets_nothing(visitor, picture):
     assert visitor.painted() == painted and visitor.page.locator("#lock input").is_checked()
     visitor.drafts.nth(1).click()
     visitor.page.locator("#result", has_text="seed 4").wait_for()
+
+
+def test_a_job_that_runs_is_followed_after_a_reload(visitor, picture, server):
+    ready(visitor, picture)
+    visitor.set("Steps", 200)
+    visitor.set("Drafts", 2)
+    visitor.press("run")
+    visitor.wait_for("step 1")
+    orders = [order for session in server.studio.sessions.all() for order in session.active]
+    visitor.page.reload()
+    visitor.wait_for("Draft 1 of 2")  # as before it
+    visitor.page.locator("#status .hdp-bar[aria-valuenow]").wait_for()
+    visitor.page.locator("#run", has_text="Queue more drafts").wait_for()
+    assert visitor.page.locator("#cancel").is_enabled() and visitor.canvas.is_visible()
+    seen = visitor.page.locator("#status .hdp-steps").inner_text()
+    visitor.page.wait_for_function(
+        "before => document.querySelector('#status .hdp-steps').innerText !== before", arg=seen
+    )
+    visitor.page.reload()  # and once more
+    visitor.wait_for("Draft 1 of 2")
+    assert [order.state for order in orders] == ["running"]
+    visitor.press("cancel")
+    visitor.wait_for("Cancelled.")
+    visitor.set("Steps", 30)
+    visitor.press("run")
+    visitor.wait_for("Draft 1 of 2")
+    visitor.page.reload()
+    visitor.drafts.nth(1).wait_for()  # what comes after the reload is shown, too
+    visitor.wait_for("Drafts: done")
 
 
 def test_box_lasso_grow_and_colour(visitor, picture):

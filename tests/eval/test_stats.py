@@ -1,5 +1,6 @@
 """Statistics against brute force, closed forms and their own promises."""
 
+import tracemalloc
 from math import comb
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from eval.stats import ClusterBootstrap, flip_signs, mask_bins, mcnemar, preference
+from eval.stats import FLIPPED_BELOW, ClusterBootstrap, flip_signs, mask_bins, mcnemar, preference
 
 
 def clustered(rng, clusters=60, largest=6):
@@ -136,6 +137,30 @@ def test_sign_flips_are_those_of_scipy_and_of_all_choices():
     np.testing.assert_array_equal(found[1:2], flip_signs(sums[:, 1:2], 20_000, seed=0))
 
 
+@pytest.mark.parametrize("scale", [1e-6, -1e-6, 1, -1e6])
+def test_sums_that_differ_by_rounding_are_as_extreme(scale):
+    """All signs alike, 2 choices of 8, are as far from 0 as the observation, in whatever order they are added."""
+    sums = scale * np.array([[0.1], [0.2], [0.3]])
+    assert flip_signs(sums, 10_000, seed=0)[0] == pytest.approx(0.25, abs=0.02)
+
+
+def test_many_images_are_drawn_in_chunks_of_bounded_memory():
+    images, repeats = 3000, 4000
+    tracemalloc.start()
+    draws = ClusterBootstrap(np.arange(images), repeats).replicates(np.ones((images, 1)))
+    p = flip_signs(np.zeros((images, 1)), repeats, seed=0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert draws.shape == (repeats, 1) and (draws == 1).all() and p == 1
+    assert most < 150e6 < images * repeats * 16  # the numbers of all draws at once
+
+
+def test_a_clear_difference_has_the_least_p_of_ten_thousand_draws():
+    for images in (FLIPPED_BELOW - 1, FLIPPED_BELOW):
+        difference = ClusterBootstrap(np.arange(images)).differences(np.ones((images, 1)))[0]
+        assert difference.p == pytest.approx((1 if images < FLIPPED_BELOW else 2) / 10_001)
+
+
 def test_p_of_the_bootstrap_counts_the_observed_among_the_draws():
     ids = np.arange(400)
     difference = ClusterBootstrap(ids, 499).differences(np.ones((400, 1)))[0]
@@ -203,3 +228,4 @@ def test_every_mask_is_in_the_bin_that_holds_it(share):
 def test_the_bins_of_tables_are_those_that_they_name():
     shares = np.array([1e-6, 0.05, 0.051, 0.1, 0.101, 0.2, 0.201, 0.4, 0.401, 1.0])
     assert mask_bins(shares).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert mask_bins(np.array([0, 1 + 1e-9])).tolist() == [0, 4]  # an empty mask, a share that was rounded

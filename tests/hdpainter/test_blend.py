@@ -215,3 +215,84 @@ def test_the_reach_grows_with_the_picture_and_is_rounded_up(scale, reach):
     result = blend(original, generated, mask, scale=scale)
     assert np.array_equal(result, membrane_blend(original, generated, mask, reach))
     assert not np.array_equal(result, membrane_blend(original, generated, mask, reach - 1))
+
+
+def test_the_reach_of_a_blend_is_that_of_stage_1():
+    original, generated = pictures((96, 96))
+    mask = np.zeros((96, 96), bool)
+    mask[40:56, 40:56] = True
+    assert np.array_equal(blend(original, generated, mask), membrane_blend(original, generated, mask, 8))
+
+
+def changed_at(distance, reach, side, size=64):
+    """Whether a known pixel so far from M, towards a side or corner, has a say in M."""
+    mask = np.zeros((size, size), bool)
+    mask[24:40, 24:40] = True
+    original, generated = np.full((2, size, size, 3), 100, np.uint8)
+    other = original.copy()
+    place = tuple((23 - distance + 1, 32, 39 + distance)[1 + step] for step in side)
+    other[place] = 255
+    first, second = (membrane_blend(one, generated, mask, reach)[mask] for one in (original, other))
+    return not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("side", [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)])
+@pytest.mark.parametrize("reach", [0, 1, 4])
+def test_known_pixels_have_a_say_from_beyond_the_reach_on(reach, side):
+    assert not any(changed_at(distance, reach, side) for distance in range(1, reach + 1))
+    if 0 in side:  # corners of the square that M is widened by are next to no pixel of it
+        assert changed_at(reach + 1, reach, side)
+
+
+@pytest.mark.parametrize(("margin", "halved"), [(9, 8), (8, 4), (5, 4), (4, 2), (3, 2), (2, 1), (1, 0)])
+def test_a_reach_that_would_leave_nothing_known_is_halved_until_it_does(margin, halved):
+    original, generated = pictures((40 + 2 * margin, 40 + 2 * margin))
+    mask = np.zeros(original.shape[:2], bool)
+    mask[margin:-margin, margin:-margin] = True
+    result = membrane_blend(original, generated, mask, reach=8)
+    assert np.array_equal(result, membrane_blend(original, generated, mask, halved))
+    if halved:
+        assert not np.array_equal(result, membrane_blend(original, generated, mask, halved // 2))
+
+
+def test_values_inside_have_no_say():
+    rng = np.random.default_rng(4)
+    inside = np.zeros((61, 90), bool)
+    inside[5:50, 7:80] = True
+    values = rng.uniform(-255, 255, inside.shape).astype(np.float32)
+    other = np.where(inside, rng.uniform(-1e4, 1e4, inside.shape), values).astype(np.float32)
+    assert np.array_equal(membrane(values, inside), membrane(other, inside))
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (301, 301), (64, 801)])
+def test_a_membrane_takes_few_passes(shape, monkeypatch):
+    """Coarse sizes bring the start near, and each step is worth its cost: whatever the size, so many passes."""
+    cells = []
+
+    def laplacian(u, *arguments, **options):
+        cells.append(u.size)
+        return original(u, *arguments, **options)
+
+    original = cv2.Laplacian
+    monkeypatch.setattr(cv2, "Laplacian", laplacian)
+    y, x = (np.indices(shape) / max(shape)).astype(np.float32)
+    inside = np.zeros(shape, bool)
+    inside[1:-1, 1:-1] = True
+    membrane(np.where(inside, 0, 200 * np.sin(9 * x) * np.cos(5 * y)), inside)
+    assert sum(cells) < 36 * inside.size
+
+
+def test_poisson_blending_at_the_border_mirrors_the_generated_picture():
+    """What lies beyond the border decides what M, widened, is joined to there: the picture in a mirror."""
+    original, generated = photo(96), np.ascontiguousarray(photo(96)[::-1])
+    mask = np.zeros((96, 96), bool)
+    mask[:30, 20:70] = True
+    result = poisson_blend(original, generated, mask)
+    around = cv2.copyMakeBorder(generated, 32, 32, 32, 32, cv2.BORDER_REFLECT_101)
+    within = around.copy()
+    within[32:-32, 32:-32] = original
+    region = np.zeros((160, 160), np.uint8)
+    region[32 - 23 : 62 + 24, 52 - 23 : 102 + 24] = 255  # by a square of 48 pixels
+    x, y, w, h = cv2.boundingRect(region)
+    expected = cv2.seamlessClone(around, within, region, (x + w // 2, y + h // 2), cv2.NORMAL_CLONE)
+    assert np.array_equal(result, expected[32:-32, 32:-32])

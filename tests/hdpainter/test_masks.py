@@ -265,3 +265,82 @@ def test_empty_mask_is_refused():
 def test_settings_name_the_field_that_is_wrong(wrong):
     with pytest.raises(UserError, match=f"^{next(iter(wrong))} "):
         MaskSettings(**wrong)
+
+
+def test_the_defaults_are_the_papers():
+    """Grey counts from the half up, M is neither dilated nor blurred, and shrinks by nearest neighbours (3.1)."""
+    assert binarize(np.array([[0, 127, 128]], np.uint8)).tolist() == [[False, False, True]]
+    grey = np.zeros((96, 70), np.uint8)
+    grey[20:53, 30:47] = 255
+    mask = prepare(grey, grey.shape, 64, MaskSettings())
+    assert np.array_equal(mask[:96, :70], grey > 0) and not mask[96:].any()
+    for how in (MaskSettings().levels, MaskSettings().concat):
+        assert np.array_equal(shrink(mask, (16, 16), how), mask[::8, ::8])
+    assert bbox(mask) == (20, 53, 30, 47)
+
+
+@pytest.mark.parametrize("pad", ["edge", "zero", "reflect"])
+def test_any_padding_may_be_set(pad):
+    grey = np.array([[0, 255, 255]], np.uint8)
+    last = {"edge": True, "zero": False, "reflect": True}[pad]
+    assert prepare(grey, (1, 3), 4, MaskSettings(pad=pad))[0].tolist() == [False, True, True, last]
+
+
+def dark(zeros, **greys):
+    """A mask of 100 x 100 with so many black pixels, so many of each grey (`v3=10`), and white elsewhere."""
+    values = np.full(10_000, 255, np.uint8)
+    counts = {0: zeros, **{int(name[1:]): count for name, count in greys.items()}}
+    values[: sum(counts.values())] = np.repeat([*counts], [*counts.values()])
+    return values.reshape(100, 100)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "greys", "right"),
+    [
+        (500, {"v3": 500}, True),  # 5% of the picture may always be: soft edges
+        (499, {"v3": 501}, False),
+        (6000, {"v3": 1500}, True),  # a fifth of what is black
+        (6000, {"v3": 1501}, False),
+        (6000, {"v4": 1501}, True),  # not black to the eye, and has black beside it
+        (0, {"v4": 1501}, False),
+        (100, {"v127": 1900}, True),
+        (99, {"v127": 1901}, False),
+        (99, {"v128": 1901}, True),
+    ],
+)
+def test_what_is_nearly_black_is_not_meant_to_be_filled(zeros, greys, right):
+    """Where a method fills all but black, as the release does."""
+    mask = dark(zeros, **greys)
+    if right:
+        assert np.array_equal(binarize(mask, 1), mask > 0)
+    else:
+        with pytest.raises(UserError, match=r"mask has values from .* where it should be black"):
+            binarize(mask, 1)
+
+
+@pytest.mark.parametrize(("brightest", "right"), [(127, True), (128, False)])
+def test_a_mask_without_white_means_its_greys(brightest, right):
+    mask = np.minimum(dark(100, v3=3000), brightest).astype(np.uint8)
+    if right:
+        assert binarize(mask, 1).sum() == 9900
+    else:
+        with pytest.raises(UserError, match="save it with black as 0"):
+            binarize(mask, 1)
+
+
+@pytest.mark.parametrize("long_side", [3, 100])
+def test_the_short_side_of_a_strip_is_one_pixel(long_side):
+    assert stage_size(1, 1000, long_side) == (1, long_side) and stage_size(1000, 1, long_side) == (
+        long_side,
+        1,
+    )
+
+
+@pytest.mark.parametrize("away", [(0, 2), (0, -2), (2, 0), (-2, 0), (2, 2), (-2, -2)])
+def test_a_dot_two_cells_from_a_blob_is_a_part_of_its_own(away):
+    grey = np.zeros((160, 160), np.uint8)
+    grey[80:90, 80:90] = 255  # one cell
+    y, x = 80 + 10 * away[0] + 4, 80 + 10 * away[1] + 4
+    grey[y, x] = 255
+    small = prepare(grey, (16, 16), 1, PAPER)
+    assert small[8, 8] and small[8 + away[0], 8 + away[1]] and small.sum() == 2

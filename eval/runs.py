@@ -23,7 +23,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from eval.rows import read_rows
-from hdpainter.files import file_sha256, parse_json
+from hdpainter.files import file_sha256, parse_json, refuse_name
 from hdpainter.images import load_image
 from ldm.util import UserError, shown
 
@@ -77,7 +77,9 @@ class Run:
             )
         try:
             info = parse_json(file.read_text(encoding="utf-8"))
-            _ = int(info["size"]), info["benchmark"].items()
+            _ = info["benchmark"].items()
+            if type(info["size"]) is not int or not 0 < info["size"] < 2**31:
+                raise TypeError(f"size is {shown(info['size'])}")
             _ = [(entry["label"], entry.items()) for entry in info["methods"].values()]
             for name, entry in info["methods"].items():
                 parts = [entry.get("settings"), entry.get("varied")]
@@ -85,6 +87,7 @@ class Run:
                     raise TypeError(f"the entry of {shown(name)} is none of a method")
                 if name != Path(name).name or name in ("", "..") or "\\" in name:
                     raise ValueError(f"{shown(name)} is not the name of a method's folder")
+                refuse_name(path / name / TRIPLETS_FILE)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}): make the results again") from None
         return cls(path, info, read_samples(path / TRIPLETS_FILE))

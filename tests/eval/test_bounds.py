@@ -11,6 +11,7 @@ from eval.kinds import KINDS
 from eval.rows import write_rows
 from eval.runs import Run
 from eval.summary import summarise
+from hdpainter.images import MAX_PIXELS
 from ldm.util import UserError
 from tests.eval.fake_run import fake_run
 from tests.eval.test_coco import edited
@@ -46,10 +47,16 @@ def twice(kind):
         (first("images", id="7"), "images: the id '7' is no whole"),
         (first("images", id=True), "images: the id True is no whole"),
         (first("annotations", id=2**70), "annotations: the id .* is no whole"),
+        (first("annotations", id=2**63), "annotations: the id .* is no whole"),
         (first("annotations", category_id=10**6), "no 1000000"),
         (first("annotations", image_id=-1), "no -1"),
         (first("images", width=10**6, height=10**6), r"has the size \[1000000, 1000000\]"),
         (first("images", width=10**4000), "has the size"),
+        (first("images", width=MAX_PIXELS + 1, height=1), "has the size"),
+        (first("images", width=0), "has the size"),
+        (first("images", height=0), "has the size"),
+        (first("images", width=-64), "has the size"),
+        (first("images", height=64.0), "has the size"),
         (first("images", file_name=17), "has the file_name 17"),
         (first("images", file_name="../../secret.png"), "has the file_name"),
         (first("images", file_name="/etc/x.png"), "has the file_name"),
@@ -62,6 +69,26 @@ def test_annotations_that_could_mean_another_object_are_refused(toy_root, tmp_pa
         edited(toy_root, tmp_path, change)
     assert "instances_val2017.json is damaged or not MSCOCO's" in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_the_least_id_and_the_largest_picture_are_right(toy_root, tmp_path):
+    def change(content):
+        content["annotations"] = [{**content["annotations"][0], "id": 0}]
+        content["images"][0].update(width=MAX_PIXELS, height=1)
+
+    coco = edited(toy_root, tmp_path, change)
+    assert coco.size(coco.image_ids[0]) == (MAX_PIXELS, 1)
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6, float("nan"), float("inf"), True, "3", None])
+def test_coordinates_are_numbers_near_a_picture(toy_root, tmp_path, value):
+    def polygon(x):
+        return first("annotations", segmentation=[[1, 1, x, 1, 1, 30]])
+
+    near = edited(toy_root, tmp_path / "near", polygon(999_999))
+    assert near.mask(near.triplet(0, 0, 0)).any()
+    coco = edited(toy_root, tmp_path / "far", polygon(value))
+    assert "is no list of polygons" in line(coco.mask, coco.triplet(0, 0, 0))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "[" * 100_000, '{"images": 1' + "0" * 5000])
@@ -124,6 +151,23 @@ def test_patterns_do_not_make_endless_names(tmp_path, pattern):
 
 
 # --- results folders ---
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": float("inf")}, "size is inf"),
+        ({"size": 0}, "size is 0"),
+        ({"size": "64"}, "size is '64'"),
+        ({"methods": {"x" * 300: {"label": "x"}}}, "cannot be the path of a file"),
+        ({"methods": {"a\0b": {"label": "x"}}}, "cannot be the path of a file"),
+    ],
+)
+def test_a_damaged_run_json_is_told(run, change, says):
+    file = run.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    text = line(Run.open, run.path)
+    assert says in text and str(file) in text and len(text) < 500
 
 
 @pytest.fixture

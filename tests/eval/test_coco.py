@@ -152,10 +152,59 @@ def test_an_image_with_things_of_all_categories_is_not_drawn(toy_root, tmp_path)
     assert coco.triplet(0, 0, 0).other == ""
 
 
+def test_one_category_that_is_not_in_the_image_is_enough(toy_root, tmp_path):
+    def change(content):
+        first = content["annotations"][0]
+        content["annotations"] = [first]
+        content["categories"] = [{"id": 1000, "name": "other"}] + [
+            entry for entry in content["categories"] if entry["id"] == first["category_id"]
+        ]
+
+    coco = edited(toy_root, tmp_path, change)
+    assert [triplet.other for triplet in sample(coco, 1)] == ["other"]
+    assert coco.categories[-1] == "other"  # by their ids, whatever the file's order
+
+
+@pytest.mark.parametrize(
+    ("points", "right"),
+    [
+        ([5, 5, 20, 5, 5, 20], True),
+        ([-9, 5, 20, 5, 5, 20], True),  # what is outside is cut off
+        ([5, 5, 90, 5, 5, 90], True),
+        ([-9, 5, -2, 5, -2, 20], False),
+        ([5, -9, 20, -9, 5, -2], False),
+        ([70, 5, 90, 5, 70, 20], False),
+        ([5, 70, 20, 70, 5, 90], False),
+    ],
+)
+def test_a_triangle_within_the_picture_is_enough(toy_root, tmp_path, points, right):
+    def change(content):
+        content["annotations"] = [{**content["annotations"][0], "segmentation": [points]}]
+
+    coco = edited(toy_root, tmp_path, change)
+    assert [coco.usable(a) for i in coco.image_ids for a in coco.segments(i)] == [right]
+    if right:
+        assert coco.mask(sample(coco, 1)[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("folders", "used"),
+    [(("val2017", "images"), "val2017"), (("images",), "images"), ((), "val2017"), (("val2017",), "val2017")],
+)
+def test_pictures_lie_in_the_folder_of_the_split_or_in_images(toy_root, tmp_path, folders, used):
+    coco = edited(toy_root, tmp_path / "coco", lambda content: None)
+    for name in folders:
+        (tmp_path / "coco" / name).mkdir()
+    assert coco.image_path(coco.triplet(0, 0, 0)).parent == tmp_path / "coco" / used
+
+
 def test_a_written_list_is_read_back(toy, tmp_path):
     triplets = sample(toy, 9, 3)
     write_list(triplets, tmp_path / "list.csv")
     assert read_list(toy, tmp_path / "list.csv") == triplets
+    columns = (tmp_path / "list.csv").read_text().splitlines()[0].split(",")
+    assert columns[:2] == ["image_idx", "segment_idx"]
+    assert sorted(columns[2:]) == ["annotation_id", "category", "file_name", "image_id", "other"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from eval.kinds import KINDS
 from eval.kinds.base import Kind
 from hdpainter.configs import read_yaml
 from hdpainter.files import digest
+from hdpainter.flags import add_trust
 from hdpainter.models.registry import is_here
 from hdpainter.settings import Seed
 from hdpainter.team import DEVICES_HELP, device_names
@@ -106,7 +107,8 @@ def seed_of(base: int, per_sample: bool, index: int) -> int:
 
 @dataclass(frozen=True)
 class Config:
-    """A run. See the module; batch_size: results made at once at most; dtype: see `HDPainter.from_config`."""
+    """A run. See the module; batch_size: results made at once at most; dtype: see `HDPainter.from_config`.
+    trusted: whether the models' configs may name classes of other projects; no file says so."""
 
     out: str = ""
     benchmark: Benchmark = field(default_factory=lambda: Benchmark())
@@ -116,6 +118,7 @@ class Config:
     batch_size: Annotated[int, Range(1, 1000)] = 4
     dtype: str | None = None
     for_tables: dict = field(default_factory=dict)
+    trusted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -124,11 +127,11 @@ class Config:
             raise UserError("methods is empty: name what to run")
 
     @classmethod
-    def load(cls, name_or_path: str | Path, **replaced: Any) -> "Config":
+    def load(cls, name_or_path: str | Path, trusted: bool = False, **replaced: Any) -> "Config":
         """A config by its name in ``configs/eval`` or by its path.
 
-        replaced: values to put in place of the file's where they are not None, by key; coco and prompt are those
-        of the benchmark. Raises UserError for what is no such config.
+        trusted: the config's. replaced: values to put in place of the file's where they are not None, by key;
+        coco and prompt are those of the benchmark. Raises UserError for what is no such config.
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
@@ -149,7 +152,9 @@ class Config:
             config = from_mapping(cls, {**values, "for_tables": tables}, str(path))
         except UserError as error:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
-        return replace(config, out=config.out.replace("{prompt}", config.benchmark.prompt))
+        config = replace(config, out=config.out.replace("{prompt}", config.benchmark.prompt))
+        object.__setattr__(config, "trusted", trusted)
+        return config
 
     @classmethod
     def asked(cls, args: argparse.Namespace) -> "Config":
@@ -157,13 +162,13 @@ class Config:
         if args.limit is not None and args.limit < 1:
             raise UserError(f"--limit must be at least 1, not {args.limit}")
         replaced = {key: getattr(args, key) for key in ("out", "coco", "prompt", "batch_size", "dtype")}
-        return cls.load(args.config, **replaced)
+        return cls.load(args.config, args.trust_config, **replaced)
 
     def entries(self) -> list["Entry"]:
         """All runs of all methods. Raises UserError for entries that make no sense and for names that clash."""
         entries: list[Entry] = []
         for name, values in self.methods.items():
-            entries += expand(name, values, self.model)
+            entries += expand(name, values, self.model, self.trusted)
             if len(entries) > MOST_RUNS:
                 raise UserError(f"methods: these are over {MOST_RUNS:,} runs: give fewer methods or values")
         for entry in entries:
@@ -226,10 +231,10 @@ class Entry:
         }
 
 
-def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entry]:
+def expand(name: str, values: Mapping[str, Any] | None, model: str, trusted: bool = False) -> list[Entry]:
     """The runs of a config's entry: every list in it is a grid, except those that are a value themselves.
 
-    model: the config's. Raises UserError that names the entry for unknown keys and values.
+    model, trusted: the config's. Raises UserError that names the entry for unknown keys and values.
     """
     where = f"methods: {name}"
     if not isinstance(name, str):
@@ -250,12 +255,18 @@ def expand(name: str, values: Mapping[str, Any] | None, model: str) -> list[Entr
             raise UserError(
                 f"{where}: {shown(own)} cannot be the name of a folder for results; use other words"
             )
-        entries.append(_entry(own, name, varied, values | varied, model, where))
+        entries.append(_entry(own, name, varied, values | varied, model, trusted, where))
     return entries
 
 
 def _entry(
-    own: str, base: str, varied: Mapping[str, Any], values: dict[str, Any], model: str, where: str
+    own: str,
+    base: str,
+    varied: Mapping[str, Any],
+    values: dict[str, Any],
+    model: str,
+    trusted: bool,
+    where: str,
 ) -> Entry:
     kind = values.pop("kind", "pipeline")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -271,6 +282,7 @@ def _entry(
         override = {key: values.pop(key) for key in list(values) if "." in str(key)}
         values = {"method": base, "override": override, **values}
     how = from_mapping(KINDS[kind], {"model": model, **values}, where)
+    how = how.trusting() if trusted else how
     label = common["label"] or how.label(base)
     label = ", ".join([label, *(f"{key} {_word(value)}" for key, value in varied.items())])
     why_not = common["why_not"]
@@ -303,4 +315,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only so many samples, the first of the list")
     parser.add_argument("--methods", nargs="+", help="only these, with or without the values of a grid")
     parser.add_argument("--batch-size", type=int, help="results made at once at most (default: the config's)")
+    add_trust(parser)
     parser.add_argument("--dtype", help="float32, bfloat16, float16 (default: what the device computes fast)")

@@ -115,7 +115,8 @@ def _generate(
     with ExitStack() as stack:
         stack.enter_context(display)
         step = display.step if is_alone(devices) else None
-        makers = Makers(plan.entries, {name: run.method(name) for name in todo}, config.dtype, step)
+        described = {name: run.method(name) for name in todo}
+        makers = Makers(plan.entries, described, config.dtype, step, config.trusted)
         teams: dict[bool, Team] = {}
         try:
             for name, batches in todo.items():

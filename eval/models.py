@@ -17,9 +17,13 @@ from ldm.checkpoint import DTypes
 
 
 class ModelCache:
-    """Loads models to one device and keeps the last one: methods that stand together mostly share it."""
+    """Loads models to one device and keeps the last one: methods that stand together mostly share it.
 
-    def __init__(self, device: str | None = None, dtype: str | None = None):
+    trusted: whether the models' configs may name classes of other projects.
+    """
+
+    def __init__(self, device: str | None = None, dtype: str | None = None, trusted: bool = False):
+        self.trusted = trusted
         self.device = usable_device(device)
         self.dtype = dtype_policy(dtype, self.device)
         self._name: str | None = None
@@ -35,9 +39,9 @@ class ModelCache:
             release_memory()
             spec = _single(name)
             if spec is None:
-                self._models = load(name, self.device, self.dtype, superres=False)
+                self._models = load(name, self.device, self.dtype, superres=False, trusted=self.trusted)
             else:
-                self._models = PipelineModels(spec, self.device, self.dtype)
+                self._models = PipelineModels(spec, self.device, self.dtype, self.trusted)
             self._name = name
         assert self._models is not None
         return self._models
@@ -60,17 +64,18 @@ def dtype_name(policy: DTypes) -> str:
 
 
 @functools.cache
-def model_identity(name: str) -> Mapping[str, Any]:
+def model_identity(name: str, trusted: bool = False) -> Mapping[str, Any]:
     """Plain values that identify a pipeline's stage 1, or a checkpoint of the registry, by its files' contents.
 
-    Raises UserError for an unknown name or a missing file.
+    trusted: whether its configs may name classes of other projects. Raises UserError for an unknown name or a
+    missing file.
     """
     spec = _single(name)
     if spec is None:
-        return identify(name, superres=False)
+        return identify(name, superres=False, trusted=trusted)
     path = find_checkpoint(spec.inpainting.checkpoint)
     return {
-        "config": digest(stage_model(spec.inpainting).config),
+        "config": digest(stage_model(spec.inpainting, trusted).config),
         "checkpoint": checkpoint_sha256(path),
     }
 
@@ -88,10 +93,10 @@ def weights_in(settings: Mapping[str, Any]) -> str | None:
     return (model.get("inpainting") or model).get("checkpoint")
 
 
-def is_inpainting_model(name: str) -> bool:
+def is_inpainting_model(name: str, trusted: bool = False) -> bool:
     """Whether a pipeline's stage 1, or a checkpoint of the registry, is made for inpainting."""
     spec = _single(name) or PipelineSpec.load(name)
-    return not is_text_to_image(spec.inpainting)
+    return not is_text_to_image(spec.inpainting, trusted)
 
 
 def _single(name: str) -> PipelineSpec | None:

@@ -164,7 +164,7 @@ def seconds_per_evaluation(config: Config, device: str | None = None, processes:
     """
     place = usable_device(device)
     dtype = getattr(torch, computing_dtype(device, config.dtype))
-    model = stage_model(PipelineSpec.load(config.model).inpainting).config
+    model = stage_model(PipelineSpec.load(config.model).inpainting, config.trusted).config
     unet_config = model["params"]["unet_config"]
     unet = build(unet_config).to(dtype).to_empty(device=place).eval().requires_grad_(False)
     for weight in unet.parameters():

@@ -144,9 +144,10 @@ class Makers:
     described: Mapping[str, Mapping[str, Any]]
     dtype: str | None
     progress: OnMethodStep | None = None
+    trusted: bool = False
 
     def __call__(self, device: str | None, members: int) -> "Maker":
-        models = ModelCache(device, self.dtype)
+        models = ModelCache(device, self.dtype, self.trusted)
         torch.set_num_threads(threads_for(models.device, members))
         return Maker(self, models)
 

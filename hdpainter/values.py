@@ -71,9 +71,9 @@ class Checked:
 
 @functools.cache
 def kinds(cls: type) -> Mapping[str, Any]:
-    """The fields of a dataclass and their annotations, in order."""
+    """The fields of a dataclass and their annotations, in order; without those that no file may set."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """What a kind of method is, and what it gets and gives back."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -41,9 +42,11 @@ class Kind:
     """A way of making results. Fields are the keys of an entry in the config's `methods`.
 
     model: name or YAML of a pipeline; the config's own by default.
+    trusted: whether the model's configs may name classes of other projects; no file says so, see `trusting`.
     """
 
     model: str = ""
+    trusted: bool = field(default=False, init=False)
 
     has_network: ClassVar[bool] = False  # so that the results depend on the dtype
     needs_files: ClassVar[bool] = (
@@ -53,7 +56,15 @@ class Kind:
 
     def identity(self) -> dict[str, Any]:
         """Plain values of all that determines the results, apart from inputs, prompts and seeds."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init and f.name != "model"
+        }
+
+    def trusting(self) -> Self:
+        """The same by a model whose configs the user trusts."""
+        trusted = copy.copy(self)
+        object.__setattr__(trusted, "trusted", True)
+        return trusted
 
     def checkpoints(self) -> list[str]:
         """Those that it needs, where it names them."""

@@ -48,7 +48,7 @@ class BLD(Kind):
 
     def identity(self) -> dict[str, Any]:
         self.settings()
-        return {**super().identity(), "model": model_identity(self.model)}
+        return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
     def check(self, size: int) -> None:
         if size % MULTIPLE:
@@ -60,7 +60,9 @@ class BLD(Kind):
         return self.steps * (1 - self.skip) * 2
 
     def label(self, name: str) -> str:
-        return f"{name} (inpainting UNet, full mask)" if is_inpainting_model(self.model) else name
+        return (
+            f"{name} (inpainting UNet, full mask)" if is_inpainting_model(self.model, self.trusted) else name
+        )
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:
         model = models.get(self.model).stage1

@@ -72,13 +72,13 @@ class Pipeline(Adjustments, Kind):
         if spec.kind != "ldm":
             raise UserError(f"model {spec.name} is a kind of its own here: give the entry kind: {spec.kind}")
         check_method(method, spec.kind, spec.name)
-        method.check_model(spec.name, not is_inpainting_model(self.model))
+        method.check_model(spec.name, not is_inpainting_model(self.model, self.trusted))
         values = dataclasses.asdict(method) | ({"known_region": "decoded"} if self.decoded else {})
         unused = ("name", "superres")
         return {
             "method": {key: value for key, value in values.items() if key not in unused},
             "model": {
-                **model_identity(self.model),
+                **model_identity(self.model, self.trusted),
                 "painta_levels": spec.painta_levels,
                 "rasg_levels": spec.rasg_levels,
             },
@@ -90,7 +90,7 @@ class Pipeline(Adjustments, Kind):
         given = ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels))
         if not any(acts and levels for acts, levels in given):
             return
-        unet: Any = build(stage_model(spec.inpainting).config["params"]["unet_config"])
+        unet: Any = build(stage_model(spec.inpainting, self.trusted).config["params"]["unet_config"])
         for acts, levels in given:
             if acts and levels:
                 unet.transformer_blocks(levels)

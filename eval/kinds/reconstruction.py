@@ -23,7 +23,7 @@ class Reconstruction(Kind):
     steps_of_network: ClassVar[float] = 2.0
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "model": model_identity(self.model)}
+        return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:
         own = models.get(self.model)

@@ -49,7 +49,7 @@ class Square(Kind):
     def identity(self) -> dict[str, Any]:
         self.method()
         self.spec()
-        return {**super().identity(), "model": model_identity(self.model)}
+        return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
     def load(self, models: ModelCache, progress: OnStep) -> Paint:
         self.spec()

@@ -9,6 +9,7 @@ import socket
 import time
 
 import pytest
+import yaml
 
 from eval.__main__ import main
 from eval.coco import Coco, read_list
@@ -165,3 +166,41 @@ def test_kill_9_at_any_moment_costs_no_more_than_what_was_under_way(write_config
         assert sorted(json.loads(line)["index"] for line in lines) == list(range(6))
         files = {path.name for path in found.folder(name).iterdir()}
         assert files == {"manifest.jsonl", *(f"{i:06d}.png" for i in range(6))}
+
+
+def test_a_model_that_names_other_code_runs_it_only_with_trust(
+    tiny_pipeline, write_config, tmp_path, monkeypatch, capsys
+):
+    """A program beside the config stands for anything that a config could name."""
+    (tmp_path / "foreign.py").write_text(
+        "from pathlib import Path\nfrom ldm.models.diffusion.ddpm import LatentInpaintDiffusion\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\nclass Model(LatentInpaintDiffusion): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = yaml.safe_load((tiny_pipeline.parent / "tiny-inpainting.yaml").read_text())
+    network["model"]["target"] = "foreign.Model"
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump(network))
+    content = yaml.safe_load(tiny_pipeline.read_text())
+    checkpoint = str(tiny_pipeline.parent / "tiny-inpainting.safetensors")
+    content["pipeline"]["inpainting"] = {"config": "network.yaml", "checkpoint": checkpoint}
+    del content["pipeline"]["upscaler"]
+    (tmp_path / "pipe.yaml").write_text(yaml.safe_dump(content))
+    config = write_config({"painta": {"steps": 1}}, model=str(tmp_path / "pipe.yaml"))
+    words = ("generate", "--config", config, "--limit", 1)
+    assert run(*words) == 2
+    assert "target 'foreign.Model' is no network of this project" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert run("check", "--config", config) == 2 and not (tmp_path / "ran").exists()
+    capsys.readouterr()
+    assert run(*words, "--trust-config") == 0 and (tmp_path / "ran").exists()
+    assert len(Run.open(tmp_path / "run").done("painta")) == 1
+
+
+@pytest.mark.parametrize("place", ["config", "entry"])
+def test_no_file_says_that_it_is_trusted(write_config, capsys, place):
+    config = write_config(
+        {"painta": {"steps": 1, **({"trusted": True} if place == "entry" else {})}},
+        **({"trusted": True} if place == "config" else {}),
+    )
+    assert run("generate", "--config", config) == 2
+    assert "unknown key 'trusted'" in capsys.readouterr().err

@@ -1,23 +1,22 @@
-"""Bar charts with intervals as inline SVG.
+"""Bar charts with intervals as HTML, group by group.
 
-Everything horizontal is in per cent of the chart's width and everything vertical in pixels, so that a chart
-fits any page without its text shrinking.
+Labels and values are text of the page, so that the browser, which alone can measure them, wraps them; a bar below
+each is inline SVG, horizontally in per cent of the chart's width, so that a chart fits any page.
 """
 
+import itertools
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-ROW, BAR, TOP, BOTTOM, LINE = 40, 12, 8, 26, 15  # pixels
-FITTING = 42  # letters of a bar's label and value that a phone has room for in a line
+BAR, ROOM, AXIS = 12, 18, 18  # heights in pixels: of a bar, of what it stands in, of the numbers below all
 
 
 @dataclass(frozen=True)
 class Bar:
     """One bar. text: its value in words. low, high: ends of its interval, None if there is none. kind: a CSS
-    class ("ours", "baseline", "method", "bound")."""
+    class ("ours", "baseline", "method", "bound"). group: what it stands under, with its neighbours."""
 
     label: str
     value: float
@@ -25,61 +24,71 @@ class Bar:
     high: float | None
     text: str
     kind: str = "method"
+    group: str = ""
 
 
-def bar_chart(title: str, bars: Sequence[Bar], limits: tuple[float, float] | None = None) -> str:
-    """Horizontal bars from zero, as an SVG element. limits: ends of the axis; by default round numbers around
-    zero, all values and their intervals. `title` is read to those who do not see the chart."""
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+
+    def x(self, value: float) -> str:
+        return f"{100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low):.2f}%"
+
+
+def bar_chart(bars: Sequence[Bar], limits: tuple[float, float] | None = None) -> str:
+    """Horizontal bars from zero, as an HTML element; where there are several groups of neighbours, each can be
+    folded. limits: ends of the axis; by default round numbers around zero, all values and their intervals."""
     ends = [end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None]
-    low, high = limits or _round_limits(min(0.0, *ends), max(0.0, *ends))
-    labels = [textwrap.wrap(bar.label, max(FITTING - len(bar.text), 12)) or [""] for bar in bars]
-    height = TOP + sum(map(_room, labels)) + BOTTOM
-
-    def x(value: float) -> str:
-        return f"{100 * (min(max(value, low), high) - low) / (high - low):.2f}%"
-
-    described = "; ".join(f"{bar.label}: {bar.text}" for bar in bars)
-    parts = [
-        f'<svg class="chart" width="100%" height="{height}" role="img" '
-        f'aria-label="{escape(f"{title}. {described}")}">'
+    axis = _Axis(*(limits or _round_limits(min(0.0, *ends), max(0.0, *ends))))
+    groups = [
+        (name, "".join(_row(bar, axis) for bar in members))
+        for name, members in itertools.groupby(bars, lambda bar: bar.group)
     ]
-    for tick in _ticks(low, high):
-        anchor = "start" if tick == low else "end" if tick >= high else "middle"
-        parts.append(
-            f'<line class="{"zero" if tick == 0 else "tick"}" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP}" '
-            f'y2="{height - BOTTOM + 4}"/><text class="axis" x="{x(tick)}" y="{height - 8}" '
-            f'text-anchor="{anchor}">{escape(_number(tick))}</text>'
+    if len(groups) == 1:
+        rows = groups[0][1]
+    else:
+        rows = "".join(
+            f'<details open=""><summary>{escape(name)}</summary>{content}</details>'
+            for name, content in groups
         )
-    top = TOP
-    for bar, lines in zip(bars, labels, strict=True):
-        y = top + _room(lines) - ROW + 20
-        middle = y + BAR / 2
-        start, end = sorted((0.0, bar.value))
-        width = 100 * (min(end, high) - max(start, low)) / (high - low)
-        label = "".join(
-            f'<tspan x="0" y="{top + 14 + LINE * i}">{escape(line)}</tspan>' for i, line in enumerate(lines)
-        )
-        parts.append(
-            f'<g class="{bar.kind}"><title>{escape(f"{bar.label}: {bar.text}")}</title>'
-            f"<text>{label}</text>"
-            f'<text class="value" x="100%" y="{top + 14}" text-anchor="end">{escape(bar.text)}</text>'
-            f'<rect class="bar" x="{x(start)}" y="{y}" width="{width:.2f}%" height="{BAR}" rx="2"/>'
-        )
-        if bar.low is not None and bar.high is not None:
-            ends_y = f'y1="{y - 2}" y2="{y + BAR + 2}"'
-            parts.append(
-                f'<line class="interval" x1="{x(bar.low)}" x2="{x(bar.high)}" y1="{middle}" y2="{middle}"/>'
-                f'<line class="interval" x1="{x(bar.low)}" x2="{x(bar.low)}" {ends_y}/>'
-                f'<line class="interval" x1="{x(bar.high)}" x2="{x(bar.high)}" {ends_y}/>'
-            )
-        parts.append("</g>")
-        top += _room(lines)
-    return "".join([*parts, "</svg>"])
+    return f'<div class="chart">{rows}{_numbers(axis)}</div>'
 
 
-def _room(lines: Sequence[str]) -> int:
-    """Height of a bar and its label, in pixels."""
-    return ROW + LINE * (len(lines) - 1)
+def _row(bar: Bar, axis: _Axis) -> str:
+    """A bar below its label and value."""
+    y, middle = (ROOM - BAR) / 2, ROOM / 2
+    start, end = sorted((0.0, bar.value))
+    width = 100 * (min(end, axis.high) - max(start, axis.low)) / (axis.high - axis.low)
+    lines = "".join(
+        f'<line class="{"zero" if tick == 0 else "tick"}" x1="{axis.x(tick)}" x2="{axis.x(tick)}" y1="0" '
+        f'y2="{ROOM}"/>'
+        for tick in _ticks(axis)
+    )
+    interval = ""
+    if bar.low is not None and bar.high is not None:
+        low, high, ends_y = axis.x(bar.low), axis.x(bar.high), f'y1="{y - 2}" y2="{y + BAR + 2}"'
+        interval = (
+            f'<g class="interval"><line x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>'
+            f'<line x1="{low}" x2="{low}" {ends_y}/><line x1="{high}" x2="{high}" {ends_y}/></g>'
+        )
+    return (
+        f'<div class="bars {bar.kind}"><p><span class="label">{escape(bar.label)}</span> '
+        f'<span class="value">{escape(bar.text)}</span></p>'
+        f'<svg width="100%" height="{ROOM}" aria-hidden="true">{lines}'
+        f'<rect class="bar" x="{axis.x(start)}" y="{y}" width="{width:.2f}%" height="{BAR}" rx="2"/>'
+        f"{interval}</svg></div>"
+    )
+
+
+def _numbers(axis: _Axis) -> str:
+    """The numbers of the axis."""
+    texts = []
+    for tick in _ticks(axis):
+        anchor = "start" if tick == axis.low else "end" if tick >= axis.high else "middle"
+        text = escape(_number(tick))
+        texts.append(f'<text x="{axis.x(tick)}" y="{AXIS - 6}" text-anchor="{anchor}">{text}</text>')
+    return f'<svg class="axis" width="100%" height="{AXIS}" aria-hidden="true">{"".join(texts)}</svg>'
 
 
 def _step(span: float) -> float:
@@ -95,10 +104,10 @@ def _round_limits(low: float, high: float) -> tuple[float, float]:
     return step * math.floor(low / step), step * math.ceil(high / step)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = _step(high - low)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+def _ticks(axis: _Axis) -> list[float]:
+    step = _step(axis.high - axis.low)
+    first = math.ceil(axis.low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(axis.high / step + 1e-9) + 1)]
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,8 @@ from eval.summary import Row, Summary
 
 NOTHING = "–"
 
+GROUPS = {"method": "Methods", "bound": "Bounds, not methods"}
+
 
 @dataclass(frozen=True)
 class Section:
@@ -105,8 +107,8 @@ def _sections(summary: Summary, cells: Callable[[Row], tuple[str, ...]]) -> tupl
     bounds = tuple(cells(row) for row in summary.measured if row.group == "bound")
     missing = tuple((row.label, f"not run: {row.missing}") for row in summary.rows if row.missing is not None)
     found = (
-        Section("Methods", methods),
-        Section("Bounds, not methods", bounds),
+        Section(GROUPS["method"], methods),
+        Section(GROUPS["bound"], bounds),
         Section("Not run", missing, words=True),
     )
     return tuple(section for section in found if section.rows)

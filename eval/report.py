@@ -19,7 +19,7 @@ from eval import tables
 from eval.charts import Bar, bar_chart
 from eval.columns import PAPER_COLUMNS, Column, number
 from eval.gallery import Failures, Gallery
-from eval.grids import Grid, fewer, grids, how_many, interval, title_of
+from eval.grids import GROUPS, Grid, fewer, grids, how_many, interval, title_of
 from eval.published import TABLES
 from eval.stats import SHOW_AFTER, Mean
 from eval.summary import Row, Summary
@@ -148,8 +148,9 @@ def _table(grid: Grid) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.head)
     bodies = []
     for section in grid.sections:
-        heading = f'<tr><th colspan="{width}" scope="rowgroup">{escape(section.heading)}</th></tr>'
-        rows = "".join(_table_row(row, width) for row in section.rows)
+        fold = f'<button type="button" aria-expanded="true">{escape(section.heading)}</button>'
+        heading = f'<tr><th colspan="{width}" scope="rowgroup">{fold}</th></tr>'
+        rows = "".join(_table_row(row, grid.head) for row in section.rows)
         bodies.append(f"<tbody>{heading}{rows}</tbody>")
     notes = "".join(f"<li>{escape(note)}</li>" for note in grid.notes)
     content = f"<thead><tr>{head}</tr></thead>{''.join(bodies)}"
@@ -160,11 +161,16 @@ def _table(grid: Grid) -> str:
     )
 
 
-def _table_row(row: Sequence[str], width: int) -> str:
+def _table_row(row: Sequence[str], head: Sequence[str]) -> str:
+    """data-label: what the column is, for a phone, where the cells of a row stand below each other."""
     *cells, last = row[1:]
-    span = width - len(row) + 1
-    ending = f' colspan="{span}" class="words"' if span > 1 else ""
-    texts = "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f"<td{ending}>{escape(last)}</td>"
+    span = len(head) - len(row) + 1
+    ending = f'colspan="{span}" class="words"' if span > 1 else f'data-label="{escape(head[-1])}"'
+    texts = "".join(
+        f'<td data-label="{escape(column)}">{escape(cell)}</td>'
+        for column, cell in zip(head[1:], cells, strict=False)
+    )
+    texts += f"<td {ending}>{escape(last)}</td>"
     return f'<tr><th scope="row">{escape(row[0])}</th>{texts}</tr>'
 
 
@@ -202,11 +208,11 @@ def _bar(summary: Summary, column: Column, row: Row, mean: Mean, sign: bool = Fa
     kind = {summary.ours: "ours", summary.baseline: "baseline"}.get(row.name, row.group)
     plus = "+" if sign and mean.value > 0 else ""
     text = f"{plus}{number(mean.value, column.digits)}{interval(mean, column.digits)}"
-    return Bar(row.label, mean.value, mean.low, mean.high, text, kind)
+    return Bar(row.label, mean.value, mean.low, mean.high, text, kind, GROUPS[row.group])
 
 
 def _figure(title: str, bars: Sequence[Bar], limits: tuple[float, float] | None = None) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{bar_chart(title, bars, limits)}</figure>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{bar_chart(bars, limits)}</figure>"
 
 
 def _categories(summary: Summary) -> str:
@@ -223,18 +229,27 @@ def _categories(summary: Summary) -> str:
     )
     body = []
     for category, count in sorted(counts.items()):
-        cells = (summary.by_category.get((row.name, column.key, category)) for row in rows)
-        texts = "".join(
-            f'<td data-value="{mean.value:.3f}" style="--share-end:{mean.value:.1f}%">{number(mean.value, 0)}'
-            f"<small>{escape(interval(mean, 0) + fewer(mean, count))}</small></td>"
-            if mean
-            else '<td data-value="-1">–</td>'
-            for mean in cells
+        named = (
+            f'<tr><th scope="row">{escape(category)}</th><td data-label="n" data-value="{count}">{count}</td>'
         )
-        body.append(
-            f'<tr><th scope="row">{escape(category)}</th><td data-value="{count}">{count}</td>{texts}</tr>'
+        cells = (
+            _share(row.label, summary.by_category.get((row.name, column.key, category)), count)
+            for row in rows
         )
+        body.append(f"{named}{''.join(cells)}</tr>")
     content = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
     title = f"{title_of(summary, column)} by category"
     note = f'<p class="note">{escape(words)}</p>' if (words := how_many(summary, column)) else ""
     return f"<h3>{escape(title)}</h3>{_scrolling(title, content, 'sortable shares')}{note}"
+
+
+def _share(label: str, mean: Mean | None, count: int) -> str:
+    """The cell of a method's share in a category of so many samples."""
+    named = f'<td data-label="{escape(label)}"'
+    if mean is None:
+        return f'{named} data-value="-1">–</td>'
+    more = escape(interval(mean, 0) + fewer(mean, count))
+    return (
+        f'{named} data-value="{mean.value:.3f}" style="--share-end:{mean.value:.1f}%">{number(mean.value, 0)}'
+        f"<small>{more}</small></td>"
+    )

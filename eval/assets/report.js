@@ -178,6 +178,12 @@
   const first = failures.querySelector("details");
   if (first) first.open = true;
 
+  // Groups of a table's rows
+
+  document.querySelectorAll("th[scope=rowgroup] button").forEach((button) => button.addEventListener("click", () => {
+    button.ariaExpanded = String(!button.closest("tbody").classList.toggle("folded"));
+  }));
+
   // Sorting by a click on a column's head
 
   document.querySelectorAll("table.sortable thead button").forEach((button) => button.addEventListener("click", () => {

@@ -14,7 +14,8 @@ def board(session: Session) -> str:
     for group in session.groups:
         kept = group[: KEPT - number]
         if kept:
-            buttons = (_button(draft, number + place, session) for place, draft in enumerate(kept))
+            alike = len({draft.recipe.settings.method for draft in kept}) == 1
+            buttons = (_button(draft, number + place, session, alike) for place, draft in enumerate(kept))
             parts.append(
                 f'<h3 class="hdp-run">{_heading(kept)}</h3><div class="hdp-run-row">{"".join(buttons)}</div>'
             )
@@ -32,14 +33,16 @@ def _heading(drafts: list[Draft]) -> str:
     return html.escape(", ".join(told))
 
 
-def _button(draft: Draft, number: int, session: Session) -> str:
+def _button(draft: Draft, number: int, session: Session, alike: bool) -> str:
+    """alike: the heading of its run tells the method."""
     picked = draft is session.picked
     done = " ✓" if draft.low_res in session.finished else ""
     prompt = html.escape(draft.recipe.prompt, quote=True)
     image = (
         f'<img src="gradio_api/file={quote(draft.preview.as_posix())}" alt="Draft {number + 1}: {prompt}">'
     )
-    caption = f'<span class="caption-label">{html.escape(draft.label)}{done}</span>'
+    label = f"seed {draft.recipe.settings.seed}" if alike else draft.label
+    caption = f'<span class="caption-label">{html.escape(label)}{done}</span>'
     pressed = str(picked).lower()
     return (
         f'<button type="button" class="thumbnail-item" data-draft="{number}" aria-pressed="{pressed}" '

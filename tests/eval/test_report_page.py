@@ -16,11 +16,13 @@ LONG = {
     "kind": "pipeline",
 }
 
+WIDE = {"label": "MMMMMMMMMM WWWWWWWWWW 猫が時計を見ている風景 " * 3, "kind": "pipeline"}
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    methods = {**METHODS, "long": LONG}
+    methods = {**METHODS, "long": LONG, "wide": WIDE}
     run = fake_run(folder / "run", 30, methods=methods, prompts=[*CATEGORIES, EVIL, "y" * 90])
     (folder / "report.html").write_text(page(summarise(run, repeats=100), "table1"), encoding="utf-8")
     return folder / "report.html"
@@ -46,20 +48,54 @@ def test_the_page_is_never_wider_than_the_window(reader):
     assert reader.overflow == 0
 
 
-def test_labels_of_bars_leave_room_for_their_values(reader):
-    gaps = reader.page.locator(".chart g").evaluate_all(
-        """bars => bars.map(bar => {
-            const [label, value] = [...bar.querySelectorAll("text")].map(text => text.getBoundingClientRect());
-            return value.left - label.right;
+def test_labels_of_bars_are_whole_and_off_their_values_and_bars(reader):
+    gaps = reader.page.locator(".chart .bars").evaluate_all(
+        """all => all.flatMap(one => {
+            const [chart, label, value, bar] = [one.closest("figure"), one.querySelector(".label"),
+                one.querySelector(".value"), one.querySelector("rect")];
+            const range = document.createRange();
+            range.selectNodeContents(label);
+            const [frame, words, number, drawn] = [chart, range, value, bar].map(a => a.getBoundingClientRect());
+            return [number.left - words.right, frame.right - number.right, words.left - frame.left,
+                drawn.top - words.bottom, drawn.top - number.bottom];
         })"""
     )
-    assert len(gaps) > 30 and min(gaps) > 0
+    assert len(gaps) > 150 and min(gaps) >= 0
+
+
+def test_tables_fit_the_window_with_every_cell_in_it(reader):
+    tables = reader.page.locator(".scroll")
+    if reader.page.viewport_size == PHONE:
+        assert all(tables.evaluate_all("all => all.map(one => one.scrollWidth <= one.clientWidth)"))
+        cell = reader.page.locator("#measured tbody tr", has_text="HD-Painter").first.locator("td").nth(1)
+        assert cell.evaluate("c => getComputedStyle(c, '::before').content") == '"CLIP (mini) ↑"'
+    else:  # all but the widest
+        fit = tables.evaluate_all("all => all.map(one => one.scrollWidth <= one.clientWidth + 120)")
+        assert len(fit) > 5 and all(fit)
+
+
+def test_groups_of_methods_can_be_folded(reader):
+    table = reader.page.locator("#measured")
+    row = table.locator("tr", has_text="HD-Painter").first
+    head = table.get_by_role("button", name="Methods", exact=True)
+    assert row.is_visible() and head.get_attribute("aria-expanded") == "true"
+    head.press("Enter")
+    assert not row.is_visible() and head.get_attribute("aria-expanded") == "false"
+    assert table.locator("tr", has_text="original image").is_visible()
+    head.click()
+    assert row.is_visible()
+    chart = reader.page.locator(".chart").first
+    bars = chart.locator(".bars")
+    assert bars.count() == 6 and bars.first.is_visible()
+    chart.get_by_text("Methods", exact=True).click()
+    assert not bars.first.is_visible() and bars.last.is_visible()  # the bound
+    assert reader.overflow == 0
 
 
 def test_the_gallery_shows_its_samples_and_filters_them(reader):
     assert reader.page.locator("#count").inner_text() == "30 of 30 samples"
     shown = reader.cards.count()
-    assert 12 <= shown <= 30 and reader.cards.first.locator("img").count() == 1 + 5
+    assert 12 <= shown <= 30 and reader.cards.first.locator("img").count() == 1 + 6
     reader.page.locator("#more").evaluate("button => button.hidden || button.click()")
     assert reader.cards.count() > min(shown, 29)
 

@@ -50,8 +50,10 @@ def test_a_job_from_the_photo_to_the_download_needs_no_scrolling(visitor, tmp_pa
     assert in_window(visitor, "#editor .hdp-tools", "#editor canvas", "#seen", "#prompt", "#run", "#status")
     visitor.set("Steps", 1)
     visitor.page.get_by_role("button", name="Advanced").click()
+    visitor.set("Drafts", 4)
     visitor.press("run")
     visitor.wait_for("Drafts: done")
+    assert visitor.drafts.count() == 4
     assert in_window(visitor, "#editor canvas", "#prompt", "#run", "#status", "#drafts", "#result", "#finish")
     visitor.press("finish")
     visitor.page.locator("#download").wait_for()

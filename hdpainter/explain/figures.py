@@ -12,7 +12,17 @@ from matplotlib.colors import Normalize, PowerNorm
 from PIL import Image
 
 from hdpainter.explain.observation import Explained, Observation
-from hdpainter.explain.panels import Bar, Cell, Panels, ends, new_figure, rasterize, readable, stack_pictures
+from hdpainter.explain.panels import (
+    Bar,
+    Cell,
+    Panels,
+    ends,
+    new_figure,
+    rasterize,
+    readable,
+    stack_pictures,
+    wrapped,
+)
 from hdpainter.inpaint import FACTOR
 from hdpainter.rasg import standardize
 from hdpainter.settings import OBJECTIVES
@@ -158,7 +168,18 @@ class _Artist:
             axes.invert_xaxis()
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(handles=plots["bce"].lines, loc="upper left", bbox_to_anchor=(0.7, 0.42), frameon=False)
+        names = [wrapped(name, 3) for name in self.methods]
+        size = min(
+            10, 130 / sum(1 + name.count("\n") for name in names)
+        )  # all below each other, off the curves
+        figure.legend(
+            plots["bce"].lines,
+            names,
+            loc="upper left",
+            bbox_to_anchor=(0.7, 0.42),
+            frameon=False,
+            fontsize=size,
+        )
         if any(np.any(np.asarray(line.get_ydata()) > 0) for line in spread.lines):
             spread.set_yscale("log")
         if not spread.lines:

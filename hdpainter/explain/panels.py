@@ -5,6 +5,7 @@ long.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
@@ -32,7 +33,7 @@ OVER = ListedColormap(
 DPI = 110
 MARGIN = 0.15  # inches, as all below
 GAP = 0.08
-LETTER = 0.095  # width of a bold one
+LABELS = 1.8  # width that the labels of rows take at most
 TITLE, HEADING, LABEL = 0.35, 0.25, 0.2  # heights of lines: of the figure, of a column, of a panel
 BAR_BELOW, BAR_BESIDE = 0.45, 0.75
 
@@ -41,6 +42,38 @@ BAR_BELOW, BAR_BESIDE = 0.45, 0.75
 def _glyphs() -> frozenset[int]:
     """The characters, by their numbers, that the figures' font has."""
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def width_of(text: str, size: float = 10, weight: str = "normal") -> float:
+    """The width of a line of text in inches, as the font has it. size: in points."""
+    font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
+    font.set_size(size, 72)
+    font.set_text(text)
+    return font.get_width_height()[0] / 64 / 72
+
+
+def wrapped(text: str, width: float, size: float = 10, weight: str = "normal") -> str:
+    """The text in lines of at most that many inches; a wider word is divided, at a hyphen where it has one."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for part in re.findall(r"\s+|[^\s-]*-+|[^\s-]+", paragraph):
+            if width_of((line + part).rstrip(), size, weight) <= width:
+                line += part
+                continue
+            if line.strip():
+                lines.append(line.rstrip())
+            line = part.lstrip()
+            while width_of(line, size, weight) > width and len(line) > 1:
+                fit = next(
+                    n
+                    for n in range(len(line) - 1, 0, -1)
+                    if n == 1 or width_of(line[:n], size, weight) <= width
+                )
+                lines.append(line[:fit])
+                line = line[fit:]
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def readable(text: str, instead: str) -> str:
@@ -102,15 +135,20 @@ class Panels:
         """A figure with labels at the left and headings above; the longer side of a panel is `size` inches."""
         inch = size / max(self.width, self.height)
         width, height = self.width * inch, self.height * inch
+        rows = [wrapped(row, LABELS, weight="bold") for row in rows]
+        columns = [wrapped(heading, width, weight="bold") for heading in columns]
         labelled = LABEL * any(cell is not None and cell.label != "" for row in cells for cell in row)
-        left = MARGIN + LETTER * max((len(line) for row in rows for line in row.split("\n")), default=0)
-        top = MARGIN + TITLE * bool(title) + HEADING * bool(columns)
+        lines = [width_of(line, weight="bold") for row in rows for line in row.split("\n")]
+        left = MARGIN + max((line + GAP for line in lines), default=0)
+        top = MARGIN + TITLE * bool(title) + HEADING * max((1 + h.count("\n") for h in columns), default=0)
         count = max(len(row) for row in cells)
         right = left + count * (width + GAP)
         bottom = top + len(cells) * (height + GAP + labelled)
         below = BAR_BELOW * any(bar.column is not None for bar in bars)
         beside = BAR_BESIDE * any(bar.column is None for bar in bars)
-        figure = new_figure(max(right + beside, LETTER * len(title)) + MARGIN, bottom + below + MARGIN)
+        figure = new_figure(
+            max(right + beside, MARGIN + width_of(title, 12, "bold")) + MARGIN, bottom + below + MARGIN
+        )
         axes = _canvas(figure)
 
         _text(axes, MARGIN, MARGIN, title, size=12, weight="bold", va="top")

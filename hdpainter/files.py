@@ -4,11 +4,14 @@ A file appears whole or not at all: it is written under another name, brought to
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,11 +49,17 @@ def replacing(path: Path, scratch: Path | None = None, new: bool = False) -> Ite
     """A file to write in the place of `path`, whose name it gets when the block ends without an error.
 
     It lies beside `path`, or in `scratch`, a folder of the same file system, and has the suffix of `path`.
-    Raises CannotWrite for an OSError within the block; whatever is raised, `path` stays as it was.
+    Raises CannotWrite for an OSError within the block; whatever is raised, `path` stays as it was. What processes
+    of this machine that were killed have left beside `path` is removed.
     new: it takes no file's place. Raises UserError where there is one by then, of whoever was faster.
     """
-    part = (scratch or path.parent) / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.part{path.suffix}"
+    stem, machine = f".{path.name[:100]}", f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    part = (
+        scratch or path.parent
+    ) / f"{stem}.{machine}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part{path.suffix}"
     try:
+        if scratch is None:
+            _remove_abandoned(path.parent, f"{stem}.{machine}-")
         with writing(path):
             yield part
             with part.open("r+b") as file:
@@ -62,6 +71,20 @@ def replacing(path: Path, scratch: Path | None = None, new: bool = False) -> Ite
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path, begin: str) -> None:
+    """Remove the parts of processes that are no more: their names begin so, and then have the process's id."""
+    if os.name != "posix":  # elsewhere, to ask for a process may end it
+        return
+    for part in folder.glob(f"{glob.escape(begin)}*.part*"):
+        writer = part.name.removeprefix(begin).partition("-")[0]
+        try:
+            os.kill(int(writer), 0)
+        except (ProcessLookupError, OverflowError):
+            part.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # another user's, or no name of ours
+            continue
 
 
 def _claim(part: Path, path: Path) -> None:

@@ -61,7 +61,7 @@ def _functions(names: Any) -> Iterator[FunctionType]:
         if isinstance(item, type) and item.__module__ == names.get("__name__", names.get("__module__")):
             yield from _functions(vars(item))
         for part in (item, *(getattr(item, name, None) for name in ("__func__", "fget", "fset", "func"))):
-            while part is not None:
-                if isinstance(part, FunctionType):
-                    yield part
-                part = getattr(part, "__wrapped__", None)
+            while (inner := getattr(part, "__wrapped__", None)) is not None:
+                part = inner  # a decorator's function bears the name of the one within
+            if isinstance(part, FunctionType):
+                yield part

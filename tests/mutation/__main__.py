@@ -30,7 +30,11 @@ TESTS = {
     "hdpainter/masks.py": ["tests/hdpainter/test_masks.py"],
     "eval/stats.py": ["tests/eval/test_stats.py"],
     "eval/coco.py": ["tests/eval/test_coco.py", "tests/eval/test_bounds.py"],
-    "ldm/models/diffusion/ddim.py": ["tests/ldm/test_ddim.py", "tests/ldm/test_schedules.py"],
+    "ldm/models/diffusion/ddim.py": [
+        "tests/ldm/test_ddim.py",
+        "tests/ldm/test_ddim_options.py",
+        "tests/ldm/test_schedules.py",
+    ],
     "hdpainter/inpaint.py": ["tests/hdpainter/test_inpaint.py", "tests/hdpainter/test_pipeline.py"],
     "hdpainter/superres.py": ["tests/hdpainter/test_superres.py", "tests/hdpainter/test_pipeline.py"],
     "hdpainter/painta.py": ["tests/hdpainter/test_painta.py", "tests/hdpainter/test_variants.py"],

@@ -10,18 +10,20 @@ from hdpainter.files import refuse_name
 from ldm.util import UserError, cut, leaves, refuse_device, shown
 
 # What a file may name without being trusted: classes of this project, and what SD2's public configs name besides.
-_TARGETS = re.compile(
-    r"(ldm|hdpainter\.(baselines|mini))(\.[a-z]\w*)*\.[A-Z]\w*"
+_NETWORKS = re.compile(
+    r"(ldm|hdpainter\.baselines)(\.[a-z]\w*)*\.[A-Z]\w*"
     r"|torch\.nn\.Identity|torch\.optim\.lr_scheduler\.[A-Z]\w*"
 )
+_TRAININGS = re.compile(r"hdpainter\.mini\.training(\.[a-z]\w*)*\.[A-Z]\w*")
 
 
-def read_yaml(path: str | Path, trusted: bool = False) -> dict[str, Any]:
+def read_yaml(path: str | Path, trusted: bool = False, training: bool = False) -> dict[str, Any]:
     """The mapping in a YAML file; that of an empty file is empty. Raises UserError naming the file otherwise.
 
     Files may come from anybody. So every `target` in one, which `instantiate_from_config` would import and call,
     must be a network of this project unless the file is `trusted`, and nothing may refer to other values: those
-    of ``${oc.env:HOME}`` are the user's own.
+    of ``${oc.env:HOME}`` are the user's own. training: trainings of the miniatures, which draw and write, are
+    right too: the user asked for one.
     """
     refuse_name(path)
     refuse_device(path)
@@ -41,7 +43,7 @@ def read_yaml(path: str | Path, trusted: bool = False) -> dict[str, Any]:
             raise UserError(
                 f"{path}: {shown(value)} refers to another value, which is not followed: write it out"
             )
-        if key == "target" and isinstance(value, str) and not (trusted or _is_harmless(value)):
+        if key == "target" and isinstance(value, str) and not (trusted or _is_harmless(value, training)):
             raise UserError(
                 f"{path}: target {shown(value)} is no network of this project (ldm., hdpainter.): a config that "
                 "may name anything may run anything; if you have read it and trust it: --trust-config"
@@ -49,9 +51,10 @@ def read_yaml(path: str | Path, trusted: bool = False) -> dict[str, Any]:
     return content
 
 
-def _is_harmless(target: str) -> bool:
+def _is_harmless(target: str, training: bool) -> bool:
     """Whether what a target names may be built; without a dot it names nothing."""
-    return "." not in target or _TARGETS.fullmatch(target) is not None
+    known = _NETWORKS.fullmatch(target) or (training and _TRAININGS.fullmatch(target))
+    return "." not in target or bool(known)
 
 
 def read_model_config(path: str | Path, trusted: bool = False) -> dict[str, Any]:

@@ -106,10 +106,10 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
     if not isinstance(params, Mapping):
         raise UserError(f"{target}: params must be a mapping of names to values, not {shown(params)}")
     factory = get_obj_from_str(target)
-    if not inspect.isclass(factory):
+    ours = ("ldm.", "hdpainter.")
+    if not inspect.isclass(factory) or (target.startswith(ours) and not factory.__module__.startswith(ours)):
         raise UserError(f"target {shown(target)} is no class")
-    params = {**params, **extra}
-    _check_params(target, factory, params)
+    _check_params(target, factory, params := {**params, **extra})
     return factory(**params)
 
 

@@ -37,11 +37,13 @@ def load_config(path: Path, overrides: Sequence[str], gpu: bool) -> DictConfig:
     """
     if not path.is_file():
         raise UserError(f"there is no training config {path}; see configs/train/")
-    content: Any = read_yaml(path)
+    content: Any = read_yaml(path, training=True)
     if base := content.pop("base", None):
         if not (path.parent / str(base)).is_file():
             raise UserError(f"{path}: there is no base {base} beside it")
-        content = OmegaConf.to_container(OmegaConf.merge(read_yaml(path.parent / base), content))
+        content = OmegaConf.to_container(
+            OmegaConf.merge(read_yaml(path.parent / base, training=True), content)
+        )
     for section in ("training", "trainer", "gpu"):
         if not isinstance(content.get(section, {}), dict):
             raise UserError(f"{path}: {section} must be a mapping, not {content[section]!r}")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hdpainter.configs import parse_yaml, read_model_config, read_yaml
 from hdpainter.images import load_image
+from hdpainter.mini.train import load_config
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
 from hdpainter.settings import Method
 from ldm.util import CONFIGS, UserError, instantiate_from_config
@@ -71,6 +72,7 @@ EVIL = (
     "hdpainter.cli.main",
     "hdpainter.__main__.Thing",
     "hdpainter.web.workspace.Workspace",
+    "hdpainter.mini.training.autoencoder.AutoencoderTraining",  # draws scenes, and writes them where it is told
     "eval.metrics.make_metric",
     " os.system",
     ".os.system",
@@ -103,17 +105,32 @@ def test_a_trusted_file_may_name_anything(tmp_path):
 
 def test_what_public_configs_name_is_accepted(tmp_path):
     for file in CONFIGS.rglob("*.yaml"):
-        read_yaml(file)
+        read_yaml(file, training=file.parent.name == "train")
     path = tmp_path / "public.yaml"
     for target in (
         "torch.nn.Identity",
         "torch.optim.lr_scheduler.LambdaLR",
         "ldm.lr_scheduler.LambdaLinearScheduler",
         "ldm.models.diffusion.ddpm.LatentDiffusion",
-        "hdpainter.mini.training.clip.ClipTraining",
     ):
         path.write_text(f"model: {{target: {target}}}")
         assert read_model_config(path) == {"target": target}
+
+
+@pytest.mark.parametrize("target", ["hdpainter.mini.scenes.Path", "os.system", "hdpainter.web.engine.Engine"])
+def test_a_training_config_names_trainings_and_networks(tmp_path, target):
+    path = tmp_path / "train.yaml"
+    path.write_text(f"training: {{target: {target}}}")
+    with pytest.raises(UserError, match="is no network of this project"):
+        load_config(path, [], gpu=False)
+
+
+def test_what_a_module_only_imports_is_no_class_of_it(tmp_path):
+    path = tmp_path / "evil.yaml"
+    target = "ldm.modules.encoders.modules.Path"
+    path.write_text(f"model: {{target: {target}, params: {{args: x}}}}")
+    with pytest.raises(UserError, match=f"target '{target}' is no class"):
+        instantiate_from_config(read_model_config(path))
 
 
 def test_a_model_of_ten_thousand_parts_is_none(tmp_path):

@@ -19,10 +19,10 @@ BOMB = "\n".join(
 
 
 def refusal(path):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError) as caught:
         read_jobs(path)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     text = str(caught.value)
     assert "\n" not in text and len(text) < 500
     return text

@@ -73,13 +73,15 @@ def download(
                     announced = _fetch(url, part, approximate_bytes, progress, patience)
                 digest = _check(part, sha256 or announced, at_hub)
             except Refused as error:
-                reasons.append(f"{url}: {error}")
+                reasons.append(f"{url}: {_plain(error)}")
                 break
             except (OSError, HTTPException) as error:
                 failures = 0 if part.size > most else failures + 1
                 most = max(most, part.size)
                 if failures == attempts or attempt == _ATTEMPTS:
-                    reasons.append(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}")
+                    reasons.append(
+                        f"{url}: {_plain(getattr(error, 'reason', error)) or type(error).__name__}"
+                    )
                     break
                 time.sleep(pause * 2 ** max(failures - 1, 0))
             else:
@@ -87,12 +89,16 @@ def download(
                 record_sha256(target, digest)
                 return target
         if number < len(ordered):
-            told = " ".join(reasons[-1].split())
-            warnings.warn(f"{told}; the next source is {ordered[number]}", stacklevel=2)
+            warnings.warn(f"{reasons[-1]}; the next source is {ordered[number]}", stacklevel=2)
     raise UserError(
         f"{target.name} could not be downloaded ({'; '.join(reasons) or 'no source is known'}); "
         f"name another source in $HDPAINTER_MIRRORS or put the file at {target}"
     )
+
+
+def _plain(error: object) -> str:
+    """An error's text without what the server may have put there: no lines, no commands to a terminal."""
+    return cut(" ".join("".join(c if c.isprintable() else " " for c in str(error)).split()), 500)
 
 
 class _Part:

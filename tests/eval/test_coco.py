@@ -91,7 +91,7 @@ def test_drawing_is_deterministic_without_doubles_and_continues(toy, n, fewer, s
 
 
 def test_every_seed_draws_another_list(toy):
-    assert sample(toy, 10, 0) != sample(toy, 10, 1)
+    assert sample(toy, 10) == sample(toy, 10, 0) != sample(toy, 10, 1)
 
 
 def test_the_other_label_is_of_nothing_in_the_image_and_the_same_in_every_list(toy):

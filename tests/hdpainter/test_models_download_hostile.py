@@ -195,6 +195,14 @@ def test_what_is_no_answer_leads_to_the_next_mirror(serve, target, answer):
     assert target.read_bytes() == DATA
 
 
+@pytest.mark.parametrize(
+    "sent", [b"\x1b[2J\x07 gone\r\n", b"a\rb\x9b31m\xff\x00\r\n\r\n", b"x" * 60_000 + b"\r\n"]
+)
+def test_what_a_server_sends_is_no_part_of_the_line(serve, target, sent):
+    text = refusal(target, serve(lambda connection, *_: connection.sendall(sent)))
+    assert text.isprintable() and len(text) < 1000
+
+
 def test_a_trickle_is_not_waited_for(serve, target):
     def trickle(connection, request, number):
         connection.sendall(reply("200 OK", f'ETag: "1"\r\nContent-Length: {len(DATA)}', b""))

@@ -142,12 +142,20 @@ def table(counts: list[Count]) -> str:
 def main() -> int:
     """Run the campaign."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=list(PARTS),
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}; none: only the table",
+    )
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=ROOT / "outputs" / "campaign.json", help="counts so far")
     parser.add_argument("--out", type=Path, help="Markdown file whose table is replaced")
     args = parser.parse_args()
+    if unknown := set(args.only) - set(PARTS):
+        parser.error(f"there is no part {min(unknown)}")
     kept = json.loads(args.log.read_text(encoding="utf-8")) if args.log.is_file() else {}
     args.log.parent.mkdir(parents=True, exist_ok=True)
     for name in args.only:

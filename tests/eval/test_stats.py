@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
+from eval.grids import bin_name
 from eval.stats import FLIPPED_BELOW, ClusterBootstrap, flip_signs, mask_bins, mcnemar, preference
 
 
@@ -46,6 +47,12 @@ def test_many_clusters_are_drawn_in_chunks_without_a_change(monkeypatch):
     whole = ClusterBootstrap(ids, 50).replicates(values)
     monkeypatch.setattr("eval.stats._CHUNK", 3 * 60)
     np.testing.assert_allclose(ClusterBootstrap(ids, 50).replicates(values), whole, rtol=1e-12)
+
+
+def test_draws_are_those_of_seed_0():
+    values = np.random.default_rng(7).normal(size=(40, 1))
+    first, second = (ClusterBootstrap(range(40), 50, **seed).replicates(values) for seed in ({}, {"seed": 0}))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_same_seed_same_interval_whatever_else_is_in_the_table():
@@ -191,6 +198,11 @@ def test_mcnemar_equals_the_sum_over_all_outcomes(b, c):
     assert p == mcnemar(*pairs(c, b, both=0, neither=9))[0]
 
 
+@pytest.mark.parametrize(("ours", "test"), [(12, "McNemar, exact"), (13, "McNemar, mid-p")])
+def test_mcnemar_is_exact_below_25_pairs(ours, test):
+    assert mcnemar(*pairs(ours, 12))[1] == test
+
+
 def test_mcnemar_of_thousands_agrees_with_the_normal_law():
     from statistics import NormalDist
 
@@ -228,4 +240,5 @@ def test_every_mask_is_in_the_bin_that_holds_it(share):
 def test_the_bins_of_tables_are_those_that_they_name():
     shares = np.array([1e-6, 0.05, 0.051, 0.1, 0.101, 0.2, 0.201, 0.4, 0.401, 1.0])
     assert mask_bins(shares).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [bin_name(index) for index in range(5)] == ["0–5%", "5–10%", "10–20%", "20–40%", "40–100%"]
     assert mask_bins(np.array([0, 1 + 1e-9])).tolist() == [0, 4]  # an empty mask, a share that was rounded

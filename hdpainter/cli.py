@@ -41,8 +41,15 @@ def main(
         args.identify = partial(found, trusted=True) if trusted else found
         return args.run(args)
 
+    told: set[str] = set()
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        if (text := str(message)) not in told:  # a picture is looked at before it is painted, and warns again
+            told.add(text)
+            print(f"hdpainter: warning: {text}", file=sys.stderr)
+
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         return finish("hdpainter", argv, command)
 
 
@@ -60,10 +67,6 @@ def parser() -> argparse.ArgumentParser:
     models.add_parser(subparsers)
     web.add_parser(subparsers)
     return program
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"hdpainter: warning: {message}", file=sys.stderr)
 
 
 def _load(

@@ -7,11 +7,11 @@ from importlib.resources import files
 import gradio as gr
 
 from hdpainter.blend import DILATION
+from hdpainter.images import suffixes
 from hdpainter.settings import Method, describe
 from hdpainter.web.menu import FORM, MAX_SIZE, PROMPT_LENGTH, Menu
 from hdpainter.web.work import LABELS
 
-FILE_TYPES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
 DRAFT_STEPS = 20  # a draft should come soon; the methods themselves have 50
 ASSETS = files("hdpainter.web") / "assets"
 
@@ -80,7 +80,10 @@ class Canvas:
     def __init__(self, examples: Sequence[tuple[str, str]]):
         with gr.Column(elem_id="start"):  # put away while there is a photo
             self.photo = gr.File(
-                label="Photo: drop, paste or choose one", file_types=FILE_TYPES, elem_id="photo", height=140
+                label="Photo: drop, paste or choose one",
+                file_types=sorted(suffixes()),
+                elem_id="photo",
+                height=140,
             )
             gr.HTML('<p class="hdp-note">Or try one of these:</p>')
             self.examples = gr.Gallery(
@@ -97,7 +100,7 @@ class Canvas:
         with gr.Row(elem_id="photo-row"):
             self.another = gr.Button("Another photo", elem_id="another", size="sm", min_width=110)
             self.mask_file = gr.UploadButton(
-                "Load a mask", file_types=FILE_TYPES, elem_id="mask-file", size="sm", min_width=110
+                "Load a mask", file_types=sorted(suffixes()), elem_id="mask-file", size="sm", min_width=110
             )
             self.back = gr.Button(
                 "Back to the photo before", elem_id="photo-back", size="sm", min_width=110, visible=False

@@ -287,3 +287,12 @@ def test_a_mistaken_name_is_guessed(here, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="unknown model 'x'; known: "):
         PipelineSpec.load("x")
+
+
+def test_a_warning_is_told_once(here, capsys):
+    with Image.open("a.png") as picture:
+        picture.putalpha(200)
+        picture.save("a.png")
+    assert run(*INPAINT, "--out", "o.png") == 0
+    told = capsys.readouterr().err
+    assert told.count("has transparent parts") == 1 and Image.open("o.png").mode == "RGB"

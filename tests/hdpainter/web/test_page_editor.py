@@ -136,3 +136,39 @@ def test_the_soft_edge_is_shown_as_far_as_the_joining_reaches(visitor, tmp_path)
     visitor.page.reload()
     visitor.page.locator(".hdp-editor.hdp-soft").wait_for()
     assert rim(visitor) == pytest.approx(DILATION / 2)
+
+
+def test_everything_fits_a_phone(phone):
+    page = phone.page
+    tops = page.locator(".hdp-tools > *").evaluate_all("all => all.map(a => a.getBoundingClientRect().top)")
+    assert len(tops) > 10 and max(tops) - min(tops) < 12  # one row, which is dragged aside
+    page.locator("#seed input").fill("4294967295")
+    cut = "a => a.scrollWidth > a.clientWidth"
+    assert not page.locator("#seed input").evaluate(cut)
+    assert page.get_by_text("Settings", exact=True).count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    phone.set("Steps", 1)
+    phone.paint((0.4, 0.4), (0.6, 0.6))
+    phone.press("compare")
+    phone.wait_for("Side by side: done")
+    captions = page.locator("#drafts .caption-label")
+    assert captions.count() == 4 and not any(captions.evaluate_all(f"all => all.map({cut})"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    phone.press("another")
+    captions = page.locator("#examples .caption-label")
+    assert captions.count() == 3 and not any(captions.evaluate_all(f"all => all.map({cut})"))
+
+
+def test_a_bad_mask_leaves_the_one_that_is_there_and_all_formats_are_offered(visitor, tmp_path):
+    Image.new("RGB", (60, 40), "teal").save(tmp_path / "photo.jfif")
+    visitor.load(tmp_path / "photo.jfif")
+    visitor.paint((0.4, 0.4), (0.6, 0.6))
+    before = visitor.painted()
+    Image.effect_noise((60, 40), 25).save(tmp_path / "noise.gif")
+    Image.new("L", (40, 60), 255).save(tmp_path / "turned.png")
+    for name, told in (("noise.gif", "not a mask"), ("turned.png", "EXIF orientation")):
+        with visitor.page.expect_file_chooser() as chooser:
+            visitor.press("mask-file")
+        chooser.value.set_files(tmp_path / name)
+        visitor.wait_for(told)
+        assert visitor.painted() == before > 0

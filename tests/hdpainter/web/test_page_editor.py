@@ -167,6 +167,7 @@ def test_a_bad_mask_leaves_the_one_that_is_there_and_all_formats_are_offered(vis
     Image.effect_noise((60, 40), 25).save(tmp_path / "noise.gif")
     Image.new("L", (40, 60), 255).save(tmp_path / "turned.png")
     for name, told in (("noise.gif", "not a mask"), ("turned.png", "EXIF orientation")):
+        visitor.page.wait_for_timeout(1000)  # gradio makes the button anew after a file
         with visitor.page.expect_file_chooser() as chooser:
             visitor.press("mask-file")
         chooser.value.set_files(tmp_path / name)

@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import platform
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from hdpainter.console import one_line
 from hdpainter.team.base import Agenda, Group, Member, Recruit
 from hdpainter.version import __version__
 from ldm.util import UserError
+
+KNOCK = 10  # seconds for a cluster to be reached
 
 
 class Cluster:
@@ -32,12 +35,14 @@ class Cluster:
         ray = _ray()
         if not ray.is_initialized():  # a notebook may have its own
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-            local = not (self._address or os.environ.get("RAY_ADDRESS"))
-            options = {"include_dashboard": False} if local else {}
+            address = self._address or os.environ.get("RAY_ADDRESS")
             try:
+                if address:
+                    _knock(address)
+                options = {} if address else {"include_dashboard": False}
                 ray.init(self._address, logging_level="ERROR", log_to_driver=False, **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = self._address or os.environ.get("RAY_ADDRESS", "this machine")
+            except (OSError, OverflowError, RuntimeError, ValueError) as error:
+                where = address or "this machine"
                 raise UserError(f"there is no Ray cluster at {where}: {one_line(error)}") from None
             self._connected = True
         try:
@@ -160,6 +165,13 @@ class _Actor:
         if self._member is None:
             self._member = self._recruit(None, 1)  # Ray itself says how many threads and which GPU
         return self._member(items)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or OverflowError where nobody listens at an address with a port; Ray would try for long."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
 def _share(nodes: Sequence[Mapping[str, Any]], count: int | None) -> tuple[int, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Teams: who does what, who dies of what, and that nothing is lost or done twice by that."""
 
 import importlib.util
+import re
 import sys
 from collections import Counter
 
@@ -131,9 +132,10 @@ def test_a_team_is_no_larger_than_its_cluster(diary):
         ray.shutdown()
 
 
-@pytest.mark.slow
-def test_an_address_where_there_is_no_cluster_is_told(diary, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(UserError, match=r"there is no Ray cluster at 127\.0\.0\.1:9: "):
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:99999"])
+def test_an_address_where_there_is_no_cluster_is_told(diary, monkeypatch, address):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"there is no Ray cluster at {re.escape(address)}: "):
         work(("ray",), Doublers(diary), [[1]])

@@ -4,8 +4,8 @@
 - RASG: how well the prompt's words find the mask, σ(A) of Eq. 9 at t near 500, without RASG and with it.
 - Super-resolution: the hole's surroundings by a bicubic filter, and by stage 2.
 
-highlights.png is the strip, x0.gif the predicted picture at each step. Nothing is chosen by looking at results: an
-example's number is its seed.
+highlights.png is the strip, x0.gif the predicted picture at each step. Nothing is chosen by looking at results:
+an example's number is its seed.
 """
 
 import argparse

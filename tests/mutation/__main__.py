@@ -91,7 +91,7 @@ def _warm(module: str, tried: list[Mutant], results: Results, jobs: int, seconds
             module, verdict.mutant, verdict.found, verdict.test, digests.get(verdict.test, ""), passed
         )
 
-    session = Session(module, tried, results.kills(module), jobs, seconds, known, judged)
+    session = Session(module, tried, results.kills(module), jobs, seconds, known, judged, results)
     status = pytest.main([*ARGUMENTS, *TESTS[module]], plugins=[session])
     cold = [(tried.index(mutant), passed) for mutant, passed in session.cold]
     content = {"cold": cold, "digests": seen, "seconds": sum(session.times.values())}

@@ -16,7 +16,11 @@ WHY = Path(__file__).with_name("equivalent.yaml")
 
 def key(module: str, mutant: Mutant) -> str:
     """A mutant by its code, so that comments and other lines do not matter."""
-    return hashlib.sha256(f"{module}\n{mutant.code}".encode()).hexdigest()[:16]
+    return _hash(module, mutant.code)
+
+
+def _hash(module: str, code: str) -> str:
+    return hashlib.sha256(f"{module}\n{code}".encode()).hexdigest()[:16]
 
 
 class Results:
@@ -31,12 +35,14 @@ class Results:
         if not resume:
             path.unlink(missing_ok=True)
         self.rows: dict[str, dict[str, Any]] = {}
+        self.traced: dict[str, dict[str, Any]] = {}  # by the module's content, see `trace`
         self.read()
 
     def read(self) -> None:
         """Take over what another process has added to the file."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        self.rows.update((row["key"], row) for row in map(json.loads, lines))
+        for row in map(json.loads, lines):
+            (self.traced if "times" in row else self.rows)[row["key"]] = row
 
     def add(
         self, module: str, mutant: Mutant, found: str, test: str = "", digest: str = "", passed: Iterable = ()
@@ -56,6 +62,15 @@ class Results:
         self.rows[row["key"]] = row
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def trace(self, module: str, source: str) -> dict[str, Any]:
+        """What the tests of a module as it is have run so far: their times, lines and digests by their names."""
+        return self.traced.get(_hash(module, source), {"times": {}, "lines": {}, "digests": {}})
+
+    def keep_trace(self, module: str, source: str, values: dict[str, Any]) -> None:
+        """Append it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": _hash(module, source), **values}) + "\n")
 
     def left(self, module: str, mutant: Mutant, digests: dict[str, str]) -> list[str] | None:
         """None where the verdict on a mutant holds for these tests (digests by name); else those it survived."""

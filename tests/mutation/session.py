@@ -20,6 +20,7 @@ import pytest
 from tests.mutation.forks import Fork, fork
 from tests.mutation.live import ROOT, replace
 from tests.mutation.mutants import Mutant
+from tests.mutation.results import Results
 
 ARGUMENTS = (
     "-qq",
@@ -103,9 +104,10 @@ class Session:
         seconds: float,
         known: Callable[[Mutant, dict[str, str]], list[str] | None],
         judged: Callable[[Verdict, dict[str, str]], None],
+        results: Results,
     ):
         self.module, self.mutants, self.kills, self.jobs = module, mutants, kills, jobs
-        self.seconds, self.known, self.judged = seconds, known, judged
+        self.seconds, self.known, self.judged, self.results = seconds, known, judged, results
         self.warming, self.trace, self.parent = False, Trace(module), os.getppid()
         self.times: dict[str, float] = {}
         self.lines: dict[str, set[int]] = {}  # of tests and of fixtures that outlive them
@@ -119,7 +121,7 @@ class Session:
         todo = [(one, passed) for one in self.mutants if (passed := self.known(one, digests)) is not None]
         if not todo:
             return True
-        self._as_it_is(items)
+        self._as_it_is(items, digests)
         self._warm(items)
         running: dict[int, tuple[Fork, Mutant, list[str]]] = {}
         waiting = iter(todo)
@@ -148,8 +150,9 @@ class Session:
                         continue
                     self.judge(Verdict(mutant, found, child.said, passed), digests)
             time.sleep(0.01)
-        if any(mutant.function for mutant, _ in todo):
-            last = fork(lambda say: run_items(self._order(items, None), say), 3600)
+        killers = [item for item in self._order(items, None) if self.kills[item.nodeid]]
+        if killers and any(mutant.function for mutant, _ in todo):
+            last = fork(lambda say: run_items(killers, say), 3600)
             while not (found := last.finished()):
                 time.sleep(0.05)
             if found != "survived":
@@ -185,8 +188,23 @@ class Session:
 
         return work
 
-    def _as_it_is(self, items: Sequence[Any]) -> None:
+    def _as_it_is(self, items: Sequence[Any], digests: dict[str, str]) -> None:
         """The tests of the module without a change: their times, and what each of them runs. In a child."""
+        source = (ROOT / self.module).read_text(encoding="utf-8")
+        known = self.results.trace(self.module, source)
+        self.times.update(known["times"])
+        self.lines = {name: set(lines) for name, lines in known["lines"].items()}
+        new = [item for item in items if known["digests"].get(item.nodeid) != digests[item.nodeid]]
+        if new:
+            self._run_as_it_is(new)
+            found = {name: sorted(lines) for name, lines in self.lines.items()}
+            values = {"times": self.times, "lines": found, "digests": known["digests"] | digests}
+            self.results.keep_trace(self.module, source, values)
+        for item in items:
+            for name in self._shared(item):
+                self.lines[item.nodeid] |= self.lines.get(name, set())
+
+    def _run_as_it_is(self, items: Sequence[Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
 
@@ -205,9 +223,6 @@ class Session:
             content = json.loads(report.read_text(encoding="utf-8"))
         self.times = content["times"]
         self.lines = {name: set(lines) for name, lines in content["lines"].items()}
-        for item in items:
-            for name in self._shared(item):
-                self.lines[item.nodeid] |= self.lines.get(name, set())
 
     def _warm(self, items: Sequence[Any]) -> None:
         """Set up what lives as long as the session and does not run the module, for all children."""

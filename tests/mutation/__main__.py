@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="least time of a CPU that tests have")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at the same time")
     parser.add_argument("--resume", action="store_true", help="keep the verdicts of the log that still hold")
+    parser.add_argument("--table", action="store_true", help="try nothing; with --resume, of what is known")
     parser.add_argument("--log", type=Path, default=ROOT / "outputs" / "mutation.jsonl")
     parser.add_argument("--out", type=Path, help=f"Markdown file whose table is replaced, as {OUT.name}")
     args = parser.parse_args()
@@ -135,13 +136,12 @@ def main() -> int:
         with suppress(ImportError):
             importlib.import_module(library)
     results = Results(args.log, args.resume)
-    tried = {}
-    for module in args.modules:
-        tried[module] = [*mutants((ROOT / module).read_text(encoding="utf-8"))][:: args.every][: args.first]
+    known = {module: [*mutants((ROOT / module).read_text(encoding="utf-8"))] for module in args.modules}
+    for module in () if args.table else args.modules:
         started = time.monotonic()
-        judge(module, tried[module], results, args.jobs, args.seconds)
+        judge(module, known[module][:: args.every][: args.first], results, args.jobs, args.seconds)
         print(f"{module}: {time.monotonic() - started:.0f} s", flush=True)
-    text, unexplained = table(results, tried)
+    text, unexplained = table(results, known)
     print(text)
     if args.out:
         replace_part(args.out, "mutation", text)

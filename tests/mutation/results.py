@@ -91,28 +91,31 @@ def explained() -> dict[str, dict[str, str]]:
     return yaml.safe_load(WHY.read_text(encoding="utf-8")) or {}
 
 
-def table(results: Results, tried: dict[str, list[Mutant]]) -> tuple[str, int]:
-    """(the scores by module and every survivor with its explanation as Markdown, how many have none)."""
+def table(results: Results, mutants: dict[str, list[Mutant]]) -> tuple[str, int]:
+    """(the scores by module and every survivor with its explanation as Markdown, how many have none).
+
+    mutants: all of each module; those without a verdict are not counted as tried.
+    """
     why, unexplained = explained(), 0
-    lines = ["| module | mutants | killed | survived | score |", "|---|---|---|---|---|"]
+    lines = ["| module | mutants | tried | killed | survived | score |", "|---|---|---|---|---|---|"]
     survivors: list[str] = []
     total: Counter[str] = Counter()
-    for module, mutants in tried.items():
-        rows = [results.rows[key(module, one)] for one in mutants]
+    for module, known in mutants.items():
+        rows = [row for one in known if (row := results.rows.get(key(module, one)))]
         alive = [row for row in rows if row["found"] == "survived"]
-        lines.append(_row(f"`{module}`", len(rows), len(alive)))
-        total.update(mutants=len(rows), alive=len(alive))
+        lines.append(_row(f"`{module}`", len(known), len(rows), len(alive)))
+        total.update(mutants=len(known), tried=len(rows), alive=len(alive))
         for row in alive:
             reason = why.get(module, {}).get(f"{row['function']}: {row['change']}", "")
             unexplained += not reason
             survivors.append(_survivor(row, reason or "**not explained**"))
-    lines.append(_row("all", total["mutants"], total["alive"]))
+    lines.append(_row("all", total["mutants"], total["tried"], total["alive"]))
     return "\n".join([*lines, "", "Survivors:", "", *survivors]) + "\n", unexplained
 
 
-def _row(name: str, mutants: int, alive: int) -> str:
-    killed = mutants - alive
-    return f"| {name} | {mutants} | {killed} | {alive} | {killed / max(mutants, 1):.1%} |"
+def _row(name: str, mutants: int, tried: int, alive: int) -> str:
+    killed = tried - alive
+    return f"| {name} | {mutants} | {tried} | {killed} | {alive} | {killed / max(tried, 1):.1%} |"
 
 
 def _survivor(row: dict[str, Any], reason: str) -> str:

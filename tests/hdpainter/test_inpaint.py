@@ -87,3 +87,29 @@ def test_noise_starts_as_torchs_seed_and_never_repeats(painter, photo, monkeypat
     torch.manual_seed(1)
     assert torch.equal(drawn[0], torch.randn(drawn[0].shape))
     assert len({noise.sum().item() for noise in drawn}) == len(drawn) > 3
+
+
+def test_every_part_of_a_method_acts_and_steps_are_told(painter, photo):
+    names = ("stable-inpainting", "painta", "rasg", "hd-painter", "bld", "bld-painta", "bld-rasg")
+    pictures, told = {}, []
+    for name in names:
+        method = Method.load(name).override({"sampler.steps": 2})
+        options = {
+            "method": method,
+            "seed": 1,
+            "superres": False,
+            "progress": lambda *step: told.append(step),
+        }
+        pictures[name] = np.array(painter(*photo(64, 64), "boat", **options).low_res)
+    for name in names:
+        assert not any(np.array_equal(pictures[name], pictures[other]) for other in names if other != name)
+    steps = [step for stage, *step in told if stage == "inpainting"]
+    assert steps == [[1, 2], [2, 2]] * len(names)
+
+
+def test_the_levels_are_those_of_stable_diffusion_2_at_512_pixels(model):
+    stage = Inpainting(model)
+    grids = {level: tuple(mask.shape[2:]) for level, mask in stage.level_masks(
+        [np.ones((512, 512), bool)], {*stage.painta_levels, *stage.rasg_levels}, "nearest"
+    ).items()}  # fmt: skip
+    assert grids == {2: (32, 32), 4: (16, 16)} and stage.rasg_levels == (4,)

@@ -332,18 +332,20 @@ class Studio:
             self.engine.submit(Order("", first, lambda painter, order: None, owner="server"))
         key, owner = request.session_hash or "", client(request)
         session = self.sessions.resume(token, key, owner) if isinstance(token, str) and token else None
-        settings = kept_settings(self.menu, kept) if session else FRESH_SETTINGS
-        session = session or self.sessions.of(key, owner)
-        return *self._opened(session, reopen=True), *settings
+        # A photo that is chosen before this is answered must stay: nothing takes it out of its field again, and a
+        # new tab remains as it was drawn.
+        if session is None:
+            drawn = self._opened(self.sessions.of(key, owner))
+            return *(gr.skip() for _ in drawn), *FRESH_SETTINGS
+        shown, _, *others = self._opened(session, reopen=True)
+        return shown, gr.skip(), *others, *kept_settings(self.menu, kept)
 
     async def orders_followed(self, request: gr.Request) -> AsyncIterator[Outputs]:
         """(*pictures, *told, *panel): what a tab that was reloaded waits for."""
         session = self._session(request)
-        yield (
-            *self._pictures(session),
-            *STILL_TOLD,
-            *self._panel(session),
-        )  # to yield nothing would clear them
+        now = (*self._pictures(session), *STILL_TOLD, *self._panel(session))
+        # To yield nothing would clear them; a new tab may have been told of a bad photo, which is not kept.
+        yield now if session.photo else tuple(gr.skip() for _ in now)
         for order in session.active:
             async for outputs in self._show(session, order):
                 yield outputs

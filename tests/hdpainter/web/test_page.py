@@ -14,7 +14,7 @@ from hdpainter.web.menu import Menu
 
 pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
 
-from benchmarks.browser import LAPTOP, PHONE, Visitor
+from benchmarks.browser import LAPTOP, PATIENCE, PHONE, Tab, Visitor
 
 
 def save(visitor, button, path):
@@ -230,15 +230,16 @@ def test_pictures_from_the_clipboard_and_dropped_ones_take_each_others_place(vis
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE])
-@pytest.mark.parametrize("size", [(160, 90), (600, 100), (90, 160), (1200, 900)])
-def test_a_photo_keeps_its_shape(browser, server, tmp_path, size, viewport):
-    Image.new("RGB", size).save(tmp_path / "photo.png")
+def test_a_photo_keeps_its_shape(browser, server, tmp_path, viewport):
     visitor = Visitor(browser, server.url, viewport)
-    visitor.load(tmp_path / "photo.png")
-    for selector in ("canvas", ".hdp-photo"):
-        box = visitor.page.locator(f"#editor {selector}").bounding_box()
-        assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
-        assert 150 < box["width"] < viewport["width"] and box["height"] < 0.75 * viewport["height"]
+    for size in ((160, 90), (600, 100), (90, 160), (1200, 900)):
+        Image.new("RGB", size).save(tmp_path / "photo.png")
+        visitor.load(tmp_path / "photo.png")
+        visitor.page.wait_for_function(f"document.querySelector('#editor canvas').width === {size[0]}")
+        for selector in ("canvas", ".hdp-photo"):
+            box = visitor.page.locator(f"#editor {selector}").bounding_box()
+            assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
+            assert 150 < box["width"] < viewport["width"] and box["height"] < 0.75 * viewport["height"]
     visitor.close()
 
 
@@ -263,6 +264,21 @@ def test_a_bad_photo_is_told_and_a_good_one_works(visitor, picture, tmp_path):
     visitor.page.set_input_files("#photo input[type=file]", tmp_path / "notes.png")
     visitor.wait_for("Notes.png is not a picture that can be read")
     assert visitor.painted() == before  # photo and mask are still there
+
+
+def test_a_photo_may_come_before_the_page_has_its_first_answer(browser, server, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    tab = Tab(browser, server.url, LAPTOP, PATIENCE)
+    asked = []  # what the page asks for as it opens
+    tab.page.route("**/run/predict*", lambda route: asked.append(route), times=1)
+    tab.page.goto(server.url)
+    tab.page.set_input_files("#photo input[type=file]", tmp_path / "notes.png")
+    told = tab.page.locator("#status", has_text="Notes.png is not a picture that can be read")
+    told.wait_for()
+    asked[0].continue_()
+    tab.page.wait_for_function("document.querySelector('#seed input').value === ''")  # it is answered
+    assert told.count() == 1
+    tab.close()
 
 
 @pytest.mark.slow

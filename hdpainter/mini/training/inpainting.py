@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdpainter.mini.holes import free_holes
+from hdpainter.mini.holes import FreeHole, free_holes
 from hdpainter.mini.training.base import tile, to_images, to_tensor
 from hdpainter.mini.training.crops import Drawn
 from hdpainter.mini.training.diffusion import Batch, DiffusionTraining
@@ -67,10 +67,6 @@ class InpaintingTraining(DiffusionTraining):
         self.probe_seen = torch.from_numpy(np.stack([shares(masks, grid) for masks in seen]))
         slots = [token_slots(*pair) for pair in zip(self.probe_captions, named, strict=True)]
         self.probe_slots = torch.from_numpy(np.stack(slots))
-        found = (
-            free_holes(category, size, first=FIRST_HOLE + 100 * i) for i, category in enumerate(CATEGORIES)
-        )
-        self.holes = [next(holes) for holes in found]
 
     def weights(self) -> dict[str, Tensor]:
         """Also the rest of the CLIP, for the CLIP score."""
@@ -149,6 +145,15 @@ class InpaintingTraining(DiffusionTraining):
             "auc": separation(maps, self.probe_slots, self.probe_seen),
             "latent_std": float(batch["jpg_latent"].std() * self.ldm.scale_factor),
         }
+
+    @cached_property
+    def holes(self) -> list[FreeHole]:
+        """What a sheet fills, one for each category; to find them takes longer than to make the model."""
+        firsts = range(FIRST_HOLE, FIRST_HOLE + 100 * len(CATEGORIES), 100)
+        return [
+            next(free_holes(category, self.views.side, first=first))
+            for category, first in zip(CATEGORIES, firsts, strict=True)
+        ]
 
     def sheet(self) -> np.ndarray:
         """Free holes in held-out scenes, one for each category, filled for their prompts; in the lower rows the

@@ -1,22 +1,23 @@
 """Memory that runs out, and memory given back.
 
-torch is imported where it is used: what only checks jobs or serves a page starts without it.
+What only checks jobs or serves a page runs without torch, and where that is not loaded it holds nothing.
 """
 
 import gc
+import sys
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory is short; the CPU's allocator raises a plain RuntimeError."""
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return True
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def release_memory() -> None:
     """Give back what nobody uses any more."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ All panels of a grid share one Axes whose unit is the inch; with an Axes for eac
 long.
 """
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -214,16 +213,14 @@ def ends(scale: Normalize) -> tuple[float, float]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches."""
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI)
 
 
 def rasterize(figure: Figure) -> Image.Image:
     """The figure as an RGB picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def stack_pictures(images: Sequence[Image.Image]) -> Image.Image:

@@ -27,7 +27,10 @@ def test_what_a_console_cannot_show_is_no_failure(encoding):
 @pytest.mark.parametrize("program", ["hdpainter", "eval"])
 def test_no_command_fails_for_a_character(tmp_path, program):
     """The commands themselves, on their way through `finish`: a mistake stays exit code 2, and is one line."""
-    words = {"hdpainter": ["batch", "猫.yaml"], "eval": ["table", "猫"]}[program]
+    words = {
+        "hdpainter": ["batch", "猫.yaml"],
+        "eval": ["triplets", "--coco", "猫", "--samples", "1", "--out", "x"],
+    }[program]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(CONFIGS.parent)}
     command = [sys.executable, "-m", program, *words]
     done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)

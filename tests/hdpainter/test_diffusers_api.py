@@ -6,6 +6,7 @@ import torch
 
 from hdpainter.diffusers_api import HUB, HDPainterInpaintPipeline
 from hdpainter.models.registry import pipeline_names
+from hdpainter.settings import Method
 from ldm.util import UserError
 
 
@@ -21,14 +22,15 @@ def pixels(picture):
 def test_a_call_is_one_of_hdpainter(pipe, photo):
     image, mask = photo(96, 64)
     seed = int(torch.randint(2**32, (), generator=torch.manual_seed(3)))
-    told = {"num_inference_steps": 3, "guidance_scale": 4.0, "negative_prompt": "blurry", "eta": 0.1}
+    told = {"method": Method.load("hd-painter").override({"superres.steps": 2})}
+    told |= {"num_inference_steps": 3, "guidance_scale": 4.0, "negative_prompt": "blurry", "eta": 0.1}
     output = pipe(prompt="boat", image=image, mask_image=mask, generator=torch.manual_seed(3), **told)
     told["steps"] = told.pop("num_inference_steps")
     plain = pipe.painter(image, mask, "boat", seed=seed, **told)
     (picture,) = output.images
     assert (pixels(picture) == pixels(plain.image)).all()
     assert output.metadata[0]["seed"] == seed and output.nsfw_content_detected is None
-    crop = pipe("boat", image, mask, padding_mask_crop=16, num_inference_steps=1)
+    crop = pipe("boat", image, mask, padding_mask_crop=16, num_inference_steps=1, method=told["method"])
     assert crop.metadata[0]["method"]["input"]["only_masked"] == 16
 
 

@@ -66,11 +66,8 @@ def noise(size: int, scale: float, seed: int) -> Image.Image:
     """A picture with structure at all scales from `scale` up, as photos have it."""
     rng, grey = np.random.default_rng(seed), np.zeros((size, size), np.float32)
     while scale < size:
-        grey += (
-            scale**0.5
-            * cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), scale)
-            * scale
-        )
+        cells = rng.normal(size=(max(round(size / scale), 2),) * 2).astype(np.float32)
+        grey += scale**0.5 * cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
         scale *= 2
     grey = (grey - grey.mean()) / grey.std()
     return Image.fromarray(np.clip(128 + 50 * grey + rng.normal(0, 6, grey.shape), 0, 255).astype(np.uint8))

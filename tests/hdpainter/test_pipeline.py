@@ -60,7 +60,7 @@ def test_methods_differ(painter, photo):
             assert (a != b).any()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["hd-painter", "hd-painter-release"]))
 def test_any_size(painter, photo, width, height, method):
     picture, mask = photo(width, height)
@@ -223,7 +223,7 @@ def test_bad_input_is_told_in_one_line(painter, photo, change, message):
 
 
 def test_bfloat16_is_finite_and_close(tiny_pipeline, painter, photo):
-    picture, mask = photo(128, 96)
+    picture, mask = photo(128, 32)  # small: many CPUs compute slowly in bfloat16
     half = HDPainter.from_config(tiny_pipeline, device="cpu", dtype="bfloat16")
     result = half(picture, mask, "boat", **FAST)
     expected = painter(picture, mask, "boat", **FAST)

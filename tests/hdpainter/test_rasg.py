@@ -136,7 +136,7 @@ def conditioning(mask, seed, batch):
     return [{"c_concat": concat, "c_crossattn": [randn(seed + k, (batch, 9, 16))]} for k in (2, 3)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(problems(), st.booleans(), st.booleans())
 def test_lean_gradient_equals_the_whole_graph(small_model, problem, with_painta, release):
     """S, its gradient and the network's output, against one graph through everything and both halves."""
@@ -181,7 +181,7 @@ def test_lean_gradient_equals_the_whole_graph(small_model, problem, with_painta,
     assert_close(output, expected, 2e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(problems(), st.sampled_from(["reweighted", "post-hoc"]))
 def test_a_batch_equals_its_images_one_by_one(small_model, problem, update):
     mask, tokens, variant, seed = problem

@@ -35,8 +35,9 @@ def tiny_pipeline(tmp_path_factory) -> Path:
         unet.update(
             model_channels=32, channel_mult=[1, 2], attention_resolutions=[1, 2], num_head_channels=16
         )
-        if name == "upscaler":  # as in x4-upscaler, there is no attention at full resolution
-            unet.update(model_channels=16, attention_resolutions=[2], disable_self_attentions=[True, False])
+        if name == "upscaler":  # as in x4-upscaler, the larger levels have no attention
+            unet.update(model_channels=16, channel_mult=[1, 1, 2], attention_resolutions=[4])
+            unet.disable_self_attentions = [True, True, False]
         config.model.params.first_stage_config.params.ddconfig.update(ch=8)
         OmegaConf.save(config, folder / f"tiny-{name}.yaml")
         write_random_checkpoint(folder / f"tiny-{name}.yaml", folder / f"tiny-{name}.safetensors")

@@ -8,7 +8,9 @@ from torch import nn
 
 from hdpainter import HDPainter
 from hdpainter.cli import main
+from hdpainter.settings import Method
 
+QUICK = Method.load("painta").override({"sampler.steps": 1, "superres.steps": 1})
 DEVICE = "cpu:0"  # stands for a GPU: another name for the CPU, to which models can be moved
 
 
@@ -36,7 +38,7 @@ def inputs() -> tuple[Image.Image, Image.Image]:
 
 
 def test_stages_take_turns_on_the_device_and_make_the_same_pictures(tiny_pipeline, inputs, moves):
-    settings = {"method": "painta", "steps": 1, "size": 64}
+    settings = {"method": QUICK, "size": 64}
     plain = HDPainter.from_config(str(tiny_pipeline), device="cpu")
     wanted = plain(*inputs, "boat", **settings)
     moves.clear()
@@ -57,9 +59,9 @@ def test_stages_take_turns_on_the_device_and_make_the_same_pictures(tiny_pipelin
 
 def test_without_it_nothing_moves_between_stages(tiny_pipeline, inputs, moves):
     painter = HDPainter.from_config(str(tiny_pipeline), device="cpu")
-    painter(*inputs, "boat", method="painta", steps=1, size=64)
+    painter(*inputs, "boat", method=QUICK, size=64)
     moves.clear()
-    painter(*inputs, "boat", method="painta", steps=1, size=64)
+    painter(*inputs, "boat", method=QUICK, size=64)
     assert not moves
 
 

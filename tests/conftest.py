@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays; to look through all of it again would take half a second at each collection."""
+    """What is loaded by now stays; to look through it again would take half a second at each collection."""
     gc.collect()
     gc.freeze()
 

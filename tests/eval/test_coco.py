@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from eval.__main__ import main
 from eval.coco import Coco, read_list, sample, write_list
 from hdpainter.masks import shrink
 from ldm.util import CONFIGS, UserError
@@ -150,6 +151,38 @@ def test_an_image_with_things_of_all_categories_is_not_drawn(toy_root, tmp_path)
     segments = coco.segments(coco.image_ids[0])
     assert segments and not any(coco.usable(annotation) for annotation in segments)
     assert coco.triplet(0, 0, 0).other == ""
+
+
+def test_a_precise_mask_is_the_union_of_the_polygons(toy_root, tmp_path):
+    corner = [[2, 2, 20, 2, 20, 8, 8, 8, 8, 20, 2, 20], [], [15, 5, 30, 5, 30, 25, 15, 25]]
+
+    def change(content):
+        content["annotations"][0].update(segmentation=corner)
+        for image in content["images"]:
+            image.update(width=80)
+
+    coco = edited(toy_root, tmp_path, change)
+    triplet = coco.triplet(0, 0, 0)
+    expected = np.zeros((64, 80), bool)
+    expected[2:9, 2:21] = expected[2:21, 2:9] = expected[5:26, 15:31] = True
+    assert np.array_equal(coco.mask(triplet, precise=True), expected)
+    hull = coco.mask(triplet)
+    assert hull[expected].all() and hull.sum() > expected.sum()
+
+
+def test_the_command_draws_by_seed_0_or_resolves_a_list(toy_root, tmp_path, capsys):
+    drawn, again = tmp_path / "a.csv", tmp_path / "b.csv"
+    coco = ["triplets", "--coco", str(toy_root)]
+    assert main([*coco, "--samples", "5", "--out", str(drawn)]) == 0
+    assert read_list(Coco(toy_root), drawn) == sample(Coco(toy_root), 5, 0)
+    assert main([*coco, "--list", str(drawn), "--out", str(again)]) == 0
+    assert again.read_bytes() == drawn.read_bytes()
+    for wrong in (
+        [*coco[:1], "--samples", "5", "--out", "x"],
+        [*coco, "--out", "x"],
+        [*coco, "--samples", "5"],
+    ):
+        assert main(wrong) == 2
 
 
 def test_one_category_that_is_not_in_the_image_is_enough(toy_root, tmp_path):

@@ -24,6 +24,7 @@ from hdpainter.masks import (
     prepare,
     shrink,
     soft_mask,
+    soft_shrink,
     stage_size,
 )
 from hdpainter.tensors import pyramid, stack, to_tensor
@@ -344,3 +345,12 @@ def test_a_dot_two_cells_from_a_blob_is_a_part_of_its_own(away):
     grey[y, x] = 255
     small = prepare(grey, (16, 16), 1, PAPER)
     assert small[8, 8] and small[8 + away[0], 8 + away[1]] and small.sum() == 2
+
+
+def test_a_soft_mask_counts_shares():
+    mask = np.zeros((64, 64), bool)
+    assert not soft_shrink(mask, (8, 8)).any()
+    mask[:, :36] = True  # four columns and a half of cells
+    soft = soft_shrink(mask, (8, 8))
+    assert soft.dtype == np.float32 and (soft[:, :3] == 1).all() and (soft[:, 6:] == 0).all()
+    assert np.allclose(soft[:, 4], 0.5, atol=0.01) and (soft_shrink(~mask, (8, 8)) + soft == 1).mean() > 0.8

@@ -157,6 +157,13 @@ def test_crop_computes_only_around_the_mask(model, inputs, latents):
     assert (result[mask] != image[mask]).any()
 
 
+def test_without_a_margin_all_is_computed(model):
+    mask = np.zeros((64, 96), bool)
+    mask[20:24, 40:44] = True
+    assert SuperResolution(model).region(mask, None) == (slice(0, 16), slice(0, 24))
+    assert SuperResolution(model).region(mask, 1) == (slice(4, 7), slice(9, 12))
+
+
 def test_sizes_that_are_no_multiples_are_padded_and_cropped(model):
     rng = np.random.default_rng(0)
     image, low_res = rng.integers(0, 256, (84, 132, 3), np.uint8), rng.integers(0, 256, (21, 33, 3), np.uint8)

@@ -52,7 +52,7 @@ def digest(item: Any) -> str:
 
 def run_items(items: Sequence[Any], say: Callable[[str], None]) -> bool:
     """Run tests until one fails; whether none did."""
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items, None][1:], strict=True):
         say(item.nodeid)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if item.session.testsfailed:

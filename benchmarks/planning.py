@@ -40,7 +40,7 @@ class Idle:
     began: float = 0.0
     memory: float = 0.0
     made: int = 0
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=lambda: {"mask_share": 0.33, "mask_parts": 1})
     image: Image.Image = field(default_factory=lambda: Image.new("RGB", SIZE))
 
     def __call__(self, image: list, *_: Any, **__: Any) -> list:

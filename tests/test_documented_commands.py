@@ -127,6 +127,7 @@ SMALLEST = {
     "python -m studies.superres": Small("--model {tiny} --steps 1 --scenes 1 " + CPU, slow=True),
     "python -m studies.seam": Small("--out {new}.png"),
     "python scripts/make_random_checkpoint.py": Small("--config {config} --out {new}.safetensors"),
+    "python scripts/highlights.py": Small("--steps 1 --out {new}", slow=True),
     "bash scripts/demo.sh": Small("--examples 0 --out {new}", slow=True),
     "bash scripts/test.sh": Small("tests/ldm/test_util.py", slow=True),
     # nothing there is slow

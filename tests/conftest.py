@@ -1,8 +1,12 @@
-"""A real browser for the tests of pages, and less work for the garbage collector."""
+"""A real browser for the tests of pages, less work for the garbage collector, and no clock for hypothesis."""
 
 import gc
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_finish() -> None:

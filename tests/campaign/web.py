@@ -79,7 +79,7 @@ class Visitor:
         mask = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
         recipe = {
             **{"prompt": prompt, "model": "mini", "method": "painta", "steps": 3, "guidance_scale": 5},
-            **{"eta": 0, "negative_prompt": "", "size": 0, "superres": False},
+            **{"eta": 0, "negative_prompt": "", "size": 0, "known_region": "exact", "superres": False},
         }
         self.event("drafts_wanted", [mask, self.number, True, 2, *(recipe[key] for key in FORM)])
         mine = [one for one in self.server.studio.sessions.all() if one.key == self.hash]

@@ -62,7 +62,7 @@ def exists(value: Any) -> bool:
 
 def default(value: Any, fallback: Any) -> Any:
     """`value`, or `fallback` if it is None; a callable fallback is called."""
-    return value if value is not None else fallback() if inspect.isfunction(fallback) else fallback
+    return value if value is not None else (fallback() if inspect.isfunction(fallback) else fallback)
 
 
 def count_params(model: "nn.Module", verbose: bool = False) -> int:

@@ -12,13 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from hdpainter.console import Parser, finish
 from hdpainter.explain import Explanation, explain
 from hdpainter.explain.animation import animate, save_gif
+from hdpainter.explain.panels import COLOURS
 from hdpainter.files import make_folder
 from hdpainter.images import save_png
 from hdpainter.jobs.progress import Progress
@@ -80,9 +80,9 @@ def _agreement(seen: Explanation, name: str, picture: np.ndarray) -> np.ndarray:
     middle = int(np.abs(trace.timesteps - 500).argmin())
     scores = trace.agreement[min(trace.agreement)][middle]
     height, width = picture.shape[:2]
-    heat = cv2.applyColorMap(np.uint8(255 * scores.clip(0, 1)), cv2.COLORMAP_MAGMA)[..., ::-1]
-    heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.uint8(0.25 * picture + 0.75 * heat)
+    heat = Image.fromarray(COLOURS(scores.clip(0, 1), bytes=True)[..., :3])
+    heat = heat.resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(Image.blend(Image.fromarray(picture), heat, 0.75))
 
 
 if __name__ == "__main__":

@@ -169,9 +169,8 @@ class _Artist:
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         names = [wrapped(name, 3) for name in self.methods]
-        size = min(
-            10, 130 / sum(1 + name.count("\n") for name in names)
-        )  # all below each other, off the curves
+        # All below each other, off the curves.
+        size = min(10, 130 / sum(1 + name.count("\n") for name in names))
         figure.legend(
             plots["bce"].lines,
             names,

@@ -134,11 +134,13 @@ class _Loading:
 
 
 def _dry_run(tasks: Sequence[plan.Planned], problems: Sequence[Problem], out: Path) -> int:
-    bad, counts, looked = list(problems), Counter[str](), 0
+    bad, counts, looked, unseen = list(problems), Counter[str](), 0, 0
     for task in tasks:
         note = f": {task.state.message}" if task.state.message else ""
         mask = ""
-        if task.state.kind in ("todo", "changed") and looked < LOOKED_AT:
+        if task.state.kind in ("todo", "changed") and looked == LOOKED_AT:
+            unseen += 1
+        elif task.state.kind in ("todo", "changed"):
             looked += 1
             try:
                 mask = f", {described(plan.look_at_mask(task.job, task.method))}"
@@ -153,7 +155,7 @@ def _dry_run(tasks: Sequence[plan.Planned], problems: Sequence[Problem], out: Pa
     told = ", ".join(
         f"{counts[kind]} {kind}" for kind in ("todo", "changed", "done", "taken") if counts[kind]
     )
-    if looked == LOOKED_AT:
-        print(f"only the first {looked} masks were looked at: with thousands it would take minutes")
+    if unseen:
+        print(f"only the first {looked} masks were looked at: all {looked + unseen} would take minutes")
     print(f"{told or 'nothing to do'}{f', {len(bad)} bad' if bad else ''} -> {out}")
     return int(bool(bad) or counts["taken"] > 0)

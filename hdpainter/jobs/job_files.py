@@ -128,9 +128,8 @@ def _read_text(path: Path) -> str:
     refuse_device(path)
     try:
         content = path.read_bytes()
-        marked = content.startswith(
-            (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        )  # the "Unicode text" of spreadsheets
+        # The "Unicode text" of spreadsheets.
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

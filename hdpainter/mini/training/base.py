@@ -233,9 +233,8 @@ class Report(pl.Callback):
         values = {key: f"{value:.5g}" for key, value in figures.items()}
         row = {"step": task.global_step, "minutes": round(minutes, 2)} | values
         path = self.folder / name
-        new = (
-            not path.exists() or path.stat().st_size == 0
-        )  # a death may come between its making and its head
+        # A death may come between the file's making and its head.
+        new = not path.exists() or path.stat().st_size == 0
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
             if new:

@@ -74,4 +74,4 @@ def test_a_dry_run_looks_at_the_masks(folder, capsys, monkeypatch):
     run("--dry-run")
     told = capsys.readouterr().out
     assert f"all.png, {described('all')}\n" in told and "in most.png\n" in told
-    assert "only the first 1 masks were looked at: all 2 would take minutes" in told
+    assert "only the first 1 masks were looked at: all 4 would take minutes" in told

@@ -1,5 +1,7 @@
 """A pipeline small enough to run whole in a test: the miniature's layout, fewer levels, random weights."""
 
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +94,16 @@ def tiny_baselines(tiny_pipeline, tmp_path_factory) -> dict[str, Path]:
         "checkpoint": str(tiny_pipeline.parent / "tiny-upscaler.safetensors"),
     }
     return write_pipelines(tmp_path_factory.mktemp("baselines"), upscaler)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a program of scripts/, by its name and with these words: its exit code, its output, its errors."""
+
+    def run(name: str, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [name, *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(CONFIGS.parent / "scripts" / name), run_name="__main__")
+        return end.value.code, *capsys.readouterr()
+
+    return run

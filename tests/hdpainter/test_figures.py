@@ -1,26 +1,11 @@
 """The paper's figures: each is drawn from pictures that were made for it, and mistakes are one line."""
 
-import runpy
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from hdpainter.explain.diagram import DPI, HEIGHT, WIDTH, diagram
 from hdpainter.pipeline import HDPainter
-from ldm.util import CONFIGS
-
-SCRIPT = CONFIGS.parent / "scripts" / "figures.py"
-
-
-def figures(monkeypatch, capsys, *words):
-    """The exit code of the script, and what it said."""
-    monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    said = capsys.readouterr()
-    return end.value.code, said.out, said.err
 
 
 @pytest.fixture
@@ -36,7 +21,7 @@ def pictures(photo, tmp_path):
 
 
 @pytest.mark.parametrize("pipeline", ["tiny_pipeline", "tiny_text_to_image"])
-def test_all_four(request, pictures, tmp_path, monkeypatch, capsys, pipeline):
+def test_all_four(script, request, pictures, tmp_path, pipeline):
     model = request.getfixturevalue(pipeline)
     words = (
         "--model",
@@ -50,7 +35,7 @@ def test_all_four(request, pictures, tmp_path, monkeypatch, capsys, pipeline):
         "--out",
         tmp_path / "out",
     )
-    code, out, err = figures(monkeypatch, capsys, *words)
+    code, out, err = script("figures.py", *words)
     assert code == 0, err
     assert out.split() == [str(tmp_path / "out" / f"fig{number}.png") for number in (1, 2, 3, 4)]
     first, second, third, fourth = (Image.open(path) for path in out.split())
@@ -61,7 +46,7 @@ def test_all_four(request, pictures, tmp_path, monkeypatch, capsys, pipeline):
     assert (rows[:320] != rows[350:670]).any()  # two pictures
 
 
-def test_mistakes_are_told_before_a_model_loads(pictures, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_told_before_a_model_loads(script, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(HDPainter, "from_config", lambda *_: pytest.fail("loaded the models"))
     (tmp_path / "file").write_text("mine")
     (pictures / "b_mask.png").unlink()
@@ -75,7 +60,7 @@ def test_mistakes_are_told_before_a_model_loads(pictures, tmp_path, monkeypatch,
         ("--out", tmp_path / "file"): "cannot be made",
         ("--steps", 0): "sampler.steps is 0",
     }.items():
-        code, _, err = figures(monkeypatch, capsys, *words)
+        code, _, err = script("figures.py", *words)
         assert code == 2 and message in err and err.startswith("figures: error: ") and err.count("\n") == 1, (
             err
         )

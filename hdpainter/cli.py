@@ -17,6 +17,7 @@ from hdpainter.jobs import commands as jobs
 from hdpainter.jobs.painting import Painter
 from hdpainter.models import commands as models
 from hdpainter.models.registry import PipelineSpec
+from hdpainter.models.stages import check_stages
 from hdpainter.version import __version__
 from hdpainter.web import command as web
 
@@ -85,9 +86,11 @@ def _load(
 
 
 def _identify(model: str | PipelineSpec, superres: bool, trusted: bool = False) -> dict[str, Any]:
+    spec = PipelineSpec.load(model)
+    check_stages(spec, superres, trusted)
     from hdpainter.models.identity import identify  # reads what is in checkpoints, so torch comes with it
 
-    return identify(model, superres, trusted)
+    return identify(spec, superres, trusted)
 
 
 if __name__ == "__main__":

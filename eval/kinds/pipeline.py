@@ -14,12 +14,11 @@ from eval.models import ModelCache, is_inpainting_model, model_identity
 from hdpainter.inpaint import Inpainting
 from hdpainter.masks import MaskSettings, padded_size, prepare
 from hdpainter.models.loading import PipelineModels
-from hdpainter.models.recognise import stage_model
 from hdpainter.models.registry import PipelineSpec, check_method
+from hdpainter.models.stages import check_levels
 from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.prompts import token_indices
 from hdpainter.settings import Adjustments, Method
-from ldm.checkpoint import build
 from ldm.util import UserError
 
 
@@ -85,15 +84,12 @@ class Pipeline(Adjustments, Kind):
         }
 
     def check(self, size: int) -> None:
-        """Raise UserError for levels at which the UNet has no attention; it is built without its weights."""
+        """Raise UserError for levels at which the UNet has no attention."""
         method, spec = self.resolved(), self.spec()
-        given = ((method.painta, self.painta_levels), (method.rasg, self.rasg_levels))
-        if not any(acts and levels for acts, levels in given):
-            return
-        unet: Any = build(stage_model(spec.inpainting, self.trusted).config["params"]["unet_config"])
-        for acts, levels in given:
-            if acts and levels:
-                unet.transformer_blocks(levels)
+        if method.painta:
+            check_levels(spec, "painta_levels", self.trusted)
+        if method.rasg:
+            check_levels(spec, "rasg_levels", self.trusted)
 
     def cost(self) -> float:
         method = self.resolved()

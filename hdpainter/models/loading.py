@@ -19,6 +19,7 @@ from hdpainter.models.hashes import checkpoint_sha256, joint_sha256, recorded_sh
 from hdpainter.models.lora import add_loras, stage_loras
 from hdpainter.models.recognise import is_text_to_image, read_weights, stage_model
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
+from hdpainter.models.stages import check_stages, not_of_stage
 from ldm.checkpoint import DTypes, build, load_into
 from ldm.models.diffusion.ddpm import LatentDiffusion, LatentInpaintDiffusion, LatentUpscaleDiffusion
 from ldm.util import UserError, get_obj_from_str
@@ -74,7 +75,7 @@ class PipelineModels:
         """Stage 1. Raises UserError where it is a model that sees neither mask nor picture."""
         if not isinstance(self.stage1, LatentInpaintDiffusion):
             files = self.spec.inpainting
-            raise UserError(f"{files.config or files.checkpoint} is not the config of an inpainting model")
+            raise not_of_stage(files.config or files.checkpoint, "inpainting")
         return self.stage1
 
     @cached_property
@@ -129,11 +130,10 @@ class PipelineModels:
         config = self.spec.stages[stage].config
         if config is None or self._of_baseline(stage):  # what is loaded will tell
             return
-        kind = _KINDS[stage]
         found = get_obj_from_str(str(read_model_config(config, self.trusted)["target"]))
         text_to_image = stage == "inpainting" and found is LatentDiffusion  # for methods that blend
-        if not text_to_image and not (isinstance(found, type) and issubclass(found, kind)):
-            raise UserError(f"{config} is not the config of an {stage} model, a {kind.__name__}")
+        if not text_to_image and not (isinstance(found, type) and issubclass(found, _KINDS[stage])):
+            raise not_of_stage(config, stage)
 
     def _of_baseline(self, stage: str) -> bool:
         return self.spec.kind != "ldm" and stage in self.spec.stage1
@@ -237,6 +237,7 @@ def load(
     YAML, and for a missing checkpoint before anything is built.
     """
     spec = PipelineSpec.load(name_or_yaml)
+    check_stages(spec, superres, trusted)
     models = PipelineModels(spec, torch.device(device), dtype, trusted, offload)
     for stage in spec.stages if superres else spec.stage1:
         models.checkpoint(stage)

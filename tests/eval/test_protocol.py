@@ -70,7 +70,7 @@ def test_levels_without_attention_are_told_before_a_model_is_loaded(write_config
     monkeypatch.setattr("eval.models.ModelCache.get", lambda *_: pytest.fail("loaded a model"))
     for method, key in (("painta", "painta_levels"), ("rasg", "rasg_levels")):
         path = write_config({"mean": {"kind": "mean"}, method: {key: [3]}}, model=str(tiny_pipeline))
-        with pytest.raises(UserError, match=r"no transformer blocks at downsampling factor\(s\) \[3\]"):
+        with pytest.raises(UserError, match="no cross-attention at downsampling factor 3, only at"):
             made(path)
 
 

@@ -158,7 +158,9 @@ def test_levels_that_the_unet_lacks_are_told_before_weights_are_read(mini, tmp_p
         "hdpainter.models.loading.load_into", lambda *_, **__: pytest.fail("read the weights")
     )
     path = pipeline(tmp_path / "pipe.yaml", **{key: [2, 64]})
-    assert "no transformer blocks at downsampling factor(s) [64]" in message(load, path)
+    text = message(load, path)
+    assert f"{key}: the UNet of" in text
+    assert "no cross-attention at downsampling factor 64, only at 1, 2, 4, 8" in text
 
 
 def test_info_names_files_and_hashes_that_are_known(mini, folder):

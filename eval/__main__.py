@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from hdpainter.console import DEBUG, Parser, finish
 
-COMMANDS = {  # each module has add_parser(subparsers) and run(args) -> exit code
+COMMANDS = {  # each module has add_parser(subparsers); what they parse has a run(args) -> exit code
     "triplets": "eval.coco",
-    "check": "eval.requirements",
+    "check": "eval.commands",
     "changed": "eval.changed",
-    "generate": "eval.generate",
+    "generate": "eval.commands",
     "score": "eval.score",
     "table": "eval.tables",
     "report": "eval.report",
@@ -42,7 +42,7 @@ def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     asked = next((word for word in words if word in COMMANDS), None)
-    for module in [COMMANDS[asked]] if asked else COMMANDS.values():  # importing them takes seconds
+    for module in [COMMANDS[asked]] if asked else dict.fromkeys(COMMANDS.values()):  # they take seconds
         importlib.import_module(module).add_parser(subparsers)
     return parser
 

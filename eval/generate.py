@@ -4,7 +4,6 @@ Methods times samples, in batches, one folder for each method. It can be stopped
 and started again: what the manifests list is there and is not made again.
 """
 
-import argparse
 import json
 import threading
 import time
@@ -12,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
-from eval.config import Config, add_arguments
+from eval.config import Config
 from eval.models import computing_dtype, model_identity
 from eval.plan import Batch, Plan
 from eval.prepare import dataset, draw, open_run, write_inputs
@@ -224,21 +223,3 @@ class _Display:
             return ""
         seconds = (time.monotonic() - self._started) / self._spent * self._left
         return f", all methods in {tqdm.format_interval(max(seconds, 0))}"
-
-
-def add_parser(subparsers: Any) -> None:
-    """The command ``generate``."""
-    parser = subparsers.add_parser(
-        "generate",
-        help="make the results of a config",
-        description="Make the results of all methods of a config; start it again to go on after a stop.",
-    )
-    parser.set_defaults(run=run)
-    add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Make what the command line asks for; 1 if some results failed."""
-    config = Config.asked(args)
-    tally = generate(config, devices=args.devices, limit=args.limit, methods=args.methods)
-    return int(bool(tally.failures))

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from eval.coco import KEYS, Coco, Triplet
-from eval.config import Config, add_arguments
+from eval.config import Config
 from eval.metrics import make_metric, read_metrics
 from eval.models import computing_dtype
 from eval.plan import Plan
@@ -36,20 +36,8 @@ BYTES_A_PIXEL = 3.0  # of a lossless picture, at most
 LONG = 2.0
 
 
-def add_parser(subparsers: Any) -> None:
-    """The command ``check``."""
-    parser = subparsers.add_parser(
-        "check",
-        help="look whether all files that a config needs are there, and estimate time and disk",
-        description="Lists all that is missing with how to get it (exit code 2), and about what the run takes.",
-    )
-    parser.set_defaults(run=run)
-    add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the estimate, and what is missing."""
-    config = Config.asked(args)
+def report(config: Config, args: argparse.Namespace) -> int:
+    """Print the estimate, and what is missing; 2 if something is. args: those of `add_arguments`."""
     plan = planned(config, args.limit, args.methods)
     device = None if is_cluster(args.devices) else args.devices[0]  # a cluster's are not measured
     seconds = seconds_per_evaluation(config, device, len(args.devices))

@@ -23,6 +23,7 @@ from hdpainter.canvas import Canvas, Task
 from hdpainter.images import Pixels, Source
 from hdpainter.inpaint import Inpainting, Observer
 from hdpainter.inputs import parts_of
+from hdpainter.jobs.progress import OnStep
 from hdpainter.masks import shrink, stage_size
 from hdpainter.models.choice import choose
 from hdpainter.models.devices import dtype_policy, usable_device
@@ -37,7 +38,6 @@ from hdpainter.version import versions
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError
 
-OnStep = Callable[[str, int, int], None]  # (stage, step, steps), after each step
 Value = TypeVar("Value")
 Several = list[Value] | tuple[Value, ...]
 

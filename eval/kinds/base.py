@@ -4,14 +4,16 @@ import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
-from eval.models import ModelCache
 from eval.runs import Run, Sample
-from hdpainter.pipeline import OnStep
+from hdpainter.jobs.progress import OnStep
+
+if TYPE_CHECKING:
+    from eval.models import ModelCache  # brings torch, which takes seconds: configs are checked before
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Kind:
         """
         return {}
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
         """Get ready, loading models; the function that makes results of a batch."""
         return lambda inputs: [Made(note=self.source(one.sample), image=self.paint(one)) for one in inputs]
 

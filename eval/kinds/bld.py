@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from eval.kinds.base import Input, Kind, Made, Paint, resized
-from eval.models import ModelCache, is_inpainting_model, model_identity
-from hdpainter.baselines.bld import BLDSettings, BlendedLatentDiffusion, squeezed_mask
-from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
 from hdpainter.blend import blend
-from hdpainter.inpaint import FACTOR
-from hdpainter.pipeline import OnStep
+from hdpainter.jobs.progress import OnStep
 from hdpainter.settings import GuidanceScale, Steps
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from eval.models import ModelCache
+    from hdpainter.baselines.bld import BLDSettings
 
 MULTIPLE = 64  # of the sides of pictures that a UNet takes: it halves the latents three times
 
@@ -42,11 +42,15 @@ class BLD(Kind):
     known_region: Literal["exact", "blended", "decoded", "weights", "latents", "poisson"] = "exact"
     has_network: ClassVar[bool] = True
 
-    def settings(self) -> BLDSettings:
+    def settings(self) -> "BLDSettings":
+        from hdpainter.baselines.bld import BLDSettings
+
         names = [f.name for f in dataclasses.fields(BLDSettings)]
         return BLDSettings(**{name: getattr(self, name) for name in names})
 
     def identity(self) -> dict[str, Any]:
+        from eval.models import model_identity
+
         self.settings()
         return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
@@ -60,11 +64,17 @@ class BLD(Kind):
         return self.steps * (1 - self.skip) * 2
 
     def label(self, name: str) -> str:
+        from eval.models import is_inpainting_model
+
         return (
             f"{name} (inpainting UNet, full mask)" if is_inpainting_model(self.model, self.trusted) else name
         )
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
+        from hdpainter.baselines.bld import BlendedLatentDiffusion, squeezed_mask
+        from hdpainter.baselines.reconstruction import paste_poisson, reconstruct_background
+        from hdpainter.inpaint import FACTOR
+
         model = models.get(self.model).stage1
         settings = self.settings()
 

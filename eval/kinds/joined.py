@@ -1,14 +1,16 @@
 """What another method made, joined with the original."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eval.kinds.base import Input, Kind, Made, Paint
-from eval.models import ModelCache
 from eval.runs import Run, Sample, digest_of
 from hdpainter.blend import blend
-from hdpainter.pipeline import OnStep
+from hdpainter.jobs.progress import OnStep
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from eval.models import ModelCache
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Joined(Kind):
         made = run.manifest(self.of).get(sample.index) if run else None
         return {"source": digest_of(made)} if made else {}
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
         return lambda inputs: [self._join(one) for one in inputs]
 
     def _join(self, one: Input) -> Made:

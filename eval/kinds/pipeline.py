@@ -4,22 +4,23 @@ import copy
 import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from eval.effect import Effect
 from eval.kinds.base import Input, Kind, Made, Paint
-from eval.models import ModelCache, is_inpainting_model, model_identity
-from hdpainter.inpaint import Inpainting
+from hdpainter.jobs.progress import OnStep
 from hdpainter.masks import MaskSettings, padded_size, prepare
-from hdpainter.models.loading import PipelineModels
 from hdpainter.models.registry import PipelineSpec, check_method
 from hdpainter.models.stages import check_levels
-from hdpainter.pipeline import HDPainter, OnStep
 from hdpainter.prompts import token_indices
 from hdpainter.settings import Adjustments, Method
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from eval.effect import Effect
+    from eval.models import ModelCache
+    from hdpainter.models.loading import PipelineModels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class Pipeline(Adjustments, Kind):
         return dataclasses.replace(spec, **given)
 
     def identity(self) -> dict[str, Any]:
+        from eval.models import is_inpainting_model, model_identity
+
         spec, method = self.spec(), self.resolved()
         if spec.kind != "ldm":
             raise UserError(f"model {spec.name} is a kind of its own here: give the entry kind: {spec.kind}")
@@ -99,7 +102,9 @@ class Pipeline(Adjustments, Kind):
     def group(self, size: tuple[int, int]) -> Hashable:
         return padded_size(*size, self.spec().multiple)
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
+        from hdpainter.pipeline import HDPainter
+
         own = copy.copy(models.get(self.model))  # with the same weights
         own.spec = self.spec()
         painter, method = HDPainter(own), self.resolved()
@@ -124,8 +129,11 @@ class Pipeline(Adjustments, Kind):
 
         return paint
 
-    def _effect(self, models: PipelineModels, method: Method, inputs: Sequence[Input]) -> Effect:
+    def _effect(self, models: "PipelineModels", method: Method, inputs: Sequence[Input]) -> "Effect":
         """At the model's own levels and with the paper's masks, whatever the method has: to compare methods."""
+        from eval.effect import Effect
+        from hdpainter.inpaint import Inpainting
+
         spec, masks = PipelineSpec.load(self.model), MaskSettings()
         stage = Inpainting(models.stage1, spec.painta_levels, spec.rasg_levels)
         fills = [prepare(np.uint8(255) * one.mask, one.mask.shape, spec.multiple, masks) for one in inputs]

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from eval.kinds.base import Input, Kind, Made, Paint
-from eval.models import ModelCache, model_identity
 from hdpainter.blend import blend
+from hdpainter.jobs.progress import OnStep
 from hdpainter.masks import pad_to_multiple
-from hdpainter.pipeline import OnStep
-from hdpainter.tensors import to_image, to_tensor
+
+if TYPE_CHECKING:
+    from eval.models import ModelCache
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Reconstruction(Kind):
     steps_of_network: ClassVar[float] = 2.0
 
     def identity(self) -> dict[str, Any]:
+        from eval.models import model_identity
+
         return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
         own = models.get(self.model)
         model, multiple = own.stage1, own.spec.multiple
 
@@ -35,6 +38,8 @@ class Reconstruction(Kind):
         return paint
 
     def _through(self, model: Any, multiple: int, one: Input) -> np.ndarray:
+        from hdpainter.tensors import to_image, to_tensor
+
         height, width = one.image.shape[:2]
         pixels = to_tensor(pad_to_multiple(one.image, multiple, "edge")).to(model.device)
         latent = model.get_first_stage_encoding(model.encode_first_stage(pixels).mode())

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from eval.kinds.base import Input, Kind, Made, Paint
-from eval.models import ModelCache, model_identity
 from hdpainter.blend import blend
+from hdpainter.jobs.progress import OnStep
 from hdpainter.models.registry import PipelineSpec
-from hdpainter.pipeline import OnStep
 from hdpainter.settings import Method
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from eval.models import ModelCache
 
 SIDE = 256  # of their squares, in pixels
 
@@ -47,11 +49,13 @@ class Square(Kind):
         return [stage.checkpoint for stage in self.spec().stage1.values()]
 
     def identity(self) -> dict[str, Any]:
+        from eval.models import model_identity
+
         self.method()
         self.spec()
         return {**super().identity(), "model": model_identity(self.model, self.trusted)}
 
-    def load(self, models: ModelCache, progress: OnStep) -> Paint:
+    def load(self, models: "ModelCache", progress: OnStep) -> Paint:
         self.spec()
         baseline, method = models.get(self.model).baseline, self.method()
 

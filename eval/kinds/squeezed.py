@@ -7,7 +7,6 @@ import numpy as np
 
 from eval.kinds.base import Input, Kind
 from eval.kinds.square import SIDE, joined
-from hdpainter.baselines.square import squeeze, stretch
 
 
 @dataclass(frozen=True)
@@ -21,5 +20,7 @@ class Squeezed(Kind):
     known_region: Literal["exact", "blended", "decoded"] = "exact"
 
     def paint(self, one: Input) -> np.ndarray:
+        from hdpainter.baselines.square import squeeze, stretch
+
         picture = stretch(squeeze(one.image, SIDE)[0], one.mask.shape)
         return joined(one, np.array(picture), self.known_region)

@@ -14,8 +14,9 @@ from hdpainter.explain.observation import Observation, observe
 from hdpainter.files import make_folder, replacing, write_text
 from hdpainter.images import Source, save_png
 from hdpainter.inputs import InputSettings, read
+from hdpainter.jobs.progress import OnStep
 from hdpainter.masks import Grey, Mask, binarize, prepare, stage_size
-from hdpainter.pipeline import HDPainter, OnStep
+from hdpainter.pipeline import HDPainter
 from hdpainter.prompts import word_spans
 from hdpainter.settings import COMPARED, Adjustments, Method, Size
 from hdpainter.values import convert

@@ -8,8 +8,9 @@ from PIL import Image
 
 from hdpainter.explain.trace import Recorder, Trace
 from hdpainter.inpaint import FACTOR
+from hdpainter.jobs.progress import OnStep
 from hdpainter.masks import prepare, stage_size
-from hdpainter.pipeline import HDPainter, OnStep, Result
+from hdpainter.pipeline import HDPainter, Result
 from hdpainter.prompts import CONTEXT_LENGTH, token_indices, word_spans
 from hdpainter.settings import Method
 from hdpainter.tensors import pyramid, to_image

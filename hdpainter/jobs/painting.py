@@ -13,11 +13,10 @@ from hdpainter.images import Hashed, encode
 from hdpainter.inputs import told
 from hdpainter.jobs.hashes import Hashes
 from hdpainter.jobs.plan import Planned, Task, make_task
+from hdpainter.jobs.progress import OnStep
 from hdpainter.jobs.results import FORMAT, relative_to
 from hdpainter.memory import out_of_memory, release_memory
 from ldm.util import UserError
-
-OnStep = Callable[[str, int, int], None]
 
 
 class Painter(Protocol):

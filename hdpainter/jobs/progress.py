@@ -2,9 +2,12 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from tqdm import tqdm
+
+OnStep = Callable[[str, int, int], None]  # (stage, step, steps), after each step
 
 
 class Progress:

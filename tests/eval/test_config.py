@@ -1,10 +1,13 @@
 """Configs of the benchmark: grids, seeds, and mistakes told in one line before anything is made."""
 
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,3 +223,26 @@ def places_of(each) -> dict:
             else {part: values}
         )
     return found
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"steps": 10**7}, "steps is 10000000"), ({"painta_levels": [64]}, "downsampling factor 64")],
+)
+def test_a_config_is_checked_before_torch_is_imported(tmp_path, values, says):
+    content = {
+        "out": str(tmp_path / "run"),
+        "benchmark": {"coco": "toy", "images": 4, "samples": 2, "size": 64},
+    }
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({**content, "model": "mini", "methods": {"painta": values}})
+    )
+    code = """if True:
+        import sys
+        from eval.__main__ import main
+        status = main(["generate", "--config", sys.argv[1]])
+        sys.exit(status if "torch" not in sys.modules else "torch was imported")
+    """
+    words = [sys.executable, "-c", code, str(tmp_path / "run.yaml")]
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1) and says in found.stderr

@@ -38,7 +38,7 @@ def test_bld_on_the_inpainting_model(write_config, tiny_pipeline, painter):
 
 def test_bld_with_the_background_reconstructed(write_config, tiny_pipeline, painter, monkeypatch):
     fitted_in_a_few_steps = partial(reconstruct_background, steps=5)
-    monkeypatch.setattr("eval.kinds.bld.reconstruct_background", fitted_in_a_few_steps)
+    monkeypatch.setattr("hdpainter.baselines.reconstruction.reconstruct_background", fitted_in_a_few_steps)
     regions = ["decoded", "latents", "poisson"]
     methods = {"bld": {"kind": "bld", "steps": 2, "known_region": regions}}
     run, _ = made(write_config(methods, model=str(tiny_pipeline)), limit=1)

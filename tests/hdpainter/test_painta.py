@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from benchmarks.oracles import FullMatrixPAIntA
-from hdpainter.painta import PAIntA
+from hdpainter.painta import PAIntA, normalize
 from hdpainter.settings import PAIntASettings
 from hdpainter.tensors import pyramid
 from ldm.modules.attention import BasicTransformerBlock
@@ -190,7 +191,10 @@ def test_halves_apart_equal_one_batch(small_unet, problem):
         cond = small_unet(x[n:], t[n:], context[n:])
         with painta.unconditional():
             uncond = small_unet(x[:n], t[:n], context[:n])
+        following = small_unet(-x, t, context)  # its c is its own again
     assert_close(torch.cat([uncond, cond]), both, 2e-5)
+    with torch.no_grad(), PAIntA(small_unet, mask, tokens, (1, 2), variant):
+        assert torch.equal(small_unet(-x, t, context), following)
 
 
 @settings(max_examples=10, deadline=None)
@@ -206,6 +210,18 @@ def test_a_batch_equals_its_images_one_by_one(small_unet, problem):
             with PAIntA(small_unet, mask[i : i + 1], tokens[i : i + 1], (1, 2), variant):
                 single = small_unet(x[[i, n + i]], t[:2], context[[i, n + i]])
             assert_close(batch[[i, n + i]], single, 2e-5)
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float32, array_shapes(min_dims=1, max_dims=3, max_side=9), elements=st.floats(-4, 4, width=32))
+)
+def test_normalize_is_its_formula(c):
+    lower_middle = np.sort(c)[..., (c.shape[-1] - 1) // 2, None]
+    most = c.max(-1, keepdims=True)
+    assume((most != 0).all())
+    expected = np.clip((c - lower_middle) / most, 0, 1)
+    np.testing.assert_allclose(normalize(torch.from_numpy(c)), expected, atol=1e-6)
 
 
 def test_an_empty_mask_changes_nothing_and_a_real_one_does(small_unet):

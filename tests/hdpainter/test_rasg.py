@@ -252,6 +252,22 @@ def test_one_step_lowers_the_cross_entropy(variant):
     assert (score(x + (guided - plain)) < score(x)).all()
 
 
+def test_a_step_without_a_scale_is_not_guided_and_post_hoc_is_without_noise():
+    model = diffusion(SMALL_UNET)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12, 4:12] = 1
+    cond, uncond = conditioning(mask, 5, 1)
+    x, t, target = randn(9, (1, 4, 16, 16)), torch.tensor([801]), mask_pyramid(mask, (2,))
+    sampler = RASGSampler(model, (2,), RASGSettings(update="post-hoc", scale=0.0))
+    sampler.make_schedule(50, ddim_eta=0.5)
+    index = int(np.searchsorted(sampler.ddim_timesteps, 801))
+    after, pred_x0 = sampler.p_sample_ddim(
+        x, cond, t, index, target=target, token_indices=[[1]], unconditional_conditioning=uncond
+    )
+    e_t, _ = DDIMSampler.predict_eps(sampler, x, cond, t, 1.0, None)
+    torch.testing.assert_close(after, sampler.step(e_t, pred_x0, index, torch.zeros_like(x)))
+
+
 def test_the_noise_has_unit_deviation_and_keeps_its_mean():
     gradient = 3 * randn(0, (2, 4, 8, 8)) + 1
     noise = standardize(gradient)
@@ -304,6 +320,11 @@ def test_sigma_is_eta_times_the_formula_of_section_4():
     official = expected["hdp20_sigma_official"].numpy()
     np.testing.assert_allclose(release.ddim_sigmas[::-1][:-1], official[:-1], rtol=case["tolerance"]["rel"])
     assert np.isnan(official[-1]) and release.ddim_sigmas[0] == 0  # the release's last step wraps around
+    release.make_schedule(50, ddim_eta=0.25)
+    alphas = 1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    a, a_prev = alphas[t], alphas[previous]
+    expected = 0.25 * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+    np.testing.assert_allclose(release.ddim_sigmas, expected, rtol=1e-12)
 
 
 def test_scores_are_the_mean_over_heads_and_layers(small_model):
@@ -355,3 +376,7 @@ def test_wrong_numbers_of_masks_and_prompts_are_told(small_model):
     sampler = RASGSampler(small_model, (2,))
     with pytest.raises(UserError, match="batch of 2"):
         sampler.sample(2, 2, (4, 16, 16), mask=torch.ones(1, 1, 16, 16), token_indices=[[1], [2]])
+    one_is_short = {1: torch.ones(2, 1, 16, 16), 2: torch.ones(1, 1, 8, 8)}
+    sampler = RASGSampler(small_model, (1, 2))
+    with pytest.raises(UserError, match="batch of 2"):
+        sampler.sample(2, 2, (4, 16, 16), mask=one_is_short, token_indices=[[1], [2]])

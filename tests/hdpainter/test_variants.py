@@ -285,6 +285,8 @@ def test_levels_of_painta_in_sd2(sd2):
     """Notes 12: every transformer of the 32x32 and 16x16 grids: inputs 4, 5, 7, 8, outputs 3 ... 8."""
     levels = PipelineSpec.load("sd2").painta_levels
     assert stages_of(sd2, levels) == [4, 5, 7, 8, *range(13 + 3, 13 + 9)]
+    assert PAIntA(sd2, torch.zeros(1, 1, 64, 64), [[1]]).levels == levels
+    assert RASGSampler(None).levels == PipelineSpec.load("sd2").rasg_levels
 
 
 def test_reduction_changes_the_score_and_not_the_direction(model):

@@ -38,7 +38,11 @@ TESTS = {
     "hdpainter/inpaint.py": ["tests/hdpainter/test_inpaint.py", "tests/hdpainter/test_pipeline.py"],
     "hdpainter/superres.py": ["tests/hdpainter/test_superres.py", "tests/hdpainter/test_pipeline.py"],
     "hdpainter/painta.py": ["tests/hdpainter/test_painta.py", "tests/hdpainter/test_variants.py"],
-    "hdpainter/rasg.py": ["tests/hdpainter/test_rasg.py", "tests/hdpainter/test_variants.py"],
+    "hdpainter/rasg.py": [
+        "tests/hdpainter/test_rasg.py",
+        "tests/hdpainter/test_objectives.py",
+        "tests/hdpainter/test_variants.py",
+    ],
     "hdpainter/pipeline.py": ["tests/hdpainter/test_pipeline.py", "tests/hdpainter/test_draft.py"],
 }
 LIBRARIES = ("numpy", "torch", "cv2", "scipy.stats", "hypothesis", "pytest", "PIL.Image", "omegaconf")

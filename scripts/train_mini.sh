@@ -2,7 +2,7 @@
 # Trains the miniature models from nothing into checkpoints/mini/. Run it again to go on where it stopped.
 # On 2 CPU cores all stages take about 6 hours. On a GPU the configs' `gpu` settings apply, by which they take about 35
 # minutes; of these only mini-inpainting-2 has been run on one.
-#   scripts/train_mini.sh [stage ...]     default: all but mini-inpainting-3, which takes a day
+#   scripts/train_mini.sh [stage ...]     default: all but mini-inpainting-3, which takes about five hours more
 #   scripts/train_mini.sh --resume        goes on with what was begun and is not finished, with low priority
 # RUNS names another folder than runs/ for checkpoints and logs.
 # It takes an environment of its own when none is active; PYTHON names an interpreter that has all it needs instead.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hdpainter.objectives import objective
 from hdpainter.painta import smooth
-from hdpainter.rasg import standardize
+from hdpainter.rasg import RASGSampler, standardize
 from hdpainter.settings import RASGSettings, from_mapping
 from ldm.util import UserError
 from tests.support import randn
@@ -55,6 +55,23 @@ def test_objectives_are_their_plain_equations(name, seed, shift):
         np.testing.assert_allclose(
             objective(scores, mask, weights, GRID, mean), np.array(expected) / 12, rtol=1e-4, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("name", ["bce", "l1", "softmax", "max"])
+def test_the_samplers_objective_is_the_sum_over_levels(name):
+    """Each level's scores with the mask of its own grid [B, 1, h, w]."""
+    sampler = RASGSampler(None, (1, 2), RASGSettings(objective=name))
+    grids = {1: (6, 8), 2: GRID}
+    scores = {level: randn(level, (2, h * w, 7)) for level, (h, w) in grids.items()}
+    masks = {level: (randn(level + 2, (2, 1, *grid)) > 0).float() for level, grid in grids.items()}
+    weights = torch.zeros(2, 7)
+    for row, tokens in zip(weights, TOKENS, strict=True):
+        row[tokens] = 1
+    expected = sum(
+        objective(scores[level], masks[level].flatten(1), weights, grid, sampler.settings)
+        for level, grid in grids.items()
+    )
+    torch.testing.assert_close(sampler.objective(scores, masks, TOKENS), expected)
 
 
 @pytest.mark.parametrize("name", ["bce", "l1", "softmax", "max"])

@@ -157,6 +157,31 @@ def test_crop_computes_only_around_the_mask(model, inputs, latents):
     assert (result[mask] != image[mask]).any()
 
 
+@pytest.mark.parametrize(("top", "left"), [(100, 90), (0, 0), (226, 206), (100, 206)])
+def test_a_crop_starts_from_the_noise_that_the_picture_has_there(model, inputs, monkeypatch, top, left):
+    image, low_res, _ = inputs
+    mask = np.zeros((256, 256), bool)
+    mask[top : top + 30, left : left + 50] = True
+    noises = []
+
+    def remember(self, S, batch_size, shape, conditioning, *, x_T, **_):
+        noises.append(x_T)
+        return x_T, {}
+
+    monkeypatch.setattr(DDIMSampler, "sample", remember)
+    stage = SuperResolution(model, multiple=16)
+    for margin in (None, 4):
+        stage(image, low_res, mask, "x", SuperResSettings(crop_margin=margin), seed=3)
+    whole, crop = noises
+    height, width = crop.shape[2:]
+    rows, columns = stage.region(mask, 4)
+    places = [
+        (y, x) for y in range(64 - height + 1) for x in range(64 - width + 1)
+        if torch.equal(whole[..., y : y + height, x : x + width], crop)
+    ]  # fmt: skip
+    assert places == [(min(rows.start, 64 - height), min(columns.start, 64 - width))]
+
+
 def test_without_a_margin_all_is_computed(model):
     mask = np.zeros((64, 96), bool)
     mask[20:24, 40:44] = True

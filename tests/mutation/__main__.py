@@ -35,7 +35,11 @@ TESTS = {
         "tests/ldm/test_ddim_options.py",
         "tests/ldm/test_schedules.py",
     ],
-    "hdpainter/inpaint.py": ["tests/hdpainter/test_inpaint.py", "tests/hdpainter/test_pipeline.py"],
+    "hdpainter/inpaint.py": [
+        "tests/hdpainter/test_inpaint.py",
+        "tests/hdpainter/test_blended_methods.py",
+        "tests/hdpainter/test_pipeline.py",
+    ],
     "hdpainter/superres.py": ["tests/hdpainter/test_superres.py", "tests/hdpainter/test_pipeline.py"],
     "hdpainter/painta.py": ["tests/hdpainter/test_painta.py", "tests/hdpainter/test_variants.py"],
     "hdpainter/rasg.py": [

@@ -325,6 +325,8 @@ def test_sigma_is_eta_times_the_formula_of_section_4():
     a, a_prev = alphas[t], alphas[previous]
     expected = 0.25 * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
     np.testing.assert_allclose(release.ddim_sigmas, expected, rtol=1e-12)
+    release.make_schedule(50)
+    assert not release.ddim_sigmas.any()
 
 
 def test_scores_are_the_mean_over_heads_and_layers(small_model):

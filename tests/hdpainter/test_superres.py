@@ -217,10 +217,26 @@ def test_a_float32_autoencoder_takes_half_latents_and_nan_is_told(model):
         to_image(torch.full((3, 4, 4), float("nan")))
 
 
-def test_a_noise_level_that_the_upscaler_does_not_know_is_refused(model):
+def test_a_noise_level_that_the_upscaler_does_not_know_is_refused(model, capsys):
     image, mask = np.zeros((256, 256, 3), np.uint8), np.ones((256, 256), bool)
     with pytest.raises(UserError, match=r"superres.noise_level is 350: .* with 0 to 349"):
         SuperResolution(model)(image, image[::4, ::4], mask, "x", SuperResSettings(noise_level=350))
+    SuperResolution(model)(image, image[::4, ::4], mask, "x", SuperResSettings(steps=1, noise_level=349))
+    assert "".join(capsys.readouterr()) == "", "progress is told to the caller alone"
+
+
+def test_the_autoencoder_sees_no_more_than_a_tile(model, monkeypatch):
+    seen = {"encode_first_stage": [], "decode_first_stage": []}
+    for name, sizes in seen.items():
+        whole = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda x, s=sizes, f=whole: s.append(tuple(x.shape[2:])) or f(x))
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (256, 384, 3), np.uint8), np.zeros((256, 384), bool)
+    mask[60:90, 100:200] = True
+    settings = SuperResSettings(steps=1, tile=256)
+    result = SuperResolution(model, multiple=16)(image, image[::4, ::4], mask, "x", settings)
+    assert result.shape == image.shape
+    assert seen == {"encode_first_stage": [(256, 256)] * 2, "decode_first_stage": [(64, 64)] * 2}
 
 
 @pytest.mark.parametrize("how", ["hard", "soft"])

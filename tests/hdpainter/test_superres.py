@@ -171,8 +171,10 @@ def test_a_crop_starts_from_the_noise_that_the_picture_has_there(model, inputs, 
     monkeypatch.setattr(DDIMSampler, "sample", remember)
     stage = SuperResolution(model, multiple=16)
     for margin in (None, 4):
-        stage(image, low_res, mask, "x", SuperResSettings(crop_margin=margin), seed=3)
-    whole, crop = noises
+        stage(image, low_res, mask, "x", SuperResSettings(crop_margin=margin))
+    stage(image, low_res, mask, "x", SuperResSettings(), seed=0)
+    whole, crop, default = noises
+    assert torch.equal(whole, default)
     height, width = crop.shape[2:]
     rows, columns = stage.region(mask, 4)
     places = [

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from hdpainter.inpaint import Inpainting
+from hdpainter.inpaint import Inpainting, text_conditioning
 from hdpainter.masks import prepare
 from hdpainter.prompts import token_indices
+from hdpainter.rasg import RASGSampler
 from hdpainter.settings import Method
 from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentInpaintDiffusion
@@ -62,6 +64,7 @@ def test_condition_equals_the_release(model):
         grey[y0:y1, x0:x1] = 255
     mask = prepare(grey, grey.shape, 64, RELEASE.masks)
     with torch.no_grad():
+        model.cond_stage_model.asked.clear()
         cond, uncond = Inpainting(model).conditioning([picture()], [mask], [CASE["prompt"]], RELEASE)
     assert_close(cond["c_concat"][0], EXPECTED["unet_condition"], 1e-5)
     assert cond["c_concat"][0] is uncond["c_concat"][0]
@@ -89,7 +92,7 @@ def test_noise_starts_as_torchs_seed_and_never_repeats(painter, photo, monkeypat
     assert len({noise.sum().item() for noise in drawn}) == len(drawn) > 3
 
 
-def test_every_part_of_a_method_acts_and_steps_are_told(painter, photo):
+def test_every_part_of_a_method_acts_and_steps_are_told(painter, photo, capsys):
     names = ("stable-inpainting", "painta", "rasg", "hd-painter", "bld", "bld-painta", "bld-rasg")
     pictures, told = {}, []
     for name in names:
@@ -105,6 +108,34 @@ def test_every_part_of_a_method_acts_and_steps_are_told(painter, photo):
         assert not any(np.array_equal(pictures[name], pictures[other]) for other in names if other != name)
     steps = [step for stage, *step in told if stage == "inpainting"]
     assert steps == [[1, 2], [2, 2]] * len(names)
+    assert "".join(capsys.readouterr()) == "", "steps are told to the caller alone"
+
+
+@pytest.mark.parametrize("name", ["rasg", "hd-painter-diffusers"])
+def test_rasgs_mask_is_that_of_the_method(painter, photo, monkeypatch, name):
+    """Of zeros and ones like PAIntA's, but for the port of diffusers."""
+    masks = []
+
+    def remember(self, S, batch_size, shape, conditioning, *, mask, **_):
+        masks.extend(mask.values())
+        return torch.zeros(batch_size, *shape), {}
+
+    monkeypatch.setattr(RASGSampler, "sample", remember)
+    image, _ = photo(64, 64)
+    mask = Image.fromarray(np.uint8(255) * (np.hypot(*np.mgrid[-32:32, -32:32]) < 21))
+    method = Method.load(name)
+    painter(image, mask, "boat", method=method, superres=False)
+    (found,) = masks
+    assert (set(found.unique().tolist()) <= {0.0, 1.0}) is (method.masks.rasg == "levels")
+
+
+def test_an_inpainting_model_paints_by_text_where_all_is_to_be_filled(model):
+    """A mask of ones, and the latents of a picture that is grey, 0 in [-1, 1]."""
+    with torch.no_grad():
+        concat = text_conditioning(model, ["a", "b"], (8, 4))["c_concat"][0]
+        grey = model.get_first_stage_encoding(model.encode_first_stage(torch.zeros(1, 3, 64, 32)).mode())
+    assert torch.equal(concat[:, :1], torch.ones(len(concat), 1, 8, 4))
+    assert torch.equal(concat[:, 1:], grey.expand(len(concat), -1, -1, -1))
 
 
 def test_the_levels_are_those_of_stable_diffusion_2_at_512_pixels(model):

@@ -138,6 +138,19 @@ def test_holes_are_filled_one_after_the_other_with_prompts_of_their_own(painter,
         painter.draft(picture, grey, "boat", method=METHOD.override({"input.each_hole": True}))
 
 
+def test_what_is_told_of_a_window(painter, pair):
+    grey = np.zeros((120, 200), np.uint8)
+    grey[20:50, 10:130] = 255
+    result = painter(pair[0], grey, "boat", method=METHOD, only_masked=8, seed=5)
+    (hole,) = result.metadata["holes"]
+    left, top, right, bottom = hole["window"]
+    assert left <= 2 and top <= 12 and right >= 138 and bottom >= 58
+    assert (
+        hole["stage1_size"] == list(result.low_res.size) and hole["stage1_size"][0] > hole["stage1_size"][1]
+    )
+    assert hole["superres"] is (right - left > 64)
+
+
 def test_a_batch_of_pictures_with_different_numbers_of_holes(painter, pair):
     picture, mask = pair
     two = np.array(mask)

@@ -1,6 +1,7 @@
 """HDPainter as a user calls it: any size in, the same size out, nothing outside the mask touched."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -103,10 +104,18 @@ def test_known_region_is_exact_in_the_saved_png(painter, photo, tmp_path):
 
 
 def test_superres_is_used_where_it_helps(painter, photo):
-    small, large = photo(60, 40), photo(256, 100)
+    small, equal, large = photo(60, 40), photo(64, 40), photo(256, 100)
     assert not painter(*small, "boat", **FAST).metadata["superres"]
+    assert not painter(*equal, "boat", **FAST).metadata["superres"]
     assert painter(*large, "boat", **FAST).metadata["superres"]
     assert not painter(*large, "boat", superres=False, **FAST).metadata["superres"]
+
+
+def test_the_time_of_a_batch_is_shared(painter, photo):
+    started = time.perf_counter()
+    results = painter([photo(64, 48)[0]] * 4, photo(64, 48)[1], "boat", superres=False, **FAST)
+    spent = time.perf_counter() - started
+    assert 0 < sum(result.metadata["seconds"]["inpainting"] for result in results) <= spent
 
 
 def test_larger_than_stage_2_and_larger_stage_1(painter, photo):

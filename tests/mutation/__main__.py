@@ -47,7 +47,12 @@ TESTS = {
         "tests/hdpainter/test_objectives.py",
         "tests/hdpainter/test_variants.py",
     ],
-    "hdpainter/pipeline.py": ["tests/hdpainter/test_pipeline.py", "tests/hdpainter/test_draft.py"],
+    "hdpainter/pipeline.py": [
+        "tests/hdpainter/test_pipeline.py",
+        "tests/hdpainter/test_draft.py",
+        "tests/hdpainter/test_inputs.py",
+        "tests/hdpainter/test_baseline_pipelines.py",
+    ],
 }
 LIBRARIES = ("numpy", "torch", "cv2", "scipy.stats", "hypothesis", "pytest", "PIL.Image", "omegaconf")
 OUT = ROOT / "docs" / "reliability.md"

@@ -60,6 +60,7 @@ OUT = ROOT / "docs" / "reliability.md"
 
 def judge(module: str, tried: list[Mutant], results: Results, jobs: int, seconds: float) -> None:
     """Have a verdict on each mutant of a module in `results`."""
+    # A folder of its own: where all runs of pytest write, each tidies up after the others.
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         pid = os.fork()
@@ -74,17 +75,18 @@ def judge(module: str, tried: list[Mutant], results: Results, jobs: int, seconds
         if status or not report.is_file():
             sys.exit(f"{module}: stopped")
         content = json.loads(report.read_text(encoding="utf-8"))
-    results.read()
-    order = [name for name, _ in results.kills(module).most_common()]
-    for index, passed in content["cold"]:
-        mutant = tried[index]
-        child = fork(_cold(module, mutant, order, passed), seconds + 5 * content["seconds"])
-        while not (found := child.finished()):
-            time.sleep(0.02)
-        test = "" if found == "survived" else child.said
-        digests = content["digests"]
-        _tell(module, mutant, found, test)
-        results.add(module, mutant, found, test, digests.get(test, ""), () if test else digests.values())
+        results.read()
+        order = [name for name, _ in results.kills(module).most_common()]
+        for index, passed in content["cold"]:
+            mutant = tried[index]
+            work = _cold(module, mutant, order, passed, Path(folder))
+            child = fork(work, seconds + 5 * content["seconds"])
+            while not (found := child.finished()):
+                time.sleep(0.02)
+            test = "" if found == "survived" else child.said
+            digests = content["digests"]
+            _tell(module, mutant, found, test)
+            results.add(module, mutant, found, test, digests.get(test, ""), () if test else digests.values())
 
 
 def _warm(module: str, tried: list[Mutant], results: Results, jobs: int, seconds: float, report: Path) -> int:
@@ -105,7 +107,8 @@ def _warm(module: str, tried: list[Mutant], results: Results, jobs: int, seconds
         )
 
     session = Session(module, tried, results.kills(module), jobs, seconds, known, judged, results)
-    status = pytest.main([*ARGUMENTS, *TESTS[module]], plugins=[session])
+    arguments = [*ARGUMENTS, f"--basetemp={report.parent / 'warm'}", *TESTS[module]]
+    status = pytest.main(arguments, plugins=[session])
     cold = [(tried.index(mutant), passed) for mutant, passed in session.cold]
     content = {"cold": cold, "digests": seen, "seconds": sum(session.times.values())}
     report.write_text(json.dumps(content), encoding="utf-8")
@@ -113,7 +116,7 @@ def _warm(module: str, tried: list[Mutant], results: Results, jobs: int, seconds
 
 
 def _cold(
-    module: str, mutant: Mutant, order: list[str], passed: list[str]
+    module: str, mutant: Mutant, order: list[str], passed: list[str], folder: Path
 ) -> Callable[[Callable[[str], None]], bool]:
     """A mutant of what runs at import: everything of ours is imported anew."""
 
@@ -122,7 +125,8 @@ def _cold(
         import pytest
 
         say("import")
-        return pytest.main([*ARGUMENTS, *TESTS[module]], plugins=[Ordered(order, passed, say)]) == 0
+        arguments = [*ARGUMENTS, f"--basetemp={folder / 'cold'}", *TESTS[module]]  # which empties it
+        return pytest.main(arguments, plugins=[Ordered(order, passed, say)]) == 0
 
     return work
 

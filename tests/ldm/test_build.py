@@ -1,5 +1,7 @@
 """Models from configs: their parameters on the meta device, or one line."""
 
+import copy
+import functools
 import re
 
 import pytest
@@ -44,3 +46,18 @@ def test_params_with_which_there_is_no_model_are_one_line(params, unet, problem)
     with pytest.raises(UserError) as caught:
         build(config)
     assert re.search(problem, str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_no_value_makes_a_line_endless():
+    """In the place of each of the parameters of a model, its UNet and its autoencoder."""
+    whole = OmegaConf.to_container(OmegaConf.load(CONFIGS / "models" / "mini-inpainting.yaml").model)
+    others = {"beta_schedule": "linear", "loss_type": "l2", "layer": "last", "max_length": 77}
+    for part in ((), ("unet_config",), ("first_stage_config",), ("cond_stage_config",)):
+        names = list(functools.reduce(lambda c, name: c["params"][name], part, whole)["params"])
+        for name in [*names, *(others if part != ("unet_config",) else ())]:
+            config = copy.deepcopy(whole)
+            functools.reduce(lambda c, step: c["params"][step], part, config)["params"][name] = [1] * 1000
+            try:
+                build(config)
+            except UserError as error:
+                assert len(str(error)) < 1000 and "\n" not in str(error), name

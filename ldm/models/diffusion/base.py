@@ -12,7 +12,7 @@ from ldm.models.base import TrainedModule, batch_images
 from ldm.modules.diffusionmodules.gaussian import GaussianDiffusion, Schedule, check_parameterization
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, default, instantiate_from_config
+from ldm.util import UserError, default, instantiate_from_config, shown
 
 Conditioning = Tensor | Sequence[Tensor] | Mapping[str, Any]
 """c_concat, c_crossattn (sequences of tensors) and c_adm (a tensor) by name; or what stands for the only one."""
@@ -40,7 +40,7 @@ class DiffusionWrapper(nn.Module):
         super().__init__()
         if conditioning_key not in CONDITIONING_KEYS:
             known = ", ".join(str(key) for key in CONDITIONING_KEYS)
-            raise UserError(f"conditioning_key {conditioning_key!r} is not one of {known}")
+            raise UserError(f"conditioning_key {shown(conditioning_key)} is not one of {known}")
         self.diffusion_model = instantiate_from_config(diff_model_config)
         self.conditioning_key = conditioning_key
 
@@ -117,7 +117,7 @@ class DDPM(GaussianDiffusion, TrainedModule):
     ):
         super().__init__()
         if loss_type not in ("l1", "l2"):
-            raise UserError(f"loss_type must be 'l1' or 'l2', not {loss_type!r}")
+            raise UserError(f"loss_type must be 'l1' or 'l2', not {shown(loss_type)}")
         self.parameterization = check_parameterization(parameterization)
         self.loss_type = loss_type
         self.monitor = monitor

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ldm.models.base import batch_entry, batch_images
 from ldm.models.diffusion.base import DDPM, DiffusionWrapper
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError, instantiate_from_config, shown
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion", "LatentInpaintDiffusion", "LatentUpscaleDiffusion"]
 
@@ -57,7 +57,7 @@ class LatentDiffusion(DDPM):
     ):
         if num_timesteps_cond not in (None, 1):
             raise UserError(
-                f"num_timesteps_cond must be 1 (conditionings are not noised), not {num_timesteps_cond}"
+                f"num_timesteps_cond must be 1 (conditionings are not noised), not {shown(num_timesteps_cond)}"
             )
         if conditioning_key is None and cond_stage_config != UNCONDITIONAL:
             conditioning_key = "concat" if concat_mode else "crossattn"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.util import extract_into_tensor
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 Parameterization = Literal["eps", "v", "x0"]
 
@@ -169,4 +169,4 @@ def check_parameterization(value: str) -> Parameterization:
     for known in get_args(Parameterization):
         if value == known:
             return known
-    raise UserError(f"parameterization must be 'eps', 'v' or 'x0', not {value!r}")
+    raise UserError(f"parameterization must be 'eps', 'v' or 'x0', not {shown(value)}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from ldm.util import UserError
+from ldm.util import UserError, shown
 
 # --- noise schedules -------------------------------------------------------------------------------------
 # Tables are computed in float64: alphas_cumprod is a product of a thousand factors, and 1 - alphas_cumprod
@@ -40,7 +40,7 @@ def make_beta_schedule(
         t = np.arange(n_timestep + 1) / n_timestep
         alphas_cumprod = np.cos((t + cosine_s) / (1 + cosine_s) * np.pi / 2) ** 2
         return np.clip(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0, 0.999)
-    raise UserError(f"beta_schedule: {schedule!r} is not one of linear, sqrt_linear, sqrt, cosine")
+    raise UserError(f"beta_schedule: {shown(schedule)} is not one of linear, sqrt_linear, sqrt, cosine")
 
 
 def make_ddim_timesteps(
@@ -61,7 +61,7 @@ def make_ddim_timesteps(
         last = math.sqrt(num_ddpm_timesteps * 0.8)
         steps = (np.linspace(0, last, num_ddim_timesteps) ** 2).astype(np.int64)
     else:
-        raise UserError(f"ddim_discretize: {ddim_discr_method!r} is not one of uniform, quad")
+        raise UserError(f"ddim_discretize: {shown(ddim_discr_method)} is not one of uniform, quad")
     if steps[-1] + 1 < num_ddpm_timesteps:
         steps = steps + 1
     if verbose:

@@ -9,7 +9,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from ldm.util import CONFIGS, UserError
+from ldm.util import CONFIGS, UserError, cut, shown
 
 
 class TextEncoder(nn.Module):
@@ -55,7 +55,7 @@ def open_clip_config(arch: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         config = open_clip.get_model_config(str(arch))
         if config is None:
             raise UserError(
-                f"open_clip has no model {str(arch)!r}; give one of its names or the path of a .json file"
+                f"open_clip has no model {shown(str(arch))}; give one of its names or the path of a .json file"
             )
         return config
     for path in (Path(arch), CONFIGS.parent / arch):
@@ -64,7 +64,7 @@ def open_clip_config(arch: str | Path | Mapping[str, Any]) -> dict[str, Any]:
                 return json.loads(path.read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} is not valid JSON: {error}") from None
-    raise UserError(f"arch: {arch} does not exist")
+    raise UserError(f"arch: {cut(str(arch), 300)} does not exist")
 
 
 class FrozenOpenCLIPEmbedder(TextEncoder):
@@ -86,7 +86,7 @@ class FrozenOpenCLIPEmbedder(TextEncoder):
     ):
         super().__init__()
         if layer not in ("last", "penultimate"):
-            raise UserError(f"layer must be 'last' or 'penultimate', not {layer!r}")
+            raise UserError(f"layer must be 'last' or 'penultimate', not {shown(layer)}")
         config = open_clip_config(arch)
         if "embed_dim" not in config or "text_cfg" not in config or config.get("custom_text"):
             raise UserError(
@@ -100,7 +100,7 @@ class FrozenOpenCLIPEmbedder(TextEncoder):
         del clip.visual
         length = clip.context_length
         if max_length > length:
-            raise UserError(f"max_length {max_length} exceeds the context length {length} of {arch}")
+            raise UserError(f"max_length {shown(max_length)} exceeds the context length {length} of {arch}")
         # Not in any checkpoint, so it must be real even if the model is built on the meta device.
         causal = torch.full((max_length, max_length), float("-inf"), device="cpu").triu_(1)
         clip.register_buffer("attn_mask", causal, persistent=False)
@@ -158,19 +158,19 @@ class FrozenCLIPEmbedder(TextEncoder):
         super().__init__()
         if isinstance(version, str) and version not in self.VERSIONS:
             raise UserError(
-                f"FrozenCLIPEmbedder: version {version!r} is not one of {', '.join(self.VERSIONS)}"
+                f"FrozenCLIPEmbedder: version {shown(version)} is not one of {', '.join(self.VERSIONS)}"
             )
         if layer not in ("last", "pooled", "hidden"):
-            raise UserError(f"layer must be 'last', 'pooled' or 'hidden', not {layer!r}")
+            raise UserError(f"layer must be 'last', 'pooled' or 'hidden', not {shown(layer)}")
         sizes = self.VERSIONS[version] if isinstance(version, str) else version
         config = CLIPTextConfig(**sizes)
         if max_length > config.max_position_embeddings:
             raise UserError(
-                f"max_length {max_length} exceeds the {config.max_position_embeddings} tokens of {version}"
+                f"max_length {shown(max_length)} exceeds the {config.max_position_embeddings} tokens of {version}"
             )
         if layer == "hidden" and (layer_idx is None or not 0 <= layer_idx <= config.num_hidden_layers):
             raise UserError(
-                f"layer 'hidden' needs a layer_idx in 0 ... {config.num_hidden_layers}, got {layer_idx}"
+                f"layer 'hidden' needs a layer_idx in 0 ... {config.num_hidden_layers}, got {shown(layer_idx)}"
             )
         tower = CLIPTextModel(config)
         # Checkpoints have `transformer.text_model.*`; transformers 5 has dropped the level in between.

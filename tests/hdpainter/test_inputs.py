@@ -121,6 +121,8 @@ def test_holes_are_filled_one_after_the_other_with_prompts_of_their_own(painter,
     grey[20:40, 10:30] = 255
     result = painter(picture, grey, "boat | kite", method=METHOD, each_hole=True, only_masked=10, seed=5)
     told = [(hole["prompt"], hole["seed"], hole["window"]) for hole in result.metadata["holes"]]
+    both = painter(picture, grey, "boat | kite", method=METHOD, each_hole=True, superres=False).metadata
+    assert [hole["window"] for hole in both["holes"]] == [[0, 0, 200, 120]] * 2
     assert told == [("boat", 5, [0, 10, 40, 50]), ("kite", 6, [140, 30, 180, 70])]
     first = painter(
         picture,
@@ -149,6 +151,10 @@ def test_what_is_told_of_a_window(painter, pair):
         hole["stage1_size"] == list(result.low_res.size) and hole["stage1_size"][0] > hole["stage1_size"][1]
     )
     assert hole["superres"] is (right - left > 64)
+    grey[:] = 0
+    grey[20:50, 10:110] = grey[80:90, 170:180] = 255
+    facts = painter(pair[0], grey, "boat", method=METHOD, only_masked=8, each_hole=True).metadata
+    assert [hole["superres"] for hole in facts["holes"]] == [True, False] and facts["superres"]
 
 
 def test_a_batch_of_pictures_with_different_numbers_of_holes(painter, pair):

@@ -118,11 +118,23 @@ def test_the_time_of_a_batch_is_shared(painter, photo):
     assert 0 < sum(result.metadata["seconds"]["inpainting"] for result in results) <= spent
 
 
-def test_larger_than_stage_2_and_larger_stage_1(painter, photo):
-    picture, mask = photo(700, 500)
+@pytest.mark.parametrize(("height", "draft", "enlarged"), [(500, 68, 45), (300, 41, 27)])
+def test_larger_than_stage_2_and_larger_stage_1(painter, photo, monkeypatch, height, draft, enlarged):
+    picture, mask = photo(700, height)
+    sizes, upscale = [], SuperResolution.__call__
+
+    def look(stage, image, low_res, *rest):
+        sizes.append(low_res.shape[:2])
+        return upscale(stage, image, low_res, *rest)
+
+    monkeypatch.setattr(SuperResolution, "__call__", look)
     result = painter(picture, mask, "boat", size=96, **FAST)
-    assert result.image.size == (700, 500) and result.low_res.size == (96, 68)
+    assert result.image.size == (700, height) and result.low_res.size == (96, draft)
+    assert sizes == [(enlarged, 64)]
     assert outside_changed(result, picture, mask) == 0
+    facts = result.metadata
+    assert facts["stage1_size"] == [96, draft] and "holes" not in facts
+    assert all(seconds == round(seconds, 3) for seconds in facts["seconds"].values())
 
 
 def test_stage_2_fills_all_that_a_thin_stroke_touches(painter, photo, monkeypatch):

@@ -1,6 +1,7 @@
 """HDPainter as a user calls it: any size in, the same size out, nothing outside the mask touched."""
 
 import json
+import pkgutil
 import time
 from dataclasses import replace
 
@@ -83,6 +84,22 @@ def test_a_batch_equals_one_by_one(painter, photo):
         single = painter(image, mask, prompt, seed=seed, method=quick())
         difference = np.abs(np.array(result.image).astype(int) - np.array(single.image))
         assert difference.max() <= 1 and result.metadata["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "hdpainter.inpaint.Inpainting.__call__",
+        "hdpainter.pipeline.HDPainter._inpaint",
+        "hdpainter.pipeline.HDPainter._paint",
+    ],
+)
+def test_a_picture_that_is_lost_on_the_way_is_missed(painter, photo, monkeypatch, step):
+    picture, mask = photo(64, 64)
+    whole = pkgutil.resolve_name(step)
+    monkeypatch.setattr(step, lambda *args, **options: whole(*args, **options)[:-1])
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        painter([picture] * 2, mask, "boat", superres=False, **FAST)
 
 
 def test_seeds(painter, photo):
@@ -299,6 +316,11 @@ def test_a_model_may_have_a_margin_for_stage_2(painter, photo, monkeypatch):
     monkeypatch.setattr(painter.models, "spec", replace(painter.models.spec, crop_margin=4))
     assert painter(picture, mask, "boat", **FAST).image.tobytes() == cropped.tobytes()
     assert painter(picture, mask, "boat", **FAST, crop_margin=9).image.tobytes() == wider.tobytes()
+
+
+def test_without_a_word_nothing_is_trusted_and_all_stays_on_the_device(tiny_pipeline):
+    models = HDPainter.from_config(tiny_pipeline).models
+    assert (models.trusted, models.offload) == (False, False)
 
 
 def test_unknown_devices_are_told(tiny_pipeline):

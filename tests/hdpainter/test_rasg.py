@@ -303,7 +303,7 @@ def test_a_score_corrector_is_refused():
         sampler.p_sample_ddim(None, None, None, 0, target={}, token_indices=[], score_corrector=object())
 
 
-def test_sigma_is_eta_times_the_formula_of_section_4():
+def test_sigma_is_eta_times_the_formula_of_section_4(capsys):
     model = diffusion(SMALL_UNET)
     sampler = RASGSampler(model, (2,))
     sampler.make_schedule(50, ddim_eta=0.25)
@@ -327,6 +327,7 @@ def test_sigma_is_eta_times_the_formula_of_section_4():
     np.testing.assert_allclose(release.ddim_sigmas, expected, rtol=1e-12)
     release.make_schedule(50)
     assert not release.ddim_sigmas.any()
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_scores_are_the_mean_over_heads_and_layers(small_model):

@@ -1,6 +1,7 @@
 """RASG against the golden data of the authors' release, against the plain equations, and its sign."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -266,6 +267,15 @@ def test_a_step_without_a_scale_is_not_guided_and_post_hoc_is_without_noise():
     )
     e_t, _ = DDIMSampler.predict_eps(sampler, x, cond, t, 1.0, None)
     torch.testing.assert_close(after, sampler.step(e_t, pred_x0, index, torch.zeros_like(x)))
+    after, pred_x0 = sampler.p_sample_ddim(x, cond, t, index, 2.0, uncond, target=target, token_indices=[[1]])
+    e_t, _ = DDIMSampler.predict_eps(sampler, x, cond, t, 2.0, uncond)
+    torch.testing.assert_close(after, sampler.step(e_t, pred_x0, index, torch.zeros_like(x)))
+
+
+def test_options_that_ddim_has_too_have_its_defaults():
+    for name in ("sample", "p_sample_ddim", "make_schedule"):
+        own, ddim = (inspect.signature(getattr(cls, name)).parameters for cls in (RASGSampler, DDIMSampler))
+        assert all(own[key].default == ddim[key].default for key in own.keys() & ddim.keys() - {"mask"})
 
 
 def test_the_noise_has_unit_deviation_and_keeps_its_mean():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hdpainter.mini.scenes import SceneCache
@@ -36,6 +36,7 @@ def test_a_view_keeps_colours_under_their_boxes(x0, y0, w, h):
     window = [x0, y0, min(x0 + w, 128), min(y0 + h, 128)]
     view, found, kept = crop_view(image, boxes, labels, window, 96)
     overlap = max(min(window[2], 80) - max(x0, 40), 0) * max(min(window[3], 70) - max(y0, 50), 0)
+    assume(overlap != 240)  # three tenths of the box to the pixel: rounding of the view's coordinates decides
     assert view.shape == (96, 96, 3)
     assert len(found) == len(kept) == int(overlap > 0.3 * 800)
     for u0, v0, u1, v1 in found:

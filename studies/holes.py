@@ -9,6 +9,7 @@ sheets too.
 
 import argparse
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from hdpainter.mini.examples import detail
 from hdpainter.mini.holes import FreeHole, free_holes
 from hdpainter.mini.training.base import tile
 from hdpainter.mini.world.objects import CATEGORIES
+from hdpainter.models.registry import PipelineSpec
 from hdpainter.pipeline import HDPainter
-from ldm.checkpoint import load_into
 from ldm.util import UserError
 
 CELL, HEAD, COLUMNS, BATCH = 110, 14, 10, 10
@@ -72,6 +73,12 @@ def by_category(holes: list[FreeHole], hits: list[int]) -> dict[str, int]:
     }
 
 
+def with_weights(model: str, weights: Path | None) -> PipelineSpec:
+    """The pipeline, with other weights of its stage 1 if there are any."""
+    spec = PipelineSpec.load(model)
+    return replace(spec, inpainting=replace(spec.inpainting, checkpoint=str(weights))) if weights else spec
+
+
 def setting(text: str) -> tuple[str, object]:
     """The name and the value of "name=value"."""
     name, equals, value = text.partition("=")
@@ -102,12 +109,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dtype")
     args = parser.parse_args(argv)
     adjustments = dict(setting(text) for text in args.set)
-    painter = HDPainter.from_config(args.model, args.device, args.dtype, superres=False)
-    if args.weights:
-        load_into(
-            painter.models.inpainting, args.weights, args.model, device=painter.models.inpainting.device
-        )
-    size = painter.models.spec.size
+    spec = with_weights(args.model, args.weights)
+    painter = HDPainter.from_config(spec, args.device, args.dtype, superres=False)
+    size = spec.size
     holes = [hole for c in CATEGORIES for hole in islice(free_holes(c, size, first=args.first), args.each)]
     judge = make_metric("accuracy", read_metrics("metrics-mini")["accuracy"])
     make_folder(args.out)

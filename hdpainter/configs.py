@@ -100,14 +100,24 @@ class _PlainLoader(yaml.SafeLoader):
         return root
 
 
-_PlainLoader.add_implicit_resolver(
-    _TAG + "float",
-    re.compile(
-        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.?\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*|\.(inf|Inf|INF))$"
-        r"|\.(nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
+class _PlainDumper(yaml.SafeDumper):
+    """Quotes also what only `_PlainLoader` would take for a number."""
+
+
+for _dialect in (_PlainLoader, _PlainDumper):
+    _dialect.add_implicit_resolver(
+        _TAG + "float",
+        re.compile(
+            r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.?\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*|\.(inf|Inf|INF))$"
+            r"|\.(nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
+    )
+
+
+def format_yaml(content: Any) -> str:
+    """Plain values as a YAML text, keys in their order, from which `parse_yaml` makes the same again."""
+    return yaml.dump(content, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def parse_yaml(text: str, name: str | Path) -> Any:

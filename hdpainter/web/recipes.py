@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hdpainter.configs import format_yaml
 from hdpainter.jobs.job import JobSettings
 from hdpainter.settings import Method
 from hdpainter.values import at
@@ -87,7 +86,7 @@ def as_yaml(image: str, mask: str, recipes: Sequence[Recipe]) -> str:
     ]
     model = {key: list(v) if isinstance(v, tuple) else v for key, v in recipes[0].told_model.items()}
     content = {**model, "jobs": jobs}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    return format_yaml(content)
 
 
 def result_name(image: str, recipe: Recipe) -> str:

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdpainter.configs import parse_yaml, read_model_config, read_yaml
+from hdpainter.configs import format_yaml, parse_yaml, read_model_config, read_yaml
 from hdpainter.images import load_image
 from hdpainter.mini.train import load_config
 from hdpainter.models.registry import PipelineSpec, find_checkpoint
@@ -247,3 +247,12 @@ def test_what_can_be_no_path_is_told_in_a_short_line(tmp_path, name):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"pipeline": content}))
     with pytest.raises(UserError, match="cannot be the path of a file"):
         PipelineSpec.load(tmp_path / "own.yaml")
+
+
+@given(
+    st.from_regex(
+        r"[-+]?[0-9_.]{0,4}([eE][-+]?[0-9]{1,2})?|\.(inf|nan)|0[xob]?[0-7]+|null|yes|~", fullmatch=True
+    )
+)
+def test_text_that_looks_like_a_number_is_written_as_text(text):
+    assert parse_yaml(format_yaml({"prompt": text, text: 1e-5}), "x") == {"prompt": text, text: 1e-5}

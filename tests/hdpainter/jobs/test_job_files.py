@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hdpainter.configs import format_yaml
 from hdpainter.jobs.job import JobSettings, make_job, name_key
 from hdpainter.jobs.job_files import read_jobs
 from hdpainter.jobs.plan import plan
@@ -35,9 +35,11 @@ rows = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=5))
+@example([{"image": "0.png", "mask": "0.png", "prompt": "0E0"}])
+@example([{"image": "0.png", "mask": "0.png", "prompt": "2026-12-01"}])
 def test_yaml_csv_and_jsonl_give_the_same_jobs(tmp_path_factory, jobs):
     folder = tmp_path_factory.mktemp("jobs")
-    (folder / "a.yaml").write_text(yaml.safe_dump({"jobs": jobs}, allow_unicode=True), "utf-8")
+    (folder / "a.yaml").write_text(format_yaml({"jobs": jobs}), "utf-8")
     (folder / "a.jsonl").write_text("\n".join(json.dumps(job, ensure_ascii=False) for job in jobs), "utf-8")
     columns = sorted({key for job in jobs for key in job})
     with (folder / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
